@@ -1,0 +1,12 @@
+"""ConvNeXt detectors for MMDetection 3.x; importing this package registers them."""
+
+from mmconvnext import compat
+
+compat.install()
+
+from mmconvnext.models import ConvNeXt  # noqa: E402
+from mmconvnext.optim import LayerDecayOptimWrapperConstructor  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = ["ConvNeXt", "LayerDecayOptimWrapperConstructor", "__version__"]

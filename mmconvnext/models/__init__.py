@@ -1,0 +1,6 @@
+"""The ConvNeXt backbone and what detectors need beside it."""
+
+from mmconvnext.models.convnext import ConvNeXt
+from mmconvnext.models.variants import VARIANTS, Variant
+
+__all__ = ["VARIANTS", "ConvNeXt", "Variant"]

@@ -1,0 +1,278 @@
+"""The ConvNeXt backbone: stages, output norms, freezing, and where each parameter stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmconvnext.models.layers import Block, LayerNorm2d
+from mmconvnext.models.variants import NUM_STAGES, is_positive_int, resolve_arch
+from mmconvnext.weights.loader import load_pretrained, pretrained_cfg
+
+INIT_STD = 0.02
+# Layer-wise decay counts this many blocks of the third stage as one layer; see `layer_id`.
+BLOCKS_PER_LAYER = 3
+
+
+@MODELS.register_module()
+class ConvNeXt(BaseModule):
+    """ConvNeXt V1 and V2 as a detection backbone.
+
+    "A ConvNet for the 2020s" (arXiv 2201.03545) and "ConvNeXt V2" (arXiv 2301.00808). Parameter
+    names are those of the official detection code, so that its state dicts load as they are:
+    ``downsample_layers``, ``stages`` and one output norm ``norm{i}`` for each of ``out_indices``.
+    Stages after the last of ``out_indices`` and norms of other stages are not built: every
+    parameter takes part in the forward pass.
+
+    Args:
+        arch: a name (atto, femto, pico, nano, tiny, small, base, large, xlarge, huge) or
+            ``dict(depths=..., widths=...)`` with four numbers each.
+        in_channels: channels of the image.
+        kernel_size: of the depthwise convolutions; odd.
+        drop_path_rate: stochastic depth; the rate grows linearly from 0 at the first block to
+            this at the last one of all four stages. In [0, 1).
+        layer_scale_init_value: the initial value of the layer scale; 0 for none (V2 has none).
+        use_grn: Global Response Normalisation in each block (V2).
+        out_indices: the stages whose features are returned, in ascending order, out of 0, 1, 2, 3.
+        frozen_stages: as in MMDetection's ResNet: -1 freezes nothing, 0 the stem, k the stem and
+            the first k stages (with the downsampling before them). Frozen parts do not require
+            gradients and stay in eval mode. Output norms are new in a detector and never frozen.
+        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, see
+            :func:`mmconvnext.weights.loader.load_pretrained`; ``None`` keeps the initialisation
+            of the paper (truncated normal of std 0.02, zero biases).
+
+    Raises:
+        ValueError: an argument is out of range; the message names it, its value and the choices.
+        TypeError: ``arch`` is neither a name nor a mapping.
+
+    Example:
+        >>> backbone = ConvNeXt('tiny', out_indices=(1, 3))
+        >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 192, 8, 12), (1, 768, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = "tiny",
+        in_channels: int = 3,
+        kernel_size: int = 7,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1.0,
+        use_grn: bool = False,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ):
+        super().__init__(init_cfg=init_cfg)
+        self.depths, self.widths = resolve_arch(arch)
+        _check_arguments(in_channels, kernel_size, drop_path_rate, layer_scale_init_value)
+        self.out_indices = _check_out_indices(out_indices)
+        self.frozen_stages = _check_frozen_stages(frozen_stages)
+        self.with_cp = with_cp
+
+        num_built = self.out_indices[-1] + 1
+        last_block = sum(self.depths) - 1
+        rates = [drop_path_rate * block / last_block for block in range(last_block + 1)]
+        self.downsample_layers = nn.ModuleList(
+            _downsampling(in_channels, self.widths, stage) for stage in range(num_built)
+        )
+        self.stages = nn.ModuleList()
+        for depth, width in zip(self.depths[:num_built], self.widths, strict=False):
+            stage_rates, rates = rates[:depth], rates[depth:]
+            self.stages.append(
+                nn.Sequential(
+                    *(
+                        Block(width, kernel_size, DropPath(rate), layer_scale_init_value, use_grn)
+                        for rate in stage_rates
+                    )
+                )
+            )
+        for index in self.out_indices:
+            self.add_module(f"norm{index}", LayerNorm2d(self.widths[index]))
+        self.apply(_init_parameters)
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the feature maps of ``out_indices``.
+
+        Args:
+            x: images (N, in_channels, H, W) in either memory format. Sides that are no multiple of
+                32 lose their last rows and columns, as in every strided convolution; MMDetection's
+                data preprocessor pads to a multiple of 32.
+
+        Returns:
+            One map (N, widths[i], H / 2^(i+2), W / 2^(i+2)) for each stage i of ``out_indices``,
+            in channels_last.
+        """
+        # In channels_last the depthwise convolutions are several times as fast on the CPU, and
+        # LayerNorm and the linear layers work on views.
+        x = x.contiguous(memory_format=torch.channels_last)
+        outs = []
+        for index, (downsampling, stage) in enumerate(
+            zip(self.downsample_layers, self.stages, strict=True)
+        ):
+            x = self._run_stage(stage, downsampling(x))
+            if index in self.out_indices:
+                outs.append(self.get_submodule(f"norm{index}")(x))
+        return tuple(outs)
+
+    def _run_stage(self, stage: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.with_cp and self.training and torch.is_grad_enabled()):
+            return stage(x)
+        for block in stage:
+            x = checkpoint(block, x, use_reentrant=False)
+        return x
+
+    def init_weights(self) -> None:
+        """Load the checkpoint that ``init_cfg`` names, or initialise as MMEngine does.
+
+        Raises:
+            WeightsError: the checkpoint does not fit; see
+                :func:`mmconvnext.weights.loader.load_pretrained`.
+        """
+        pretrained = pretrained_cfg(self.init_cfg)
+        if pretrained is None:
+            super().init_weights()
+            return
+        load_pretrained(self, **pretrained)
+        self.is_init = True
+
+    def train(self, mode: bool = True) -> ConvNeXt:
+        """Set the mode of all but the frozen parts, which stay in eval mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        num_stages = min(self.frozen_stages, len(self.stages))
+        return [*self.downsample_layers[: max(num_stages, 1)], *self.stages[:num_stages]]
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.eval()
+            module.requires_grad_(False)
+
+    @property
+    def num_layers(self) -> int:
+        """L of layer-wise learning-rate decay: 6 for T, 12 for S, B, L and XL."""
+        return 3 + -(-self.depths[2] // BLOCKS_PER_LAYER)
+
+    @property
+    def num_stages(self) -> int:
+        """The number of stages of stage-wise learning-rate decay."""
+        return len(self.depths)
+
+    def layer_id(self, name: str) -> int:
+        """Which layer a parameter belongs to in layer-wise learning-rate decay.
+
+        The rule of the official detection code: the stem is 0, stage 0 is 1, stage 1 with the
+        downsampling before it 2, the downsampling before stage 2 is 3, block b of stage 2 is
+        3 + b // 3, stage 3 with the downsampling before it L, and all else (the output norms)
+        L + 1, where L is ``num_layers``.
+
+        Args:
+            name: the parameter's name within this module, for example ``stages.2.4.gamma``.
+        """
+        kind, stage, block = _place(name)
+        if stage is None:
+            return self.num_layers + 1
+        if stage == 0:
+            return 0 if kind == "downsample_layers" else 1
+        if stage == 1:
+            return 2
+        if stage == 2:
+            return 3 if kind == "downsample_layers" else 3 + block // BLOCKS_PER_LAYER
+        return self.num_layers
+
+    def stage_id(self, name: str) -> int:
+        """Which layer a parameter belongs to in stage-wise learning-rate decay.
+
+        The stem and every downsampling layer are 0, stage s is s + 1, and all else
+        ``num_stages`` + 1.
+
+        Args:
+            name: the parameter's name within this module.
+        """
+        kind, stage, _ = _place(name)
+        if stage is None:
+            return self.num_stages + 1
+        return 0 if kind == "downsample_layers" else stage + 1
+
+
+def _downsampling(in_channels: int, widths: Sequence[int], stage: int) -> nn.Sequential:
+    """The stem (stage 0) or the downsampling layer before another stage."""
+    if stage == 0:
+        conv = nn.Conv2d(in_channels, widths[0], kernel_size=4, stride=4)
+        return nn.Sequential(conv, LayerNorm2d(widths[0]))
+    conv = nn.Conv2d(widths[stage - 1], widths[stage], kernel_size=2, stride=2)
+    return nn.Sequential(LayerNorm2d(widths[stage - 1]), conv)
+
+
+def _init_parameters(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        nn.init.zeros_(module.bias)
+
+
+def _place(name: str) -> tuple[str, int | None, int]:
+    """Split a parameter name into kind, stage (None outside of the stages) and block."""
+    kind, *numbers = name.split(".")
+    if kind not in ("downsample_layers", "stages"):
+        return kind, None, 0
+    return kind, int(numbers[0]), int(numbers[1])
+
+
+def _check_arguments(
+    in_channels: int, kernel_size: int, drop_path_rate: float, layer_scale_init_value: float
+) -> None:
+    if not is_positive_int(in_channels):
+        raise ValueError(f"in_channels={in_channels!r} must be a positive integer (3 for RGB)")
+    if not is_positive_int(kernel_size) or kernel_size % 2 == 0:
+        raise ValueError(
+            f"kernel_size={kernel_size!r} must be an odd positive integer (7 in the paper): "
+            "an even one would change the size of the feature maps"
+        )
+    if not (_is_number(drop_path_rate) and 0 <= drop_path_rate < 1):
+        raise ValueError(f"drop_path_rate={drop_path_rate!r} must be a number in [0, 1)")
+    if not (_is_number(layer_scale_init_value) and layer_scale_init_value >= 0):
+        raise ValueError(
+            f"layer_scale_init_value={layer_scale_init_value!r} must be a number above 0 (1.0 in "
+            "the detection recipes), or 0 for no layer scale"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    choices = range(NUM_STAGES)
+    is_sequence = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
+    indices = tuple(out_indices) if is_sequence else ()
+    if not indices or any(i not in choices for i in indices) or list(indices) != sorted({*indices}):
+        raise ValueError(
+            f"out_indices={out_indices!r} must be an ascending sequence of different stages out of "
+            f"{tuple(choices)}"
+        )
+    return indices
+
+
+def _check_frozen_stages(frozen_stages: int) -> int:
+    choices = range(-1, NUM_STAGES + 1)
+    if isinstance(frozen_stages, bool) or frozen_stages not in choices:
+        raise ValueError(
+            f"frozen_stages={frozen_stages!r} must be one of {tuple(choices)}: -1 freezes nothing, "
+            "0 the stem, k the stem and the first k stages"
+        )
+    return frozen_stages

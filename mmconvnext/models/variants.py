@@ -1,0 +1,78 @@
+"""The table of ConvNeXt variants: how deep and how wide each stage is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+NUM_STAGES = 4
+
+
+class Variant(NamedTuple):
+    """Blocks and channels of the four stages of one ConvNeXt."""
+
+    depths: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+
+
+# T, S, B, L, XL: "A ConvNet for the 2020s" (arXiv 2201.03545), section 3; the others:
+# "ConvNeXt V2" (arXiv 2301.00808), appendix A.1.
+VARIANTS: dict[str, Variant] = {
+    "atto": Variant((2, 2, 6, 2), (40, 80, 160, 320)),
+    "femto": Variant((2, 2, 6, 2), (48, 96, 192, 384)),
+    "pico": Variant((2, 2, 6, 2), (64, 128, 256, 512)),
+    "nano": Variant((2, 2, 8, 2), (80, 160, 320, 640)),
+    "tiny": Variant((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": Variant((3, 3, 27, 3), (96, 192, 384, 768)),
+    "base": Variant((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": Variant((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "xlarge": Variant((3, 3, 27, 3), (256, 512, 1024, 2048)),
+    "huge": Variant((3, 3, 27, 3), (352, 704, 1408, 2816)),
+}
+
+
+def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> Variant:
+    """Look a variant up by name, or read one from ``dict(depths=..., widths=...)``.
+
+    Args:
+        arch: a key of ``VARIANTS``, or a mapping with exactly the keys ``depths`` (blocks of each
+            of the four stages) and ``widths`` (channels of each of the four stages).
+
+    Returns:
+        The depths and widths as tuples of four positive integers.
+
+    Raises:
+        ValueError: the name is unknown, a key is missing or unknown, or a sequence does not hold
+            four positive integers.
+        TypeError: ``arch`` is neither a name nor a mapping.
+    """
+    if isinstance(arch, str):
+        if arch not in VARIANTS:
+            raise ValueError(
+                f"arch={arch!r} is not a ConvNeXt variant; choose one of {', '.join(VARIANTS)}, "
+                "or give dict(depths=(...), widths=(...)) with four numbers each"
+            )
+        return VARIANTS[arch]
+    if not isinstance(arch, Mapping):
+        raise TypeError(
+            f"arch={arch!r} is a {type(arch).__name__}; it must be a name ({', '.join(VARIANTS)}) "
+            "or dict(depths=(...), widths=(...))"
+        )
+    if set(arch) != {"depths", "widths"}:
+        raise ValueError(
+            f"arch has the keys {sorted(map(str, arch))}; it must have exactly 'depths' and "
+            "'widths', four numbers each"
+        )
+    return Variant(*(_four_positive(f"arch[{k!r}]", arch[k]) for k in ("depths", "widths")))
+
+
+def _four_positive(name: str, values: Sequence[int]) -> tuple[int, int, int, int]:
+    is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
+    if not (is_sequence and len(values) == NUM_STAGES and all(map(is_positive_int, values))):
+        raise ValueError(f"{name}={values!r} must be {NUM_STAGES} positive integers, one a stage")
+    return tuple(values)
+
+
+def is_positive_int(value: object) -> bool:
+    """Whether ``value`` is an integer above 0 (``True`` is not one)."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,298 @@
+"""Layer-wise learning-rate decay: from a parameter's name to its optimizer group.
+
+The rule is that of the official detection code of "A ConvNet for the 2020s" (arXiv 2201.03545):
+the learning rate of layer ``id`` is ``base * rate ** (L + 1 - id)``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from mmengine.logging import MMLogger
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from mmconvnext.models.layers import GRN
+
+DECAY_TYPES = ("layer_wise", "stage_wise")
+PARAMWISE_KEYS = (
+    "decay_rate",
+    "decay_type",
+    "num_layers",
+    "custom_keys",
+    "norm_decay_mult",
+    "bias_decay_mult",
+)
+# What MMEngine's default constructor takes for normalisation layers.
+NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+# Attributes that wrappers put between a module and its parameters: torch.compile, (distributed)
+# data parallel, fully sharded data parallel, activation checkpointing.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+@runtime_checkable
+class LayeredBackbone(Protocol):
+    """A backbone that knows which layer each of its parameters belongs to."""
+
+    num_layers: int
+    num_stages: int
+
+    def layer_id(self, name: str) -> int:
+        """The layer of a parameter in layer-wise decay, 0 to ``num_layers`` + 1."""
+
+    def stage_id(self, name: str) -> int:
+        """The layer of a parameter in stage-wise decay, 0 to ``num_stages`` + 1."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The place of one parameter: the layer's number and what multiplies the base lr there."""
+
+    index: int
+    lr_scale: float
+
+
+def lr_scale(layer_id: int, num_layers: int, decay_rate: float) -> float:
+    """What multiplies the base learning rate in layer ``layer_id`` out of 0 .. num_layers + 1."""
+    return decay_rate ** (num_layers + 1 - layer_id)
+
+
+def find_backbones(model: nn.Module) -> dict[str, LayeredBackbone]:
+    """Every layered backbone of a model by the prefix of its parameters, the innermost first.
+
+    A compiled module answers for the module inside of it, so the longest prefix has to win.
+    """
+    found = {
+        f"{name}." if name else "": module
+        for name, module in model.named_modules()
+        if isinstance(module, LayeredBackbone)
+    }
+    return dict(sorted(found.items(), key=lambda item: len(item[0]), reverse=True))
+
+
+def strip_wrappers(name: str) -> str:
+    """Remove what wrappers such as ``torch.compile`` add inside of a parameter name."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def layer_assigner(
+    backbones: Mapping[str, LayeredBackbone],
+    decay_rate: float,
+    decay_type: str = "layer_wise",
+    num_layers: int | str = "auto",
+) -> Callable[[str], Layer]:
+    """A function from a parameter's name in the model to its layer.
+
+    Args:
+        backbones: by the prefix of their parameters' names, the innermost first.
+        decay_rate: what one layer further from the output multiplies the learning rate by.
+        decay_type: ``layer_wise`` or ``stage_wise``.
+        num_layers: L, or ``auto`` to ask each backbone.
+
+    Raises:
+        ValueError: in layer-wise decay, ``num_layers`` is not what a backbone's depth gives; in
+            stage-wise decay, it is less than its number of stages.
+    """
+    by_layer = decay_type == "layer_wise"
+    depth = {p: b.num_layers if by_layer else b.num_stages for p, b in backbones.items()}
+    if num_layers != "auto":
+        for prefix, expected in depth.items():
+            _check_num_layers(num_layers, expected, decay_rate, decay_type, prefix)
+        depth = dict.fromkeys(depth, num_layers)
+    head_layer = max(depth.values()) + 1
+
+    def assign(name: str) -> Layer:
+        for prefix, backbone in backbones.items():
+            if name.startswith(prefix):
+                own_name = strip_wrappers(name.removeprefix(prefix))
+                index = backbone.layer_id(own_name) if by_layer else backbone.stage_id(own_name)
+                last = backbone.num_layers if by_layer else backbone.num_stages
+                if index > last:  # beside the stages: the output norms
+                    break
+                return Layer(index, lr_scale(index, depth[prefix], decay_rate))
+        return Layer(head_layer, 1.0)
+
+    return assign
+
+
+def _check_num_layers(
+    num_layers: int, expected: int, decay_rate: float, decay_type: str, prefix: str
+) -> None:
+    where = f"the backbone {prefix.rstrip('.')!r}" if prefix else "the backbone"
+    if decay_type == "stage_wise":
+        if num_layers < expected:
+            raise ValueError(
+                f"paramwise_cfg: num_layers={num_layers} is less than the {expected} stages of "
+                f"{where}; use num_layers='auto' for {expected}"
+            )
+        return
+    if num_layers != expected:
+        # The deepest layer is `expected`: with another L its exponent is off by the difference.
+        wrong, right = (lr_scale(expected, n, decay_rate) for n in (num_layers, expected))
+        raise ValueError(
+            f"paramwise_cfg: num_layers={num_layers} does not fit {where}, whose depth gives "
+            f"{expected} layers: its last blocks would have been trained at {wrong:.3g} instead of "
+            f"{right:.3g} times the base learning rate; use num_layers='auto' or {expected}"
+        )
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Optimizer groups with a learning rate that decays with the distance from the output.
+
+    The backbone may be anywhere in the model (inside another detector, compiled, wrapped for
+    distributed training): any module with ``layer_id``, ``stage_id``, ``num_layers`` and
+    ``num_stages`` takes part, :class:`mmconvnext.models.ConvNeXt` does. Every trainable parameter
+    lands in exactly one group, and each group is one line in the log (its names at DEBUG level).
+
+    Keys of ``paramwise_cfg``:
+
+    - ``decay_rate`` (required): in (0, 1]; 1 means no decay.
+    - ``decay_type``: ``'layer_wise'`` (default) or ``'stage_wise'``.
+    - ``num_layers``: ``'auto'`` (default) takes L from the backbone's depth; a number is checked
+      against it in layer-wise decay.
+    - ``custom_keys``: as in MMEngine's ``DefaultOptimWrapperConstructor``: the longest key that is
+      part of the parameter's name wins and replaces the rules on weight decay; ``lr_mult``
+      multiplies the layer's learning rate, ``decay_mult`` (1 if left out) the base weight decay,
+      and other entries become options of the group.
+    - ``norm_decay_mult`` and ``bias_decay_mult``: what multiplies the weight decay of
+      normalisation layers and of biases; 0 by default. GRN, other parameters of one dimension or
+      less, such as layer scale, have none in any case.
+
+    Raises:
+        ValueError: a key of ``paramwise_cfg`` is unknown or missing, a value is out of range, the
+            model has no such backbone, or ``num_layers`` does not fit it.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     constructor='LayerDecayOptimWrapperConstructor',
+        ...     paramwise_cfg=dict(decay_rate=0.7),
+        ...     optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.05))
+    """
+
+    def _validate_cfg(self) -> None:
+        super()._validate_cfg()
+        cfg = self.paramwise_cfg
+        unknown = sorted(set(cfg) - set(PARAMWISE_KEYS))
+        if unknown:
+            raise ValueError(
+                f"paramwise_cfg: unknown {', '.join(map(repr, unknown))}; "
+                f"the keys are {', '.join(PARAMWISE_KEYS)}"
+            )
+        if "decay_rate" not in cfg:
+            raise ValueError("paramwise_cfg: decay_rate is missing, for example decay_rate=0.7")
+        rate = cfg["decay_rate"]
+        if not (isinstance(rate, int | float) and 0 < rate <= 1) or isinstance(rate, bool):
+            raise ValueError(f"paramwise_cfg: decay_rate={rate!r} must be a number in (0, 1]")
+        decay_type = cfg.get("decay_type", "layer_wise")
+        if decay_type not in DECAY_TYPES:
+            raise ValueError(
+                f"paramwise_cfg: decay_type={decay_type!r} must be one of {', '.join(DECAY_TYPES)}"
+            )
+        num_layers = cfg.get("num_layers", "auto")
+        if num_layers != "auto" and (type(num_layers) is not int or num_layers < 1):
+            raise ValueError(
+                f"paramwise_cfg: num_layers={num_layers!r} must be 'auto' or a positive integer"
+            )
+        if self.base_lr is None:
+            raise ValueError(
+                "optimizer: lr is missing; layer-wise decay multiplies the base learning rate"
+            )
+
+    def add_params(self, params: list[dict], module: nn.Module, **_: Any) -> None:
+        """Append the groups of all trainable parameters of ``module`` to ``params``.
+
+        Args:
+            params: the list of groups, extended in place.
+            module: the model.
+
+        Raises:
+            ValueError: the model has no layered backbone, or ``num_layers`` does not fit it.
+        """
+        backbones = find_backbones(module)
+        if not backbones:
+            raise ValueError(
+                f"LayerDecayOptimWrapperConstructor found no backbone that knows its layers in "
+                f"{type(module).__name__}; use mmconvnext's ConvNeXt, a module with layer_id(), "
+                "stage_id(), num_layers and num_stages, or another constructor"
+            )
+        keys = ("decay_rate", "decay_type", "num_layers")
+        assign = layer_assigner(
+            backbones, **{k: self.paramwise_cfg[k] for k in keys if k in self.paramwise_cfg}
+        )
+        owners = _owners(module)
+        groups: dict[tuple, dict] = {}
+        for name, param in module.named_parameters():
+            if not param.requires_grad:
+                continue
+            options = self._options(name, param, owners[name], assign(name))
+            key = tuple((k, repr(v)) for k, v in options.items())
+            group = groups.setdefault(key, {**options, "params": [], "param_names": []})
+            group["params"].append(param)
+            group["param_names"].append(name)
+        ordered = sorted(groups.values(), key=lambda g: (g["layer_id"], -g.get("weight_decay", 0)))
+        _log_groups(ordered)
+        params.extend(ordered)
+
+    def _options(self, name: str, param: nn.Parameter, owner: nn.Module, layer: Layer) -> dict:
+        """The options of a parameter's group: layer, learning rate, weight decay, custom ones."""
+        custom = self._custom_options(name)
+        scale = layer.lr_scale * (1.0 if custom is None else custom.get("lr_mult", 1.0))
+        options = {"layer_id": layer.index, "lr_scale": scale, "lr": self.base_lr * scale}
+        if self.base_wd is not None:
+            if custom is None:
+                decay_mult = self._decay_mult(name, param, owner)
+            else:
+                decay_mult = custom.get("decay_mult", 1.0)
+            options["weight_decay"] = self.base_wd * decay_mult
+        return {**options, **(custom or {})}
+
+    def _custom_options(self, name: str) -> Mapping[str, Any] | None:
+        custom_keys = self.paramwise_cfg.get("custom_keys", {})
+        # The order of MMEngine's constructor: the longest key first, equally long ones sorted.
+        matching = [k for k in sorted(sorted(custom_keys), key=len, reverse=True) if k in name]
+        return custom_keys[matching[0]] if matching else None
+
+    def _decay_mult(self, name: str, param: nn.Parameter, owner: nn.Module) -> float:
+        if isinstance(owner, NORM_LAYERS):
+            return self.paramwise_cfg.get("norm_decay_mult", 0.0)
+        if name.endswith("bias"):
+            return self.paramwise_cfg.get("bias_decay_mult", 0.0)
+        return 0.0 if param.ndim <= 1 or isinstance(owner, GRN) else 1.0
+
+
+def _owners(module: nn.Module) -> dict[str, nn.Module]:
+    """The module that each parameter belongs to, by the parameter's name."""
+    return {
+        f"{prefix}.{name}" if prefix else name: owner
+        for prefix, owner in module.named_modules()
+        for name, _ in owner.named_parameters(recurse=False)
+    }
+
+
+def _log_groups(groups: Iterable[Mapping[str, Any]]) -> None:
+    logger = MMLogger.get_current_instance()
+    for group in groups:
+        custom = {
+            k: v
+            for k, v in group.items()
+            if k not in ("layer_id", "lr_scale", "lr", "weight_decay", "params", "param_names")
+        }
+        logger.info(
+            "layer %2d: lr %.3g (x %.4g), weight decay %s, %d tensors, %s parameters%s",
+            group["layer_id"],
+            group["lr"],
+            group["lr_scale"],
+            f"{group['weight_decay']:g}" if "weight_decay" in group else "of the optimizer",
+            len(group["params"]),
+            f"{sum(p.numel() for p in group['params']):,}",
+            f", {custom}" if custom else "",
+        )
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("    %s", ", ".join(group["param_names"]))
