@@ -1,0 +1,14 @@
+# Published: 52.7 box AP, 45.6 mask AP (3x, ImageNet-1K).
+_base_ = "./cascade_convnext_t_coco.py"
+
+model = dict(
+    backbone=dict(
+        arch="base",
+        drop_path_rate=0.7,
+        init_cfg=dict(
+            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_base_1k_224_ema.pth"
+        ),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)
+optim_wrapper = dict(paramwise_cfg=dict(decay_rate=0.8))
