@@ -4,9 +4,9 @@ from mmconvnext import compat
 
 compat.install()
 
-from mmconvnext.models import ConvNeXt  # noqa: E402
+from mmconvnext.models import ConvNeXt, InstanceTTAModel  # noqa: E402
 from mmconvnext.optim import LayerDecayOptimWrapperConstructor  # noqa: E402
 
 __version__ = "0.1.0"
 
-__all__ = ["ConvNeXt", "LayerDecayOptimWrapperConstructor", "__version__"]
+__all__ = ["ConvNeXt", "InstanceTTAModel", "LayerDecayOptimWrapperConstructor", "__version__"]

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from mmconvnext.errors import ConfigError
 from mmconvnext.models.layers import GRN
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
@@ -96,7 +97,7 @@ def layer_assigner(
         num_layers: L, or ``auto`` to ask each backbone.
 
     Raises:
-        ValueError: in layer-wise decay, ``num_layers`` is not what a backbone's depth gives; in
+        ConfigError: in layer-wise decay, ``num_layers`` is not what a backbone's depth gives; in
             stage-wise decay, it is less than its number of stages.
     """
     by_layer = decay_type == "layer_wise"
@@ -127,7 +128,7 @@ def _check_num_layers(
     where = f"the backbone {prefix.rstrip('.')!r}" if prefix else "the backbone"
     if decay_type == "stage_wise":
         if num_layers < expected:
-            raise ValueError(
+            raise ConfigError(
                 f"paramwise_cfg: num_layers={num_layers} is less than the {expected} stages of "
                 f"{where}; use num_layers='auto' for {expected}"
             )
@@ -135,7 +136,7 @@ def _check_num_layers(
     if num_layers != expected:
         # The deepest layer is `expected`: with another L its exponent is off by the difference.
         wrong, right = (lr_scale(expected, n, decay_rate) for n in (num_layers, expected))
-        raise ValueError(
+        raise ConfigError(
             f"paramwise_cfg: num_layers={num_layers} does not fit {where}, whose depth gives "
             f"{expected} layers: its last blocks would have been trained at {wrong:.3g} instead of "
             f"{right:.3g} times the base learning rate; use num_layers='auto' or {expected}"
@@ -166,7 +167,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
       less, such as layer scale, have none in any case.
 
     Raises:
-        ValueError: a key of ``paramwise_cfg`` is unknown or missing, a value is out of range, the
+        ConfigError: a key of ``paramwise_cfg`` is unknown or missing, a value is out of range, the
             model has no such backbone, or ``num_layers`` does not fit it.
 
     Example:
@@ -181,27 +182,27 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         cfg = self.paramwise_cfg
         unknown = sorted(set(cfg) - set(PARAMWISE_KEYS))
         if unknown:
-            raise ValueError(
+            raise ConfigError(
                 f"paramwise_cfg: unknown {', '.join(map(repr, unknown))}; "
                 f"the keys are {', '.join(PARAMWISE_KEYS)}"
             )
         if "decay_rate" not in cfg:
-            raise ValueError("paramwise_cfg: decay_rate is missing, for example decay_rate=0.7")
+            raise ConfigError("paramwise_cfg: decay_rate is missing, for example decay_rate=0.7")
         rate = cfg["decay_rate"]
         if not (isinstance(rate, int | float) and 0 < rate <= 1) or isinstance(rate, bool):
-            raise ValueError(f"paramwise_cfg: decay_rate={rate!r} must be a number in (0, 1]")
+            raise ConfigError(f"paramwise_cfg: decay_rate={rate!r} must be a number in (0, 1]")
         decay_type = cfg.get("decay_type", "layer_wise")
         if decay_type not in DECAY_TYPES:
-            raise ValueError(
+            raise ConfigError(
                 f"paramwise_cfg: decay_type={decay_type!r} must be one of {', '.join(DECAY_TYPES)}"
             )
         num_layers = cfg.get("num_layers", "auto")
         if num_layers != "auto" and (type(num_layers) is not int or num_layers < 1):
-            raise ValueError(
+            raise ConfigError(
                 f"paramwise_cfg: num_layers={num_layers!r} must be 'auto' or a positive integer"
             )
         if self.base_lr is None:
-            raise ValueError(
+            raise ConfigError(
                 "optimizer: lr is missing; layer-wise decay multiplies the base learning rate"
             )
 
@@ -213,11 +214,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             module: the model.
 
         Raises:
-            ValueError: the model has no layered backbone, or ``num_layers`` does not fit it.
+            ConfigError: the model has no layered backbone, or ``num_layers`` does not fit it.
         """
         backbones = find_backbones(module)
         if not backbones:
-            raise ValueError(
+            raise ConfigError(
                 f"LayerDecayOptimWrapperConstructor found no backbone that knows its layers in "
                 f"{type(module).__name__}; use mmconvnext's ConvNeXt, a module with layer_id(), "
                 "stage_id(), num_layers and num_stages, or another constructor"

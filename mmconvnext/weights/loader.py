@@ -9,12 +9,13 @@ from mmengine.model import PretrainedInit
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from mmconvnext.errors import UserError
 from mmconvnext.weights.formats import CLASSIFIER, OUTPUT_NORM, STAGE, select_prefix, unwrap
 
 SHOWN_KEYS = 4
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A checkpoint that does not fit the backbone."""
 
 

@@ -1,0 +1,151 @@
+"""Whether a config's data is there and is COCO, before any time is spent on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmconvnext.engine.config import innermost_dataset, metrics_of
+from mmconvnext.errors import UserError
+
+COCO_LISTS = ("images", "annotations", "categories")
+REQUIRED_KEYS = {
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
+class DataError(UserError):
+    """Data that is absent or is not what the config says."""
+
+
+def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check that the files and folders of the data sets exist.
+
+    Args:
+        cfg: a complete config.
+        splits: out of ``train``, ``val`` and ``test``; those without a data loader are skipped.
+
+    Raises:
+        DataError: a path is missing; the message shows the layout that is expected.
+    """
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        if loader is None:
+            continue
+        for dataset in _leaves(loader["dataset"]):
+            _check_dataset_paths(dataset, split)
+        for metric in metrics_of(cfg.get(f"{split}_evaluator")):
+            ann_file = metric.get("ann_file")
+            if isinstance(ann_file, str) and not _is_remote(ann_file):
+                _check_file(Path(ann_file), f"{split}_evaluator.ann_file")
+
+
+def _leaves(dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The data sets inside of wrappers, also of ones that concatenate."""
+    inner = innermost_dataset(dataset)
+    return (
+        [leaf for d in inner["datasets"] for leaf in _leaves(d)] if "datasets" in inner else [inner]
+    )
+
+
+def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:
+    root = dataset.get("data_root") or ""
+    if _is_remote(root):
+        return
+    ann_file = dataset.get("ann_file")
+    prefix = (dataset.get("data_prefix") or {}).get("img")
+    layout = ", ".join(str(p) for p in (ann_file, prefix) if p)
+    if root and not Path(root).is_dir():
+        raise DataError(
+            f"the data folder {root} ({split}_dataloader) does not exist; it should hold {layout}. "
+            "Give another one with --data-root"
+        )
+    if ann_file:
+        _check_file(Path(root, ann_file), f"{split}_dataloader.dataset.ann_file")
+    if prefix and not Path(root, prefix).is_dir():
+        raise DataError(
+            f"the image folder {Path(root, prefix)} ({split}_dataloader.dataset.data_prefix) does "
+            "not exist; give the data set's folder with --data-root, or the right prefix"
+        )
+
+
+def _check_file(path: Path, setting: str) -> None:
+    if not path.is_file():
+        raise DataError(
+            f"the annotation file {path} ({setting}) does not exist; give the data set's folder "
+            "with --data-root, or the right file with --cfg-options"
+        )
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def explain_annotation_file(path: str) -> str | None:
+    """Say why a file is not a COCO annotation file.
+
+    Args:
+        path: of a local JSON file.
+
+    Returns:
+        The first fault found, or None if there is none.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    except ValueError as error:
+        return f"it is not JSON: {error}"
+    if not isinstance(content, dict):
+        return f"it holds a {type(content).__name__}, not an object with {', '.join(COCO_LISTS)}"
+    for name in COCO_LISTS:
+        entries = content.get(name)
+        if not isinstance(entries, list):
+            found = ", ".join(map(str, list(content)[:8])) or "nothing"
+            return f"it has no list {name!r} (found: {found})"
+        for index, entry in enumerate(entries):
+            missing = [
+                k for k in REQUIRED_KEYS[name] if not isinstance(entry, dict) or k not in entry
+            ]
+            if missing:
+                return f"{name}[{index}] has no {missing[0]!r}"
+    return None
+
+
+def check_dataset(dataset: Any) -> None:
+    """Check a data set that was built: it has images, and the first one is there.
+
+    Args:
+        dataset: built by MMDetection.
+
+    Raises:
+        DataError: there is nothing to train or test on.
+    """
+    name = getattr(dataset, "ann_file", type(dataset).__name__)
+    if hasattr(dataset, "cat_ids") and not dataset.cat_ids:
+        raise DataError(
+            f"{name} has none of the classes {_short(dataset.metainfo.get('classes'))}; set "
+            "metainfo=dict(classes=(...)) of the data set to the names of its categories"
+        )
+    if len(dataset) == 0:
+        raise DataError(f"{name} has no image to use (images without annotations are left out)")
+    if not hasattr(dataset, "get_data_info"):
+        return
+    first = dataset.get_data_info(0).get("img_path")
+    if first and not _is_remote(first) and not Path(first).is_file():
+        raise DataError(
+            f"{first}, an image of {name}, does not exist; set data_prefix=dict(img=...) of the "
+            "data set to the folder of its images"
+        )
+
+
+def _short(classes: Any) -> str:
+    names = list(classes or ())
+    return ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")

@@ -1,0 +1,94 @@
+"""What a config written for GPUs needs on a machine without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+
+from mmconvnext.engine.config import replace_types
+from mmconvnext.errors import UserError
+
+DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+# For each launcher: rank, number of processes and local rank in the variables that it sets.
+RANK_VARIABLES = {
+    "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+}
+
+
+def adapt_to_device(cfg: Config) -> list[str]:
+    """Replace what only works on an accelerator where there is none.
+
+    Args:
+        cfg: changed in place.
+
+    Returns:
+        One line for each setting that was changed, for the log.
+    """
+    if get_device() != "cpu":
+        return []
+    notes = []
+    if cfg.get("optim_wrapper", {}).get("type") == "AmpOptimWrapper":
+        cfg.optim_wrapper.type = "OptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            cfg.optim_wrapper.pop(key, None)
+        notes.append("no GPU: AmpOptimWrapper -> OptimWrapper, training in float32")
+    count = replace_types(cfg, ("SyncBN", "MMSyncBN"), "BN")
+    if count:
+        notes.append(f"no GPU: SyncBN -> BN in {count} places, statistics are those of one process")
+    for name in DATALOADERS:
+        if cfg.get(name) is not None and cfg[name].get("pin_memory"):
+            cfg[name].pin_memory = False
+    if cfg.get("launcher", "none") != "none":
+        # MMEngine's default wrapper names a GPU, which DDP refuses for a model on the CPU.
+        cfg.setdefault("model_wrapper_cfg", {"type": "MMDistributedDataParallel"})
+        cfg.model_wrapper_cfg.update(
+            device_ids=None,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+            broadcast_buffers=False,
+        )
+        notes.append("no GPU: processes communicate through gloo")
+    return notes
+
+
+def init_distributed_on_cpu(launcher: str) -> None:
+    """Start the gloo process group where MMEngine would ask for a GPU.
+
+    Args:
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``; ``none`` does nothing.
+
+    Raises:
+        UserError: the launcher's environment variables are not set.
+    """
+    if launcher == "none" or get_device() != "cpu" or is_distributed():
+        return
+    names = RANK_VARIABLES[launcher]
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"--launcher {launcher}: the environment variable {missing[0]} is not set; start the "
+            "processes with torchrun (pytorch), srun (slurm) or mpirun (mpi)"
+        )
+    for target, source in zip(RANK_VARIABLES["pytorch"], names, strict=True):
+        os.environ[target] = os.environ[source]
+    if launcher == "slurm" and "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = _first_slurm_host()
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    dist.init_process_group("gloo")
+
+
+def _first_slurm_host() -> str:
+    hosts = subprocess.run(
+        ["scontrol", "show", "hostname", os.environ["SLURM_NODELIST"]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return hosts.stdout.split()[0]

@@ -1,0 +1,91 @@
+"""What a run was made with: config, git revision, versions, hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "mmengine",
+    "mmcv",
+    "mmcv-lite",
+    "mmdet",
+    "numpy",
+    "opencv-python",
+    "pycocotools",
+)
+
+
+def run_info(cfg: Config) -> dict:
+    """Collect what another person needs to repeat a run.
+
+    Args:
+        cfg: of the run.
+
+    Returns:
+        A dict that can be written as JSON; memory is in GiB.
+    """
+    from mmconvnext import __version__
+
+    return {
+        "config": cfg.filename,
+        "command": sys.argv,
+        "mmconvnext": __version__,
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: v for name in PACKAGES if (v := _version(name))},
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(
+                os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+            ),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def write_run_info(cfg: Config, folder: str) -> Path:
+    """Write ``run.json`` into the folder of a run."""
+    path = Path(folder) / "run.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(run_info(cfg), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def git_revision() -> str:
+    """The commit of this package's checkout, with ``-dirty`` after local changes."""
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return git.stdout.strip() or "unknown (not a git checkout)"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

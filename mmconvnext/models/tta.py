@@ -1,0 +1,60 @@
+"""Test-time augmentation of instance segmentation."""
+
+from __future__ import annotations
+
+import torch
+from mmcv.ops import batched_nms
+from mmdet.models import DetTTAModel
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+# Which axes of a mask (N, H, W) each direction of MMDetection's RandomFlip mirrors.
+FLIPPED_AXES = {"horizontal": (2,), "vertical": (1,), "diagonal": (1, 2)}
+
+
+@MODELS.register_module()
+class InstanceTTAModel(DetTTAModel):
+    """MMDetection's test-time augmentation for boxes, extended to masks.
+
+    Boxes of all views are merged by non-maximum suppression, as in ``DetTTAModel``; each box that
+    survives keeps the mask of the view that it comes from, mirrored back.
+    """
+
+    def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
+        """Merge the predictions of the views of one image.
+
+        Args:
+            data_samples: one a view; ``pred_instances`` has boxes (n, 4) xyxy in pixels of the
+                original image, scores (n,), labels (n,) and masks (n, H, W).
+
+        Returns:
+            The merged predictions, at most ``max_per_img``, by falling score.
+        """
+        views = [sample.pred_instances for sample in data_samples]
+        if "masks" not in views[0]:
+            return super()._merge_single_sample(data_samples)
+        boxes, scores = self.merge_aug_bboxes(
+            [view.bboxes for view in views],
+            [view.scores for view in views],
+            [sample.metainfo for sample in data_samples],
+        )
+        merged = data_samples[0]
+        if len(boxes) == 0:
+            return merged
+        labels = torch.cat([view.labels for view in views])
+        masks = torch.cat([_unflip(sample) for sample in data_samples])
+        dets, keep = batched_nms(boxes, scores, labels, self.tta_cfg["nms"])
+        keep = keep[: self.tta_cfg["max_per_img"]]
+        dets = dets[: self.tta_cfg["max_per_img"]]
+        merged.pred_instances = InstanceData(
+            bboxes=dets[:, :4], scores=dets[:, 4], labels=labels[keep], masks=masks[keep]
+        )
+        return merged
+
+
+def _unflip(sample: DetDataSample) -> torch.Tensor:
+    masks = sample.pred_instances.masks
+    if not sample.metainfo.get("flip", False):
+        return masks
+    return masks.flip(FLIPPED_AXES[sample.metainfo["flip_direction"]])
