@@ -68,7 +68,8 @@ def set_data_root(cfg: Config, data_root: str) -> None:
             return value
         return new + value[len(old.rstrip("/")) :].lstrip("/")
 
-    cfg._cfg_dict = _map_values(cfg._cfg_dict, replace)
+    for key in list(cfg):
+        cfg[key] = _map_values(cfg[key], replace)
 
 
 def drop_pretrained(cfg: Config) -> list[str]:

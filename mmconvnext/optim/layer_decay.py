@@ -134,11 +134,11 @@ def _check_num_layers(
             )
         return
     if num_layers != expected:
-        # The deepest layer is `expected`: with another L its exponent is off by the difference.
-        wrong, right = (lr_scale(expected, n, decay_rate) for n in (num_layers, expected))
+        # The last blocks of the third stage: their layer follows from the depth, not from L.
+        wrong, right = (lr_scale(expected - 1, n, decay_rate) for n in (num_layers, expected))
         raise ConfigError(
             f"paramwise_cfg: num_layers={num_layers} does not fit {where}, whose depth gives "
-            f"{expected} layers: its last blocks would have been trained at {wrong:.3g} instead of "
+            f"{expected} layers: the last blocks of its third stage would have been trained at {wrong:.3g} instead of "
             f"{right:.3g} times the base learning rate; use num_layers='auto' or {expected}"
         )
 

@@ -1,0 +1,84 @@
+import pytest
+import torch.distributed as dist
+from mmengine.config import Config
+
+from mmconvnext.engine import device
+from mmconvnext.errors import UserError
+
+
+def gpu_config(**extra) -> Config:
+    return Config(
+        {
+            "model": {"head": [{"norm_cfg": {"type": "SyncBN"}}, {"norm_cfg": {"type": "SyncBN"}}]},
+            "optim_wrapper": {"type": "AmpOptimWrapper", "loss_scale": "dynamic", "optimizer": {}},
+            "train_dataloader": {"pin_memory": True},
+            "val_dataloader": None,
+            **extra,
+        }
+    )
+
+
+def test_on_the_cpu_each_change_is_one_line(monkeypatch):
+    monkeypatch.setattr(device, "get_device", lambda: "cpu")
+    cfg = gpu_config()
+    notes = device.adapt_to_device(cfg)
+    assert len(notes) == 2
+    assert "float32" in notes[0]
+    assert "SyncBN -> BN in 2 places" in notes[1]
+    assert cfg.optim_wrapper == {"type": "OptimWrapper", "optimizer": {}}
+    assert [h.norm_cfg.type for h in cfg.model.head] == ["BN", "BN"]
+    assert not cfg.train_dataloader.pin_memory
+    assert "model_wrapper_cfg" not in cfg
+    assert device.adapt_to_device(cfg) == []
+
+
+def test_on_the_cpu_processes_talk_through_gloo(monkeypatch):
+    monkeypatch.setattr(device, "get_device", lambda: "cpu")
+    cfg = gpu_config(launcher="pytorch", find_unused_parameters=True)
+    assert "gloo" in device.adapt_to_device(cfg)[-1]
+    assert cfg.model_wrapper_cfg == {
+        "type": "MMDistributedDataParallel",
+        "device_ids": None,
+        "find_unused_parameters": True,
+        "broadcast_buffers": False,
+    }
+
+
+def test_with_a_gpu_nothing_changes(monkeypatch):
+    monkeypatch.setattr(device, "get_device", lambda: "cuda")
+    cfg = gpu_config(launcher="pytorch")
+    before = cfg.to_dict()
+    assert device.adapt_to_device(cfg) == []
+    assert cfg.to_dict() == before
+
+
+@pytest.mark.parametrize("launcher", ["pytorch", "slurm", "mpi"])
+def test_a_launcher_that_did_not_launch_is_named(launcher, monkeypatch):
+    monkeypatch.setattr(device, "get_device", lambda: "cpu")
+    for names in device.RANK_VARIABLES.values():
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=f"--launcher {launcher}: .* is not set"):
+        device.init_distributed_on_cpu(launcher)
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "mpi"])
+def test_launchers_of_clusters_start_the_group(launcher, monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "get_device", lambda: "cpu")
+    for name in device.RANK_VARIABLES["pytorch"]:
+        monkeypatch.setenv(name, "")
+    for name, value in zip(device.RANK_VARIABLES[launcher], ("0", "1", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29555")
+    device.init_distributed_on_cpu(launcher)
+    try:
+        assert dist.get_backend() == "gloo"
+        assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_no_launcher_starts_nothing():
+    device.init_distributed_on_cpu("none")
+    assert not dist.is_initialized()

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+from mmengine.config import Config
+
+from mmconvnext.errors import ConfigError
+from mmconvnext.evaluation import report
+
+METRICS = {
+    "coco/bbox_mAP": 0.5123,
+    "coco/bbox_mAP_50": 0.75,
+    "coco/bbox_mAP_s": -1.0,
+    "coco/segm_mAP": 0.25,
+}
+CLASSWISE = {
+    "coco_bbox/cat_precision": 0.4,
+    "coco_segm/cat_precision": 0.3,
+    "coco_segm/segm_mAP": 0.2,
+}
+
+
+def test_the_table_is_in_percent_and_has_no_value_where_there_is_no_object():
+    box, mask = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in report.ap_table(METRICS).splitlines()
+        if line.startswith(("| box", "| mask"))
+    )
+    assert box == ["box", "51.2", "75.0", "-", "-", "-", "-"]
+    assert mask[:2] == ["mask", "25.0"]
+
+
+def test_classes_get_a_table_of_their_own():
+    text = report.ap_table(METRICS | CLASSWISE)
+    (row,) = (line for line in text.splitlines() if line.startswith("| cat"))
+    assert [c.strip() for c in row.strip("|").split("|")] == ["cat", "40.0", "30.0"]
+
+
+def test_metrics_are_sorted_by_kind():
+    overall, classwise = report.split_metrics(METRICS | CLASSWISE)
+    assert overall["bbox_mAP"] == 0.5123
+    assert overall["segm_mAP"] == 0.2
+    assert classwise == {"bbox": {"cat": 0.4}, "segm": {"cat": 0.3}}
+
+
+def test_the_result_says_what_it_was_measured_with(tmp_path):
+    cfg = Config({"work_dir": str(tmp_path / "work")}, filename=None)
+    path = report.write_result(METRICS, cfg, "epoch_3.pth", str(tmp_path / "work" / "time"))
+    assert path == tmp_path / "work" / "result.json"
+    result = json.loads(path.read_text())
+    assert result["metrics"]["bbox_mAP"] == 0.5123
+    assert result["checkpoint"] == "epoch_3.pth"
+    assert "0-1" in result["unit"]
+    assert {"git_revision", "packages", "hardware", "config"} <= result["run"].keys()
+    assert result["run"]["packages"]["torch"]
+    assert (tmp_path / "work" / "time" / "result.json").read_text() == path.read_text()
+
+
+def test_classwise_asks_for_boxes_and_masks_apart():
+    cfg = Config(
+        {"test_evaluator": {"type": "CocoMetric", "metric": ["bbox", "segm"], "ann_file": "a"}}
+    )
+    report.ask_for_classwise(cfg)
+    assert [(m.metric, m.prefix, m.classwise) for m in cfg.test_evaluator] == [
+        ("bbox", "coco_bbox", True),
+        ("segm", "coco_segm", True),
+    ]
+    assert all(m.ann_file == "a" for m in cfg.test_evaluator)
+
+
+def test_classwise_needs_a_coco_metric():
+    with pytest.raises(ConfigError, match="CocoMetric"):
+        report.ask_for_classwise(Config({"test_evaluator": {"type": "VOCMetric"}}))
+
+
+def test_pictures_go_to_the_folder_as_seen_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config({"default_hooks": {"visualization": {"type": "DetVisualizationHook"}}})
+    report.draw_to(cfg, "pictures")
+    assert cfg.default_hooks.visualization.draw
+    assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path / "pictures")
+    with pytest.raises(ConfigError, match="DetVisualizationHook"):
+        report.draw_to(Config({}), "pictures")

@@ -1,0 +1,338 @@
+import copy
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from torch import nn
+
+from mmconvnext.models import VARIANTS, ConvNeXt
+from tests.models.peers import TimmPeer, TorchvisionPeer, randomise
+
+# FACTS section 1: no classifier, four output norms, layer scale.
+PARAMETERS = {
+    "atto": 3_375_080,
+    "femto": 4_833_456,
+    "pico": 8_533_568,
+    "nano": 14_953_680,
+    "tiny": 27_821_472,
+    "small": 49_456_032,
+    "base": 87_568_256,
+    "large": 196_233_024,
+    "xlarge": 348_151_552,
+    "huge": 657_130_144,
+}
+SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual - expected).norm() / expected.norm().clamp(min=1e-12)).item()
+
+
+def small(**kwargs) -> ConvNeXt:
+    torch.manual_seed(0)
+    return ConvNeXt(SMALL, **kwargs)
+
+
+def image(height: int = 64, width: int = 96, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("arch", VARIANTS)
+def test_parameter_counts_are_exact(arch):
+    with torch.device("meta"):
+        model = ConvNeXt(arch)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
+
+
+def test_is_registered_for_mmdetection():
+    assert MODELS.get("ConvNeXt") is ConvNeXt
+    assert isinstance(MODELS.build({"type": "ConvNeXt", "arch": SMALL}), ConvNeXt)
+
+
+@pytest.mark.parametrize("peer_class", [TimmPeer, TorchvisionPeer])
+@pytest.mark.parametrize("arch", ["tiny", "small", "base"])
+def test_equals_independent_implementations_forward_and_backward(arch, peer_class):
+    pytest.importorskip("timm" if peer_class is TimmPeer else "torchvision")
+    ours = ConvNeXt(arch).eval()
+    randomise(ours)
+    peer = peer_class(arch).eval()
+    names = peer.load(ours)
+    x = image(64, 64, batch=1)
+    ours_x, peer_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+
+    features = []
+    hooks = [
+        stage.register_forward_hook(lambda _m, _i, out: features.append(out))
+        for stage in ours.stages
+    ]
+    ours(ours_x)
+    for hook in hooks:
+        hook.remove()
+    expected = peer(peer_x)
+    assert len(features) == len(expected) == 4
+    for ours_map, peer_map in zip(features, expected, strict=True):
+        assert relative_error(ours_map, peer_map) < 1e-4
+
+    weights = [torch.randn(f.shape, generator=torch.Generator().manual_seed(2)) for f in expected]
+    sum((f * w).sum() for f, w in zip(features, weights, strict=True)).backward()
+    sum((f * w).sum() for f, w in zip(expected, weights, strict=True)).backward()
+    assert relative_error(ours_x.grad, peer_x.grad) < 1e-4
+    own, theirs = dict(ours.named_parameters()), dict(peer.model.named_parameters())
+    for our_name, their_name in names.items():
+        gradient = theirs[their_name].grad
+        assert relative_error(own[our_name].grad, gradient.reshape(own[our_name].shape)) < 1e-4, (
+            our_name
+        )
+
+
+def test_v2_equals_timms():
+    timm_convnext = pytest.importorskip("timm.models.convnext")
+    ours = small(use_grn=True, layer_scale_init_value=0).eval()
+    randomise(ours)
+    peer = timm_convnext.ConvNeXt(
+        depths=SMALL["depths"],
+        dims=SMALL["widths"],
+        num_classes=0,
+        use_grn=True,
+        ls_init_value=None,
+    ).eval()
+    own = dict(peer.named_parameters())
+    replaced = {"dwconv": "conv_dw", "pwconv1": "mlp.fc1", "pwconv2": "mlp.fc2"}
+    replaced |= {"grn.gamma": "mlp.grn.weight", "grn.beta": "mlp.grn.bias"}
+    with torch.no_grad():
+        for name, param in ours.stages.named_parameters():
+            stage, block, leaf = name.split(".", 2)
+            for a, b in replaced.items():
+                leaf = leaf.replace(a, b)
+            theirs = own[f"stages.{stage}.blocks.{block}.{leaf}"]
+            theirs.copy_(param.reshape(theirs.shape))
+    x = torch.randn(2, 8, 16, 24)
+    for index in range(3):
+        expected = peer.stages[index].blocks(x)
+        assert relative_error(ours.stages[index](x), expected) < 1e-4
+        x = torch.randn(2, SMALL["widths"][index + 1], 8, 8)
+
+
+def test_output_norms_are_layer_norms_of_the_stages():
+    model = small().eval()
+    randomise(model)
+    stages = []
+    for stage in model.stages:
+        stage.register_forward_hook(lambda _m, _i, out: stages.append(out))
+    outs = model(image())
+    for index, (out, stage) in enumerate(zip(outs, stages, strict=True)):
+        norm = getattr(model, f"norm{index}")
+        expected = nn.functional.layer_norm(
+            stage.permute(0, 2, 3, 1), norm.normalized_shape, norm.weight, norm.bias, 1e-6
+        )
+        torch.testing.assert_close(out, expected.permute(0, 3, 1, 2))
+
+
+def test_shapes_and_strides_of_the_outputs():
+    outs = small()(image(64, 96))
+    assert [tuple(o.shape) for o in outs] == [
+        (2, 8, 16, 24),
+        (2, 16, 8, 12),
+        (2, 24, 4, 6),
+        (2, 32, 2, 3),
+    ]
+
+
+@pytest.mark.parametrize("use_grn", [False, True])
+def test_both_memory_formats_give_the_same(use_grn):
+    model = small(use_grn=use_grn).eval()
+    randomise(model)
+    x = image()
+    for a, b in zip(model(x), model(x.to(memory_format=torch.channels_last)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_autocast_to_bfloat16_stays_within_its_precision():
+    model = small(use_grn=True).eval()
+    randomise(model)
+    x = image()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        halves = model(x)
+    for half, full in zip(halves, model(x), strict=True):
+        assert relative_error(half.float(), full) < 3e-2
+
+
+def test_checkpointing_changes_neither_features_nor_gradients():
+    plain, recomputed = small(drop_path_rate=0.5), small(drop_path_rate=0.5, with_cp=True)
+    results = []
+    for model in (plain.train(), recomputed.train()):
+        torch.manual_seed(3)
+        outs = model(image())
+        sum((o**2).sum() for o in outs).backward()
+        results.append((outs, [p.grad for p in model.parameters()]))
+    for a, b in zip(*results, strict=True):
+        for left, right in zip(a, b, strict=True):
+            torch.testing.assert_close(left, right)
+
+
+def test_checkpointing_keeps_fewer_activations():
+    def saved(model: ConvNeXt) -> int:
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.setdefault(t.data_ptr(), t.numel()) and t, lambda t: t
+        ):
+            model.train()(image())
+        return sum(sizes.values())
+
+    assert saved(small(with_cp=True)) < 0.5 * saved(small())
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_compiles_as_one_graph(mode):
+    model = small()
+    getattr(model, mode)()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(image()), model(image()), strict=True):
+        assert relative_error(a, b) < 1e-4
+
+
+def test_inductor_gives_the_same():
+    model = small(use_grn=True).eval()
+    compiled = torch.compile(model, fullgraph=True)
+    for a, b in zip(compiled(image()), model(image()), strict=True):
+        assert relative_error(a, b) < 1e-4
+
+
+def test_exports_with_dynamic_size():
+    model = small(use_grn=True).eval()
+    # a map of one pixel has other strides, and torch.export keeps it apart
+    height, width = (torch.export.Dim(name, min=2, max=8) for name in "hw")
+    program = torch.export.export(
+        model, (image(),), dynamic_shapes=({2: 32 * height, 3: 32 * width},)
+    )
+    other = image(96, 160)
+    for a, b in zip(program.module()(other), model(other), strict=True):
+        assert relative_error(a, b) < 1e-4
+
+
+def test_eval_is_deterministic_and_training_stochastic_only_in_drop_path():
+    x = image(batch=8)
+    model = small(drop_path_rate=0.9)
+    model.eval()
+    for a, b in zip(model(x), model(x), strict=True):
+        assert torch.equal(a, b)
+    model.train()
+    assert any(not torch.equal(a, b) for a, b in zip(model(x), model(x), strict=True))
+    without = small(drop_path_rate=0.0).train()
+    for a, b in zip(without(x), without(x), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_drop_path_grows_linearly_over_all_blocks():
+    rates = [b.drop_path.drop_prob for s in small(drop_path_rate=0.5).stages for b in s]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def test_drop_path_rates_do_not_depend_on_out_indices():
+    rates = [
+        b.drop_path.drop_prob for s in small(drop_path_rate=0.5, out_indices=(1,)).stages for b in s
+    ]
+    assert rates == pytest.approx([0.0, 0.1])
+
+
+@pytest.mark.parametrize("out_indices", [(0,), (2,), (1, 3), (0, 1, 2, 3)])
+def test_builds_only_what_out_indices_need(out_indices):
+    model = small(out_indices=out_indices)
+    outs = model(image())
+    assert [o.shape[1] for o in outs] == [SMALL["widths"][i] for i in out_indices]
+    assert len(model.stages) == len(model.downsample_layers) == max(out_indices) + 1
+    sum(o.sum() for o in outs).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("frozen_stages", range(-1, 5))
+def test_frozen_stages_freeze_as_in_mmdetections_resnet(frozen_stages):
+    model = small(drop_path_rate=0.5, frozen_stages=frozen_stages)
+    assert model.train() is model
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    prefixes = ["downsample_layers.0."] if frozen_stages >= 0 else []
+    for stage in range(max(frozen_stages, 0)):
+        prefixes += [f"downsample_layers.{stage}.", f"stages.{stage}."]
+    expected = {n for n, _ in model.named_parameters() if n.startswith(tuple(prefixes or ["-"]))}
+    assert frozen == expected
+    for stage in range(4):
+        assert model.stages[stage].training == (stage >= frozen_stages)
+    model.eval()
+    assert not model.stages[3].training
+
+
+def test_initialisation_is_the_papers():
+    model = ConvNeXt("atto", layer_scale_init_value=0.25)
+    weights = torch.cat(
+        [m.weight.flatten() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    )
+    assert weights.std().item() == pytest.approx(0.02, rel=0.02)
+    for name, param in model.named_parameters():
+        if name.endswith("bias"):
+            assert torch.all(param == 0), name
+        elif name.endswith("gamma"):
+            assert torch.all(param == 0.25), name
+        elif "norm" in name:
+            assert torch.all(param == 1), name
+
+
+def test_init_weights_without_a_checkpoint_keeps_the_initialisation():
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    model.init_weights()
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_other_channels_and_kernels():
+    outs = ConvNeXt(SMALL, in_channels=5, kernel_size=3)(torch.randn(1, 5, 64, 64))
+    assert [o.shape[-1] for o in outs] == [16, 8, 4, 2]
+
+
+def test_float64_stays_float64():
+    assert small().double()(image().double())[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"in_channels": 0}, "in_channels=0"),
+        ({"kernel_size": 4}, "kernel_size=4 must be an odd"),
+        ({"kernel_size": -7}, "kernel_size=-7"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate=1.0 must be a number in \[0, 1\)"),
+        ({"drop_path_rate": "0.1"}, "drop_path_rate='0.1'"),
+        ({"layer_scale_init_value": -1}, "layer_scale_init_value=-1"),
+        ({"layer_scale_init_value": None}, "layer_scale_init_value=None"),
+        ({"out_indices": ()}, r"out_indices=\(\)"),
+        ({"out_indices": (0, 4)}, r"out_indices=\(0, 4\).*\(0, 1, 2, 3\)"),
+        ({"out_indices": (2, 1)}, r"out_indices=\(2, 1\).*ascending"),
+        ({"out_indices": (1, 1)}, r"out_indices=\(1, 1\)"),
+        ({"out_indices": 3}, "out_indices=3"),
+        ({"frozen_stages": 5}, r"frozen_stages=5 must be one of \(-1, 0, 1, 2, 3, 4\)"),
+        ({"frozen_stages": -2}, "frozen_stages=-2"),
+        ({"frozen_stages": True}, "frozen_stages=True"),
+    ],
+)
+def test_wrong_arguments_name_themselves_their_value_and_the_choices(kwargs, says):
+    with pytest.raises(ValueError, match=says):
+        ConvNeXt(SMALL, **kwargs)
+
+
+def test_layer_ids_of_tiny_follow_the_official_rule():
+    with torch.device("meta"):
+        model = ConvNeXt("tiny")
+    assert (model.num_layers, model.num_stages) == (6, 4)
+    expected = {
+        "downsample_layers.0.0.weight": (0, 0),
+        "stages.0.2.gamma": (1, 1),
+        "downsample_layers.1.1.bias": (2, 0),
+        "stages.1.0.norm.weight": (2, 2),
+        "downsample_layers.2.0.weight": (3, 0),
+        "stages.2.0.dwconv.weight": (3, 3),
+        "stages.2.2.dwconv.weight": (3, 3),
+        "stages.2.3.dwconv.weight": (4, 3),
+        "stages.2.8.pwconv2.bias": (5, 3),
+        "downsample_layers.3.1.weight": (6, 0),
+        "stages.3.2.pwconv1.weight": (6, 4),
+        "norm3.weight": (7, 5),
+    }
+    assert {n: (model.layer_id(n), model.stage_id(n)) for n in expected} == expected

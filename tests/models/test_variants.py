@@ -1,0 +1,33 @@
+import pytest
+
+from mmconvnext.models.variants import VARIANTS, resolve_arch
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_names_resolve_to_the_table(name):
+    assert resolve_arch(name) == VARIANTS[name]
+
+
+def test_a_mapping_resolves_to_tuples():
+    variant = resolve_arch({"depths": [1, 2, 3, 4], "widths": [8, 16, 24, 32]})
+    assert variant.depths == (1, 2, 3, 4)
+    assert variant.widths == (8, 16, 24, 32)
+
+
+@pytest.mark.parametrize(
+    ("arch", "error", "says"),
+    [
+        ("tinny", ValueError, "arch='tinny'.*atto.*huge"),
+        (3, TypeError, "arch=3 is a int"),
+        ({"depths": [1, 1, 1, 1]}, ValueError, "exactly 'depths' and 'widths'"),
+        ({"depths": [1] * 4, "widths": [8] * 4, "width": 3}, ValueError, "exactly"),
+        ({"depths": [1] * 3, "widths": [8] * 4}, ValueError, r"arch\['depths'\]=\[1, 1, 1\]"),
+        ({"depths": [1] * 4, "widths": [8, 8, 8, 0]}, ValueError, r"arch\['widths'\]"),
+        ({"depths": [1, 1, 1, True], "widths": [8] * 4}, ValueError, r"arch\['depths'\]"),
+        ({"depths": 4, "widths": [8] * 4}, ValueError, r"arch\['depths'\]=4"),
+        ({"depths": "1111", "widths": [8] * 4}, ValueError, r"arch\['depths'\]"),
+    ],
+)
+def test_wrong_archs_name_the_argument_the_value_and_the_choices(arch, error, says):
+    with pytest.raises(error, match=says):
+        resolve_arch(arch)

@@ -1,0 +1,313 @@
+import logging
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from mmconvnext.models import ConvNeXt
+from mmconvnext.optim import LayerDecayOptimWrapperConstructor
+from mmconvnext.optim.layer_decay import lr_scale, strip_wrappers
+
+SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
+BASE_LR, BASE_WD = 2e-4, 0.05
+
+
+class Detector(nn.Module):
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = nn.Sequential(nn.Conv2d(32, 4, 1), nn.BatchNorm2d(4))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+
+def build(model: nn.Module, base_wd: float | None = BASE_WD, **paramwise_cfg):
+    optimizer = {"type": "AdamW", "lr": BASE_LR}
+    if base_wd is not None:
+        optimizer["weight_decay"] = base_wd
+    cfg = {"type": "OptimWrapper", "optimizer": optimizer}
+    return LayerDecayOptimWrapperConstructor(cfg, paramwise_cfg)(model).optimizer
+
+
+def table(optimizer) -> dict[str, tuple[float, float]]:
+    """Parameter name -> (lr scale, weight decay); fails if a parameter is in two groups."""
+    rows = {}
+    for group in optimizer.param_groups:
+        assert len(group["params"]) == len(group["param_names"])
+        for name in group["param_names"]:
+            assert name not in rows, f"{name} is in two groups"
+            rows[name] = (group["lr"] / BASE_LR, group["weight_decay"])
+    return rows
+
+
+def official_exponent(name: str, num_layers: int) -> int:
+    """How often the rate is applied, written down from FACTS section 4 as a list of prefixes."""
+    rows = [("downsample_layers.0.", 0), ("stages.0.", 1)]
+    rows += [("downsample_layers.1.", 2), ("stages.1.", 2), ("downsample_layers.2.", 3)]
+    rows += [(f"stages.2.{block}.", 3 + block // 3) for block in range(27)]
+    rows += [("downsample_layers.3.", num_layers), ("stages.3.", num_layers)]
+    layers = [layer for prefix, layer in rows if name.startswith("backbone." + prefix)]
+    assert len(layers) <= 1
+    return num_layers + 1 - (layers[0] if layers else num_layers + 1)
+
+
+@pytest.mark.parametrize(("arch", "num_layers"), [("tiny", 6), ("small", 12)])
+@pytest.mark.parametrize("explicit", [False, True])
+def test_layer_wise_scales_of_every_parameter(arch, num_layers, explicit):
+    with torch.device("meta"):
+        model = Detector(ConvNeXt(arch))
+    rate = 0.7
+    rows = table(build(model, decay_rate=rate, num_layers=num_layers if explicit else "auto"))
+    assert rows.keys() == dict(model.named_parameters()).keys()
+    for name, param in model.named_parameters():
+        scale, weight_decay = rows[name]
+        assert scale == pytest.approx(rate ** official_exponent(name, num_layers)), name
+        is_plain = param.ndim > 1 and not name.endswith("bias")
+        assert weight_decay == (BASE_WD if is_plain else 0.0), name
+
+
+def test_the_table_of_tiny_by_hand():
+    with torch.device("meta"):
+        model = Detector(ConvNeXt("tiny"))
+    rows = table(build(model, decay_rate=0.5))
+    exponents = {
+        "backbone.downsample_layers.0.0.weight": 7,
+        "backbone.stages.0.0.dwconv.weight": 6,
+        "backbone.downsample_layers.1.0.weight": 5,
+        "backbone.stages.1.2.pwconv1.weight": 5,
+        "backbone.downsample_layers.2.1.weight": 4,
+        "backbone.stages.2.0.pwconv1.weight": 4,
+        "backbone.stages.2.2.pwconv1.weight": 4,
+        "backbone.stages.2.3.pwconv1.weight": 3,
+        "backbone.stages.2.6.gamma": 2,
+        "backbone.stages.2.8.pwconv2.weight": 2,
+        "backbone.downsample_layers.3.1.bias": 1,
+        "backbone.stages.3.2.pwconv2.weight": 1,
+        "backbone.norm3.weight": 0,
+        "neck.0.weight": 0,
+        "scale": 0,
+    }
+    assert {n: rows[n][0] for n in exponents} == {n: 0.5**e for n, e in exponents.items()}
+
+
+def test_agrees_with_mmdetections_constructor():
+    """MMDetection's registered rule, on a model whose backbone it recognises by its class name."""
+    from mmdet.engine import optimizers
+
+    constructor = optimizers.LearningRateDecayOptimizerConstructor
+    with torch.device("meta"):
+        model = Detector(ConvNeXt("small"))
+    optimizer = {"type": "AdamW", "lr": BASE_LR, "weight_decay": BASE_WD}
+    paramwise = {"decay_rate": 0.7, "decay_type": "layer_wise", "num_layers": 12}
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    theirs = constructor({"type": "OptimWrapper", "optimizer": optimizer}, paramwise)(model)
+    logger.setLevel(level)
+    expected = table(theirs.optimizer)
+    # A scalar has no dimension to decay; their rule forgets it.
+    expected["scale"] = (expected["scale"][0], 0.0)
+    ours = table(build(model, decay_rate=0.7))
+    assert ours.keys() == expected.keys()
+    for name in ours:
+        assert ours[name] == pytest.approx(expected[name]), name
+
+
+def test_stage_wise_scales():
+    with torch.device("meta"):
+        model = Detector(ConvNeXt("small"))
+    rows = table(build(model, decay_rate=0.5, decay_type="stage_wise"))
+    for name, (scale, _) in rows.items():
+        exponent = 0
+        if name.startswith("backbone.downsample_layers"):
+            exponent = 5
+        elif name.startswith("backbone.stages"):
+            exponent = 4 - int(name.split(".")[2])
+        assert scale == 0.5**exponent, name
+
+
+def test_stage_wise_takes_a_larger_number():
+    rows = table(
+        build(Detector(ConvNeXt(SMALL)), decay_rate=0.5, decay_type="stage_wise", num_layers=6)
+    )
+    assert rows["backbone.stages.3.0.gamma"][0] == 0.5**3
+    assert rows["neck.0.weight"][0] == 1
+
+
+def test_wrong_explicit_number_says_what_would_have_happened():
+    with torch.device("meta"):
+        model = Detector(ConvNeXt("small"))
+    with pytest.raises(
+        ValueError, match=r"num_layers=6 does not fit.*12 layers.*4.16.*0.49.*'auto'"
+    ):
+        build(model, decay_rate=0.7, num_layers=6)
+
+
+def test_custom_keys_and_multipliers_agree_with_mmengine_where_nothing_decays():
+    model = Detector(ConvNeXt(SMALL))
+    custom_keys = {
+        "backbone.stages": {"lr_mult": 0.5},
+        "backbone.stages.3": {"lr_mult": 0.25, "decay_mult": 0.1},
+        "neck": {"decay_mult": 2.0},
+    }
+    common = {"custom_keys": custom_keys, "norm_decay_mult": 0.3, "bias_decay_mult": 0.6}
+    optimizer = {"type": "AdamW", "lr": BASE_LR, "weight_decay": BASE_WD}
+    mmengine = DefaultOptimWrapperConstructor(
+        {"type": "OptimWrapper", "optimizer": optimizer}, {**common, "flat_decay_mult": 0.0}
+    )(model).optimizer
+    names = {id(p): n for n, p in model.named_parameters()}
+    expected = {
+        names[id(g["params"][0])]: (g["lr"] / BASE_LR, g["weight_decay"])
+        for g in mmengine.param_groups
+    }
+    expected["scale"] = (1.0, 0.0)  # MMEngine's flat_decay_mult leaves out scalars
+    rows = table(build(model, decay_rate=1.0, **common))
+    assert rows.keys() == expected.keys()
+    for name in rows:
+        assert rows[name] == pytest.approx(expected[name]), name
+
+
+def test_custom_lr_mult_multiplies_the_layers_rate_and_keeps_other_options():
+    optimizer = build(
+        Detector(ConvNeXt(SMALL)),
+        decay_rate=0.5,
+        custom_keys={"stages.3": {"lr_mult": 0.1, "betas": (0.5, 0.9)}},
+    )
+    group = next(
+        g for g in optimizer.param_groups if "backbone.stages.3.0.gamma" in g["param_names"]
+    )
+    assert group["lr"] == pytest.approx(BASE_LR * 0.5 * 0.1)
+    assert group["betas"] == (0.5, 0.9)
+
+
+def test_grn_has_no_weight_decay_whatever_its_shape():
+    rows = table(build(ConvNeXt(SMALL, use_grn=True, layer_scale_init_value=0), decay_rate=0.7))
+    grn = {n: wd for n, (_, wd) in rows.items() if ".grn." in n}
+    assert len(grn) == 12
+    assert set(grn.values()) == {0.0}
+
+
+def test_frozen_parameters_are_in_no_group():
+    model = Detector(ConvNeXt(SMALL, frozen_stages=2))
+    rows = table(build(model, decay_rate=0.7))
+    assert rows.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert not any(n.startswith("backbone.stages.1") for n in rows)
+
+
+class Teacher(nn.Module):
+    """A detector that has another one inside, deeper than `backbone`."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.student = Detector(backbone)
+
+
+class DistributedStandIn(nn.Module):
+    """What distributed wrappers do to names."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: Teacher(model.backbone),
+        lambda model: DistributedStandIn(model),
+        lambda model: torch.compile(model),
+        lambda model: nn.Sequential(model),
+    ],
+    ids=["inside another", "distributed", "compiled", "sequential"],
+)
+def test_finds_the_backbone_anywhere(wrap):
+    plain = table(build(Detector(ConvNeXt(SMALL)), decay_rate=0.5))
+    rows = table(build(wrap(Detector(ConvNeXt(SMALL))), decay_rate=0.5))
+    assert len(rows) == len(plain)
+    by_suffix = {n.split("backbone.", 1)[1]: v for n, v in rows.items() if "backbone." in n}
+    for name, value in plain.items():
+        if name.startswith("backbone."):
+            assert by_suffix[name.removeprefix("backbone.")] == value
+
+
+def test_finds_compiled_parts_of_the_backbone():
+    plain = table(build(Detector(ConvNeXt(SMALL)), decay_rate=0.5))
+    model = Detector(ConvNeXt(SMALL))
+    model.backbone.stages[2] = torch.compile(model.backbone.stages[2])
+    model.backbone = torch.compile(model.backbone)
+    rows = table(build(model, decay_rate=0.5))
+    assert {strip_wrappers(n): v for n, v in rows.items()} == plain
+
+
+def test_a_bare_backbone_is_a_model():
+    assert len(table(build(ConvNeXt(SMALL), decay_rate=0.7)))
+
+
+def test_shared_parameters_are_in_one_group():
+    model = Detector(ConvNeXt(SMALL))
+    model.neck_again = model.neck
+    rows = table(build(model, decay_rate=0.7))
+    assert len(rows) == len(list(model.parameters()))
+
+
+def test_a_model_without_such_a_backbone_is_refused():
+    with pytest.raises(ValueError, match="no backbone that knows its layers in Detector"):
+        build(Detector(nn.Conv2d(3, 3, 1)), decay_rate=0.7)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "says"),
+    [
+        ({}, "decay_rate is missing"),
+        ({"decay_rate": 0.7, "decayrate": 1}, "unknown 'decayrate'.*custom_keys"),
+        ({"decay_rate": 0.0}, r"decay_rate=0.0 must be a number in \(0, 1\]"),
+        ({"decay_rate": 1.5}, "decay_rate=1.5"),
+        ({"decay_rate": "0.7"}, "decay_rate='0.7'"),
+        ({"decay_rate": 0.7, "decay_type": "layer"}, "decay_type='layer'.*layer_wise, stage_wise"),
+        ({"decay_rate": 0.7, "num_layers": 0}, "num_layers=0"),
+        ({"decay_rate": 0.7, "num_layers": "12"}, "num_layers='12'"),
+        (
+            {"decay_rate": 0.7, "num_layers": 3, "decay_type": "stage_wise"},
+            "less than the 4 stages",
+        ),
+    ],
+)
+def test_wrong_options_are_refused(cfg, says):
+    optimizer = {"type": "AdamW", "lr": BASE_LR, "weight_decay": BASE_WD}
+    with pytest.raises(ValueError, match=says):
+        LayerDecayOptimWrapperConstructor({"type": "OptimWrapper", "optimizer": optimizer}, cfg)(
+            ConvNeXt(SMALL)
+        )
+
+
+def test_without_a_base_rate_it_is_refused():
+    with pytest.raises(ValueError, match="lr is missing"):
+        LayerDecayOptimWrapperConstructor({"optimizer": {"type": "AdamW"}}, {"decay_rate": 0.7})
+
+
+def test_without_weight_decay_the_groups_have_the_optimizers():
+    optimizer = build(ConvNeXt(SMALL), base_wd=None, decay_rate=0.7)
+    assert {g["weight_decay"] for g in optimizer.param_groups} == {
+        optimizer.defaults["weight_decay"]
+    }
+
+
+def test_the_log_is_one_line_a_group(caplog):
+    logger = MMLogger.get_instance("layer_decay_test", log_level="INFO")
+    handler = caplog.handler
+    logger.addHandler(handler)
+    MMLogger.get_current_instance()
+    optimizer = build(Detector(ConvNeXt(SMALL)), decay_rate=0.7)
+    logger.removeHandler(handler)
+    assert len(caplog.records) == len(optimizer.param_groups)
+    assert "layer  0: lr" in caplog.records[0].getMessage()
+    total = sum(len(g["params"]) for g in optimizer.param_groups)
+    assert (
+        sum(int(r.getMessage().split(" tensors")[0].split()[-1]) for r in caplog.records) == total
+    )
+
+
+def test_lr_scale_is_the_rate_to_the_distance():
+    assert lr_scale(13, 12, 0.7) == 1
+    assert lr_scale(0, 6, 0.5) == 0.5**7
