@@ -210,13 +210,16 @@ def lock(venv):
     """Waits until no other set-up works on this environment.
 
     Returns:
-        The open lock file. The system frees the lock when the process ends, however it ends.
+        The open lock file. The system frees the lock when the process ends, however it ends, and
+        when the pip that it started has ended too.
     """
     import fcntl
 
     if not os.path.isdir(venv):
         os.makedirs(venv)
     file = open(os.path.join(venv, "setup.lock"), "w")
+    # A pip outlives a killed set-up, and must not go on in an environment made anew.
+    os.set_inheritable(file.fileno(), True)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (IOError, OSError):
@@ -288,7 +291,7 @@ def worth_showing(line):
         return "{} {}".format(match.group(1), os.path.basename(match.group(2)))
     match = re.match(r"Installing collected packages: (.*)", line)
     if match:
-        return "Installing {} packages".format(match.group(1).count(",") + 1)
+        return "Installing packages: {}".format(match.group(1).count(",") + 1)
     return line[:120] if line.startswith("WARNING: Retrying") else None
 
 
@@ -311,6 +314,7 @@ def run_shown(command, environ, log, progress):
         command,
         cwd=ROOT,
         env=environ,
+        close_fds=False,  # pip holds the lock too
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -502,7 +506,7 @@ def carry_out(task, venv, wanted, this_python):
         os.remove(os.path.join(venv, "setup.json"))
     python = this_python
     if task == "update":
-        progress.say("The pins changed: updating {}".format(venv))
+        progress.say("The pins or the place of the project changed: updating {}".format(venv))
         python = before["python"]
     else:
         if before:
@@ -515,7 +519,7 @@ def carry_out(task, venv, wanted, this_python):
                 )
             )
         elif os.path.exists(os.path.join(venv, "pyvenv.cfg")):
-            progress.say("The last set-up of {} was interrupted: making it anew".format(venv))
+            progress.say("The last set-up of {} did not end well: making it anew".format(venv))
         clear(venv)
         progress.say("Making {} with Python {}; this takes minutes, once".format(venv, python))
         create(venv)
