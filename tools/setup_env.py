@@ -375,11 +375,14 @@ def explain(lines, venv, index):
         )
     missing = re.search(r"No matching distribution found for (\S+)", text)
     if missing:
-        return (
-            "{} has no wheel of {} for this machine and the Python of {}: check {}; pip's own "
-            "words are in {}".format(
-                where[0].upper() + where[1:], missing.group(1), venv, option, log
-            )
+        # pip may keep quiet about a server that it cannot reach, and then knows of no version.
+        nothing = "(from versions: none)" in text
+        return "{} has no wheel of {} {}: check {}; pip's own words are in {}".format(
+            where[0].upper() + where[1:],
+            missing.group(1),
+            "at all, or cannot be reached" if nothing else "for the Python of {}".format(venv),
+            option,
+            log,
         )
     errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["nothing"]
     return "pip failed and said '{}': all of its words are in {}".format(errors[-1], log)
