@@ -52,7 +52,7 @@ def assert_one_sentence(result, *parts):
     """The command failed, with one line on stderr that has all these parts."""
     assert result.returncode not in (0, None)
     assert "Traceback" not in result.stdout + result.stderr
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("make:")]
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("make")]
     assert len(lines) == 1, result.stderr
     assert lines[0].endswith(".")
     for part in parts:
@@ -463,7 +463,7 @@ def test_environment_that_does_not_import(tmp_path, monkeypatch, said, parts):
 class TestMake:
     def run_make(self, *arguments):
         # `make test VENV=...` hands its own variables down to here.
-        given = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "VENV", "PYTHON", "TORCH_INDEX", "ARGS")
+        given = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VENV", "PYTHON", "TORCH_INDEX", "ARGS")
         environ = {key: value for key, value in os.environ.items() if key not in given}
         return subprocess.run(
             ["make", *arguments],
