@@ -1,0 +1,150 @@
+"""Reading checkpoints without running what is in them.
+
+Needed by: mmengine 0.10, which calls ``torch.load`` without ``weights_only``. Since torch 2.6 that
+refuses every checkpoint that mmengine itself writes (its log history, numpy arrays and scalars), so
+that resuming, testing and ``load_from`` fail; before, it runs whatever code a file carries.
+
+Here mmengine's loaders of local files and URLs read with ``weights_only=True``, and what mmengine
+writes is allowed, for the time of the call only: the rest of the process keeps torch's own list.
+"""
+
+from __future__ import annotations
+
+import builtins
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
+
+try:
+    from numpy._core import multiarray
+except ImportError:  # numpy < 2
+    from numpy.core import multiarray
+
+STATISTICS = ("min", "max", "current", "mean")
+# How torch names what it refuses.
+REFUSED = re.compile(r"(?:GLOBAL|class|global|function) ([\w.]*\w\.\w+|getattr\(.*?\))")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read."""
+
+
+class MissingCheckpointError(CheckpointError, FileNotFoundError):
+    """A checkpoint that is not there."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint that carries something else than tensors, numbers and mmengine's log."""
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Any:
+    """Read a checkpoint, never running anything in it.
+
+    Args:
+        path: a file written by ``torch.save`` or by mmengine, or a ``.safetensors`` file.
+        map_location: the device to read to, as for ``torch.load``.
+
+    Returns:
+        What the file holds, usually a dict.
+
+    Raises:
+        MissingCheckpointError: there is no such file.
+        UnsafeCheckpointError: it carries code or objects that are not allowed.
+        CheckpointError: it is not a checkpoint, or it is damaged.
+    """
+    path = Path(path).expanduser()
+    _check_file(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path, device=str(map_location or "cpu"))
+        with torch.serialization.safe_globals(_allowed_globals()):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _explain(path, error) from error
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint of torch ({_first_bytes(path)}): {error}"
+        ) from error
+
+
+def install() -> None:
+    """Let mmengine read local files and URLs through :func:`read_checkpoint`."""
+    CheckpointLoader.register_scheme("", load_from_local, force=True)
+    CheckpointLoader.register_scheme(("http://", "https://"), load_from_http, force=True)
+
+
+def load_from_local(filename: str, map_location: Any) -> Any:
+    """Read local files for mmengine."""
+    return read_checkpoint(filename, map_location)
+
+
+def load_from_http(filename: str, map_location: Any = None, model_dir: str | None = None) -> Any:
+    """Read URLs for mmengine; one process downloads, through torch's hub."""
+    folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
+    path = folder / filename.rpartition("/")[2].partition("?")[0]
+    if is_main_process() and not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(filename, str(path))
+        except OSError as error:  # URLError, a broken connection, no room on the disk
+            raise CheckpointError(
+                f"cannot download {filename}: {error}; put the file there by other means and name "
+                "its path instead of the URL"
+            ) from error
+    barrier()
+    return read_checkpoint(path, map_location)
+
+
+def _history_buffer_method(owner: Any, name: str) -> Callable:
+    """Stand in for ``getattr`` in a checkpoint: mmengine's own statistics and nothing else."""
+    if owner is not HistoryBuffer or name not in STATISTICS:
+        raise pickle.UnpicklingError(f"Unsupported global getattr({owner!r}, {name!r})")
+    return builtins.getattr(HistoryBuffer, name)
+
+
+def _allowed_globals() -> list[Any]:
+    dtypes = {type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"}
+    names = [np.ndarray, np.dtype, HistoryBuffer, (_history_buffer_method, "builtins.getattr")]
+    for function in ("_reconstruct", "scalar"):
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            names.append((builtins.getattr(multiarray, function), f"{module}.{function}"))
+    return [*names, *dtypes]
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint")
+    if not path.is_file():
+        raise MissingCheckpointError(f"there is no checkpoint {path}")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty")
+
+
+def _explain(path: Path, error: Exception) -> CheckpointError:
+    found = REFUSED.search(str(error))
+    if found:
+        return UnsafeCheckpointError(
+            f"{path} holds {found[1]}, which is neither a tensor nor a number: refused, and nothing in "
+            "it was run. Ask its author for a file with the state dict alone"
+        )
+    return CheckpointError(f"{path} is damaged or no checkpoint of torch ({_first_bytes(path)})")
+
+
+def _first_bytes(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.lstrip()[:1] == b"<":
+        return "it looks like a web page: the download failed"
+    return (
+        "a zip archive, perhaps cut off" if start[:2] == b"PK" else f"it starts with {start[:8]!r}"
+    )

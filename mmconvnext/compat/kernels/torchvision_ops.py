@@ -1,0 +1,41 @@
+"""torchvision's kernels, imported when the first one is needed."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from mmconvnext.compat.mmcv_ops import HOW_TO_COMPILE, MissingOperatorError
+
+
+@functools.cache
+def kernels():
+    """Import torchvision and return its operators.
+
+    Returns:
+        The namespace ``torch.ops.torchvision``.
+
+    Raises:
+        MissingOperatorError: torchvision is absent, or was built for another torch.
+    """
+    try:
+        import torchvision  # noqa: F401 (registers the operators)
+
+        torch.ops.torchvision.nms.default  # noqa: B018 (missing where its library did not load)
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise MissingOperatorError(
+            f"mmcv's operators need either compiled mmcv or a torchvision that fits torch "
+            f"{torch.__version__}, and neither is there ({error}). Install the torchvision of the "
+            f"same release (https://pytorch.org/get-started/previous-versions), or compiled mmcv: "
+            f"{HOW_TO_COMPILE}."
+        ) from error
+    return torch.ops.torchvision
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return half precision as float32, anything else as it is.
+
+    torchvision's kernels lack bfloat16 on every device and float16 on some, and coordinates lose
+    whole pixels in them.
+    """
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
