@@ -1,8 +1,8 @@
 import argparse
 
 import pytest
-from mmconvnext.compat.checkpoint_io import CheckpointError
 
+from mmconvnext.compat.checkpoint_io import CheckpointError
 from mmconvnext.engine import cli
 from mmconvnext.errors import UserError
 

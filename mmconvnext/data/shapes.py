@@ -1,0 +1,311 @@
+"""*shapes*: a synthetic instance-segmentation data set in the layout of COCO.
+
+Disks, triangles and crosses of random size, colour and orientation before textured backgrounds, up
+to six to an image. Smaller shapes cover larger ones, and polygons follow the outline of what is
+visible; as in COCO, a hole in the middle of an object is not cut out. Some images are empty, and
+some have a crowd: a cluster of tiny shapes of one class under one RLE.
+
+Every image is drawn from a generator of its own, seeded by (seed, split, index): a larger data set
+contains the smaller one, and no image of one split is in the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from mmengine.utils import track_iter_progress
+from pycocotools import mask as rle
+
+from mmconvnext.errors import UserError
+
+CLASSES = ("disk", "triangle", "cross")
+SPLITS = ("train", "val")
+VERSION = 1
+MAX_OBJECTS = 6
+EMPTY_SHARE, CROWD_SHARE = 0.05, 0.06
+# Radii as parts of the image's side: at 160 pixels these give small, medium and large objects.
+MIN_RADIUS, MAX_RADIUS = 0.05, 0.45
+RADIUS_POWER = 1.5  # more small than large ones
+MIN_CONTRAST = 70  # grey levels in at least one channel
+MIN_VISIBLE = 0.5  # of an object that others may leave; it is taken back if they leave less
+MIN_PIXELS = 20
+ARM = 0.33  # half the width of a cross's arms, in radii
+TRIANGLE_RADIUS = 1.3  # gives a triangle about the area of a cross
+SUBPIXEL_BITS = 4
+
+Rng = np.random.Generator
+
+
+class ShapesError(UserError, ValueError):
+    """An argument or a folder that :func:`generate_shapes` cannot use."""
+
+
+class Scene(NamedTuple):
+    """An image (S, S, 3) BGR uint8 and its objects: category index, mask (S, S) bool, crowd."""
+
+    image: np.ndarray
+    objects: list[tuple[int, np.ndarray, bool]]
+
+
+def generate_shapes(
+    out_dir: str | Path,
+    *,
+    num_train: int = 400,
+    num_val: int = 80,
+    image_size: int = 160,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[str, Path]:
+    """Write the data set, or find it already written with the same parameters.
+
+    Args:
+        out_dir: gets ``annotations/instances_{train,val}.json``, ``train/*.png`` and
+            ``val/*.png``.
+        num_train: images to train on.
+        num_val: images to evaluate on.
+        image_size: side of the images in pixels, at least 64.
+        seed: the same one gives the same data, byte for byte.
+        overwrite: replace a data set of *shapes* that has other parameters.
+
+    Returns:
+        The annotation file of each split.
+
+    Raises:
+        ShapesError: an argument is out of range, or the folder holds something else.
+    """
+    counts = {"train": num_train, "val": num_val}
+    for name, value, least in (
+        ("num_train", num_train, 1),
+        ("num_val", num_val, 1),
+        ("image_size", image_size, 64),
+        ("seed", seed, 0),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ShapesError(f"{name}={value!r} must be an integer of at least {least}")
+    out_dir = Path(out_dir)
+    files = {split: out_dir / "annotations" / f"instances_{split}.json" for split in SPLITS}
+    wanted = {s: _info(s, counts[s], image_size, seed) for s in SPLITS}
+    found = {split: _read_info(path) for split, path in files.items()}
+    if found == wanted:
+        return files
+    _check_folder(out_dir, found, wanted, overwrite)
+    # The annotation file is what makes a split complete: gone first, written last.
+    for path in files.values():
+        path.unlink(missing_ok=True)
+    for split, path in files.items():
+        _write_split(out_dir, split, wanted[split], path)
+    return files
+
+
+def draw_scene(split: str, index: int, image_size: int, seed: int) -> Scene:
+    """Draw one image.
+
+    Args:
+        split: ``train`` or ``val``.
+        index: of the image within the split.
+        image_size: S, the side in pixels.
+        seed: of the data set.
+
+    Returns:
+        The image and its objects, crowds last.
+    """
+    rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), index]))
+    image, colour = _background(rng, image_size)
+    if rng.random() < EMPTY_SHARE:
+        return Scene(_finish(rng, image), [])
+    objects: list[tuple[int, np.ndarray, bool]] = []
+    if rng.random() < CROWD_SHARE:
+        objects.append(_draw_crowd(rng, image, colour))
+    positions = rng.random(rng.integers(1, MAX_OBJECTS + 1)) ** RADIUS_POWER
+    for radius in MIN_RADIUS + (MAX_RADIUS - MIN_RADIUS) * np.sort(positions)[::-1]:
+        _draw_object(rng, image, colour, radius * image_size, objects)
+    return Scene(_finish(rng, image), sorted(objects, key=lambda item: item[2]))
+
+
+def _background(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A texture (S, S, 3) float32 and its mean colour."""
+    colour = rng.integers(30, 226, 3).astype(np.float32)
+    noise = rng.standard_normal((size, size, 3), dtype=np.float32)
+    blurred = cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.01, 0.05) * size)
+    texture = blurred / blurred.std() * rng.uniform(5, 22)
+    if rng.random() < 0.5:
+        angle, period = rng.uniform(0, np.pi), rng.uniform(0.04, 0.2) * size
+        y, x = np.mgrid[:size, :size]
+        wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)
+        texture += rng.uniform(5, 20) * wave[..., None].astype(np.float32)
+    return colour + texture, colour
+
+
+def _finish(rng: Rng, image: np.ndarray) -> np.ndarray:
+    """Add the camera's noise and round."""
+    noise = rng.uniform(1, 8) * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.clip(image + noise, 0, 255).round().astype(np.uint8)
+
+
+def _outline(rng: Rng, category: int, centre: np.ndarray, radius: float) -> np.ndarray:
+    """The corners (K, 2) xy of a shape, in pixels, turned at random."""
+    if CLASSES[category] == "cross":
+        arm = np.array([[ARM, ARM], [ARM, 1], [-ARM, 1], [-ARM, ARM]])
+        turns = (arm @ np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1)))
+        corners = np.concatenate(list(turns))
+    else:
+        count = 3 if CLASSES[category] == "triangle" else 48
+        angles = 2 * np.pi * np.arange(count) / count
+        corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        corners *= TRIANGLE_RADIUS if count == 3 else 1
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return corners @ turn * radius + centre
+
+
+def _fill(corners: np.ndarray, size: int) -> np.ndarray:
+    mask = np.zeros((size, size), np.uint8)
+    fixed_point = np.round(corners * 2**SUBPIXEL_BITS).astype(np.int32)
+    cv2.fillPoly(mask, [fixed_point], 1, shift=SUBPIXEL_BITS)
+    return mask.astype(bool)
+
+
+def _paint(rng: Rng, image: np.ndarray, mask: np.ndarray, background: np.ndarray) -> None:
+    """Fill a mask with a texture that stands out from the background's mean colour."""
+    colour = rng.integers(0, 256, 3)
+    while np.abs(colour - background).max() < MIN_CONTRAST:
+        colour = rng.integers(0, 256, 3)
+    texture = rng.uniform(2, 14) * rng.standard_normal((int(mask.sum()), 3), dtype=np.float32)
+    image[mask] = colour + texture
+
+
+def _draw_object(
+    rng: Rng,
+    image: np.ndarray,
+    background: np.ndarray,
+    radius: float,
+    objects: list[tuple[int, np.ndarray, bool]],
+) -> None:
+    """Draw a shape over the others, unless it would hide too much of one of them."""
+    size = len(image)
+    category = int(rng.integers(len(CLASSES)))
+    centre = rng.uniform(min(0.7 * radius, size / 2), max(size - 0.7 * radius, size / 2), 2)
+    mask = _fill(_outline(rng, category, centre, radius), size)
+    if mask.sum() < MIN_PIXELS:
+        return
+    remains = [other & ~mask for _, other, _ in objects]
+    for (_, other, _), rest in zip(objects, remains, strict=True):
+        if rest.sum() < max(MIN_PIXELS, MIN_VISIBLE * other.sum()):
+            return
+    objects[:] = [(c, rest, crowd) for (c, _, crowd), rest in zip(objects, remains, strict=True)]
+    _paint(rng, image, mask, background)
+    objects.append((category, mask, False))
+
+
+def _draw_crowd(
+    rng: Rng, image: np.ndarray, background: np.ndarray
+) -> tuple[int, np.ndarray, bool]:
+    """A cluster of tiny shapes of one class."""
+    size, category = len(image), int(rng.integers(len(CLASSES)))
+    centre = rng.uniform(0.25 * size, 0.75 * size, 2)
+    crowd = np.zeros((size, size), bool)
+    for _ in range(rng.integers(12, 25)):
+        place = centre + rng.normal(0, 0.08 * size, 2)
+        mask = _fill(_outline(rng, category, place, 0.035 * size), size)
+        _paint(rng, image, mask, background)
+        crowd |= mask
+    return category, crowd, True
+
+
+def _annotation(category: int, mask: np.ndarray, crowd: bool) -> dict[str, Any]:
+    """COCO's entry for one object, without its ids."""
+    encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    if crowd:
+        segmentation = {"size": list(mask.shape), "counts": encoded["counts"].decode()}
+    else:
+        segmentation = _polygons(mask)
+        encoded = rle.merge(rle.frPyObjects(segmentation, *mask.shape))
+    return {
+        "category_id": category + 1,
+        "segmentation": segmentation,
+        "area": int(rle.area(encoded)),
+        "bbox": [float(value) for value in rle.toBbox(encoded)],
+        "iscrowd": int(crowd),
+    }
+
+
+def _polygons(mask: np.ndarray) -> list[list[float]]:
+    """The outlines of a mask's pieces; what is too small for a polygon is left out.
+
+    Contours run through the middle of the border's pixels, and pycocotools fills between pixel
+    edges: at twice the size, with a border around, a contour is the edge to half a pixel.
+    """
+    doubled = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outlines = (contour.reshape(-1, 2) for contour in contours)
+    return [((points + 0.5) / 2).ravel().tolist() for points in outlines if len(points) > 2]
+
+
+def _info(split: str, count: int, image_size: int, seed: int) -> dict[str, Any]:
+    return {
+        "description": "mmconvnext shapes",
+        "version": VERSION,
+        "split": split,
+        "num_images": count,
+        "image_size": image_size,
+        "seed": seed,
+    }
+
+
+def _read_info(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["info"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_folder(
+    out_dir: Path, found: dict[str, Any], wanted: dict[str, Any], overwrite: bool
+) -> None:
+    """Refuse to write over what is not ours, or is ours with other parameters."""
+    written = [info for info in found.values() if info]
+    if any(info.get("description") != wanted["train"]["description"] for info in written):
+        raise ShapesError(f"{out_dir} holds another data set; choose an empty folder")
+    if written and not overwrite and any(found[s] not in (None, wanted[s]) for s in SPLITS):
+        differing = {s: found[s] for s in SPLITS if found[s] not in (None, wanted[s])}
+        raise ShapesError(
+            f"{out_dir} holds shapes with other parameters ({differing}); choose another folder, "
+            "or overwrite it"
+        )
+
+
+def _write_split(out_dir: Path, split: str, info: dict[str, Any], path: Path) -> None:
+    (out_dir / split).mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size, annotations, images = info["image_size"], [], []
+    for index in _progress(info["num_images"]):
+        scene = draw_scene(split, index, size, info["seed"])
+        name = f"{index:06d}.png"
+        if not cv2.imwrite(str(out_dir / split / name), scene.image):
+            raise ShapesError(f"cannot write {out_dir / split / name}; is the disk full?")
+        images.append({"id": index + 1, "file_name": name, "width": size, "height": size})
+        for category, mask, crowd in scene.objects:
+            ids = {"id": len(annotations) + 1, "image_id": index + 1}
+            annotations.append({**ids, **_annotation(category, mask, crowd)})
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+    content = {
+        "info": info,
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _progress(count: int) -> Iterator[int]:
+    """Count, with a progress bar where it takes long enough to be looked at."""
+    return iter(track_iter_progress(range(count))) if count >= 500 else iter(range(count))

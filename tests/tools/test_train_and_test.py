@@ -1,0 +1,187 @@
+"""Training, resuming and evaluating on real COCO images through the command lines."""
+
+import json
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+
+CONFIG = "configs/cascade_convnext_overfit.py"
+# Two iterations instead of hundreds, few RoIs, and every box counts as a detection.
+SHORT = [
+    "--cfg-options",
+    "train_cfg.max_iters=2",
+    "train_cfg.val_interval=2",
+    "default_hooks.checkpoint.interval=1",
+    "default_hooks.logger.interval=1",
+    "val_dataloader.dataset.indices=3",
+    "test_dataloader.dataset.indices=3",
+    "model.test_cfg.rcnn.score_thr=0.0",
+    "model.test_cfg.rcnn.max_per_img=10",
+    "model.test_cfg.rpn.max_per_img=50",
+]
+
+
+def succeeded(process):
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    return process.stdout + process.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(run_tool, coco_tiny, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp("trained")
+    arguments = ("train.py", CONFIG, "--data-root", coco_tiny, "--work-dir", work_dir)
+    return work_dir, succeeded(run_tool(*arguments, "--from-scratch", *SHORT))
+
+
+@pytest.fixture(scope="module")
+def tested(run_tool, coco_tiny, trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tested")
+    arguments = ["test.py", CONFIG, trained[0] / "iter_2.pth", "--data-root", coco_tiny]
+    arguments += ["--work-dir", out, "--out", out / "predictions.pkl", "--classwise"]
+    return out, succeeded(run_tool(*arguments, "--show-dir", out / "pictures", *SHORT))
+
+
+def predictions(path):
+    """Image id -> boxes, scores, labels and masks of the detections in a dumped file."""
+    with path.open("rb") as file:
+        samples = pickle.load(file)
+    return {sample["img_id"]: sample["pred_instances"] for sample in samples}
+
+
+def test_training_logs_what_it_changed_and_leaves_checkpoints(trained):
+    work_dir, output = trained
+    assert "from scratch: not loading" in output
+    assert output.count("no GPU: AmpOptimWrapper -> OptimWrapper") == 1
+    assert "Iter(train) [2/2]" in output
+    assert "coco/segm_mAP" in output
+    assert (work_dir / "iter_1.pth").is_file()
+    assert (work_dir / "iter_2.pth").is_file()
+
+
+def test_a_run_writes_down_what_it_was_made_with(trained):
+    (path,) = trained[0].glob("*/run.json")
+    info = json.loads(path.read_text())
+    assert info["config"].endswith("cascade_convnext_overfit.py")
+    assert info["packages"]["mmdet"]
+    assert info["git_revision"]
+    assert info["hardware"]["cores"]
+    assert list(trained[0].glob("*.py")), "the config lies beside the checkpoints"
+
+
+def test_resuming_goes_on_where_the_run_stopped(run_tool, coco_tiny, trained, tmp_path):
+    arguments = ["train.py", CONFIG, "--data-root", coco_tiny, "--work-dir", tmp_path]
+    longer = [o if "max_iters" not in o else "train_cfg.max_iters=3" for o in SHORT]
+    output = succeeded(run_tool(*arguments, "--resume", trained[0] / "iter_2.pth", *longer))
+    assert "resuming" in output
+    assert "Iter(train) [3/3]" in output
+    assert "Iter(train) [1/3]" not in output
+    before = torch.load(trained[0] / "iter_2.pth", map_location="cpu", weights_only=False)
+    after = torch.load(tmp_path / "iter_3.pth", map_location="cpu", weights_only=False)
+    assert after["meta"]["iter"] == 3
+    assert len(after["message_hub"]["log_scalars"]["train/loss"]._log_history) == 3
+    step = next(iter(before["optimizer"]["state"].values()))["step"]
+    assert next(iter(after["optimizer"]["state"].values()))["step"] == step + 1
+
+
+def test_testing_prints_the_table_and_writes_it(tested):
+    out, output = tested
+    assert "COCO, 0-100" in output
+    assert "| box" in output
+    assert "| mask" in output
+    assert "AP of a class" in output
+    result = json.loads((out / "result.json").read_text())
+    assert {"bbox_mAP", "bbox_mAP_s", "segm_mAP", "segm_mAP_75"} <= result["metrics"].keys()
+    assert "person" in result["classwise"]["bbox"]
+    assert "person" in result["classwise"]["segm"]
+    assert len(list((out / "pictures").rglob("*.jpg"))) == 3
+    assert len(predictions(out / "predictions.pkl")) == 3
+
+
+def test_mirrored_images_are_tested_too(run_tool, coco_tiny, trained, tmp_path):
+    arguments = ["test.py", CONFIG, trained[0] / "iter_2.pth", "--data-root", coco_tiny, "--tta"]
+    # The base's test-time augmentation is for full-size images.
+    small = ["tta_pipeline.1.transforms.0.0.scale=(160,120)", "tta_model.tta_cfg.max_per_img=5"]
+    keys = "img_id,img_path,ori_shape,img_shape,scale_factor,flip,flip_direction,instances"
+    meta = [f"tta_pipeline.1.transforms.3.0.meta_keys={keys}"]
+    dump = ["--out", tmp_path / "predictions.pkl", "--work-dir", tmp_path]
+    succeeded(run_tool(*arguments, *dump, *SHORT, *small, *meta))
+    for found in predictions(tmp_path / "predictions.pkl").values():
+        assert 0 < len(found["bboxes"]) <= 5
+        assert len(found["masks"]) == len(found["bboxes"])
+        assert torch.all(found["scores"].diff() <= 0)
+
+
+def test_two_processes_train_and_evaluate_as_one(run_tool, coco_tiny, tested, trained, tmp_path):
+    common = ["--data-root", coco_tiny, "--launcher", "pytorch", "--work-dir"]
+    output = succeeded(
+        run_tool("train.py", CONFIG, *common, tmp_path / "train", *SHORT, processes=2)
+    )
+    assert "no GPU: processes communicate through gloo" in output
+    assert (tmp_path / "train" / "iter_2.pth").is_file()
+
+    arguments = ["test.py", CONFIG, trained[0] / "iter_2.pth", *common, tmp_path]
+    dump = ["--out", tmp_path / "predictions.pkl", "--classwise"]
+    output = succeeded(run_tool(*arguments, *dump, *SHORT, processes=2))
+    assert output.count("COCO, 0-100") == 1
+    one, two = (
+        json.loads((folder / "result.json").read_text()) for folder in (tested[0], tmp_path)
+    )
+    assert two["metrics"] == one["metrics"]
+    assert two["classwise"] == one["classwise"]
+    alone, shared = (predictions(f / "predictions.pkl") for f in (tested[0], tmp_path))
+    assert alone.keys() == shared.keys()
+    for image in alone:
+        # one thread a process sums in another order
+        for key in ("bboxes", "scores"):
+            np.testing.assert_allclose(alone[image][key], shared[image][key], rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def broken_data(tmp_path):
+    """A data set in the layout of COCO whose annotation file is something else."""
+    for folder in ("annotations", "train2017", "val2017"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for split in ("train", "val"):
+        path = tmp_path / "data" / "annotations" / f"instances_{split}2017.json"
+        path.write_text('{"shapes": []}')
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train.py", "configs/no_such.py"], "no config file configs/no_such.py"),
+        (["train.py", CONFIG, "--data-root", "/no/such"], "data folder /no/such/.*does not exist"),
+        (["train.py", CONFIG, "--data-root", "{data}"], "is not a COCO annotation file: it has no"),
+        (["train.py", "{broken}"], "does not parse: SyntaxError"),
+        (
+            ["train.py", CONFIG, "--data-root", "{data}", "--resume", "no.pth"],
+            "there is no checkpoint no.pth",
+        ),
+        (["test.py", CONFIG, "no.pth", "--data-root", "{data}"], "there is no checkpoint no.pth"),
+        (["test.py", CONFIG, "no.pth", "--out", "a.json"], "--out a.json: .*.pkl"),
+        (
+            [
+                "train.py",
+                CONFIG,
+                "--data-root",
+                "{data}",
+                "--cfg-options",
+                "model.backbone.arch=tinny",
+            ],
+            "arch='tinny' is not a ConvNeXt variant",
+        ),
+    ],
+)
+def test_mistakes_are_one_clear_message(run_tool, broken_data, tmp_path, arguments, says):
+    broken = tmp_path / "broken.py"
+    broken.write_text("a = (\n")
+    arguments = [a.format(data=broken_data, broken=broken) for a in arguments]
+    process = run_tool(*arguments)
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    (line,) = (line for line in process.stderr.splitlines() if line.startswith("error: "))
+    assert re.search(says, line), line
