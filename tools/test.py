@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmdet.evaluation import DumpDetResults
 from mmengine.dist import is_main_process
 
 from mmconvnext.engine import cli
 from mmconvnext.engine import config as configs
 from mmconvnext.engine.runner import build_runner
-from mmconvnext.errors import UserError
 from mmconvnext.evaluation import report
 
 
@@ -32,8 +30,7 @@ def main() -> None:
     """Evaluate."""
     args = parse_args()
     cli.export_local_rank(args.local_rank)
-    if args.out and not args.out.endswith((".pkl", ".pickle")):
-        raise UserError(f"--out {args.out}: the file must end in .pkl or .pickle")
+    report.check_dump_path(args.out)
     cfg = configs.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = args.checkpoint, False
@@ -48,7 +45,7 @@ def main() -> None:
         configs.use_tta(cfg)
     runner = build_runner(cfg, ("test",))
     if args.out:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        report.dump_predictions(runner, args.out)
     metrics = runner.test()
     if is_main_process():
         path = report.write_result(metrics, cfg, args.checkpoint, runner.log_dir)

@@ -134,8 +134,8 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
     found = REFUSED.search(str(error))
     if found:
         return UnsafeCheckpointError(
-            f"{path} holds {found[1]}, which is neither a tensor nor a number: refused, and nothing in "
-            "it was run. Ask its author for a file with the state dict alone"
+            f"{path} holds {found[1]}, which is neither a tensor nor a number: refused, and "
+            "nothing in it was run. Ask its author for a file with the state dict alone"
         )
     return CheckpointError(f"{path} is damaged or no checkpoint of torch ({_first_bytes(path)})")
 

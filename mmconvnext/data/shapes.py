@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from mmengine.utils import track_iter_progress
 from pycocotools import mask as rle
+from rich.progress import track
 
 from mmconvnext.errors import UserError
 
@@ -284,7 +283,7 @@ def _write_split(out_dir: Path, split: str, info: dict[str, Any], path: Path) ->
     (out_dir / split).mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     size, annotations, images = info["image_size"], [], []
-    for index in _progress(info["num_images"]):
+    for index in track(range(info["num_images"]), description=f"drawing {split}"):
         scene = draw_scene(split, index, size, info["seed"])
         name = f"{index:06d}.png"
         if not cv2.imwrite(str(out_dir / split / name), scene.image):
@@ -304,8 +303,3 @@ def _write_split(out_dir: Path, split: str, info: dict[str, Any], path: Path) ->
     unfinished = path.with_suffix(".part")
     unfinished.write_text(json.dumps(content), encoding="utf-8")
     os.replace(unfinished, path)
-
-
-def _progress(count: int) -> Iterator[int]:
-    """Count, with a progress bar where it takes long enough to be looked at."""
-    return iter(track_iter_progress(range(count))) if count >= 500 else iter(range(count))

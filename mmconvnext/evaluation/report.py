@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 from terminaltables import AsciiTable
 
 from mmconvnext.engine.config import metrics_of
 from mmconvnext.engine.provenance import run_info
-from mmconvnext.errors import ConfigError
+from mmconvnext.errors import ConfigError, UserError
 
 KINDS = {"bbox": "box", "segm": "mask"}
 COLUMNS = {
@@ -71,6 +73,26 @@ def draw_to(cfg: Config, folder: str) -> None:
         )
     # Relative paths would be taken from inside of the work folder.
     hook.update(draw=True, test_out_dir=str(Path(folder).absolute()))
+
+
+def check_dump_path(path: str | None) -> None:
+    """Check the name of the file that predictions go to, before they are made.
+
+    Raises:
+        UserError: it is no pickle file.
+    """
+    if path and not path.endswith((".pkl", ".pickle")):
+        raise UserError(f"--out {path}: the file must end in .pkl or .pickle")
+
+
+def dump_predictions(runner: Runner, path: str) -> None:
+    """Let a test also write its predictions, in MMDetection's format (masks as RLE).
+
+    Args:
+        runner: built, not yet run.
+        path: of the pickle file.
+    """
+    runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=path))
 
 
 def split_metrics(

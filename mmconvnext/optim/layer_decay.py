@@ -138,8 +138,9 @@ def _check_num_layers(
         wrong, right = (lr_scale(expected - 1, n, decay_rate) for n in (num_layers, expected))
         raise ConfigError(
             f"paramwise_cfg: num_layers={num_layers} does not fit {where}, whose depth gives "
-            f"{expected} layers: the last blocks of its third stage would have been trained at {wrong:.3g} instead of "
-            f"{right:.3g} times the base learning rate; use num_layers='auto' or {expected}"
+            f"{expected} layers: the last blocks of its third stage would have been trained at "
+            f"{wrong:.3g} instead of {right:.3g} times the base learning rate; use "
+            f"num_layers='auto' or {expected}"
         )
 
 
