@@ -11,8 +11,6 @@ contains the smaller one, and no image of one split is in the other.
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +19,17 @@ import numpy as np
 from pycocotools import mask as rle
 from rich.progress import track
 
-from mmconvnext.errors import UserError
+from mmconvnext.data.shapes_folder import (
+    DESCRIPTION,
+    SPLITS,
+    ShapesError,
+    annotation_file,
+    is_complete,
+    write_json,
+    writing,
+)
 
 CLASSES = ("disk", "triangle", "cross")
-SPLITS = ("train", "val")
 VERSION = 1
 MAX_OBJECTS = 6
 EMPTY_SHARE, CROWD_SHARE = 0.05, 0.06
@@ -39,10 +44,6 @@ TRIANGLE_RADIUS = 1.3  # gives a triangle about the area of a cross
 SUBPIXEL_BITS = 4
 
 Rng = np.random.Generator
-
-
-class ShapesError(UserError, ValueError):
-    """An argument or a folder that :func:`generate_shapes` cannot use."""
 
 
 class Scene(NamedTuple):
@@ -70,13 +71,15 @@ def generate_shapes(
         num_val: images to evaluate on.
         image_size: side of the images in pixels, at least 64.
         seed: the same one gives the same data, byte for byte.
-        overwrite: replace a data set of *shapes* that has other parameters.
+        overwrite: replace a data set of *shapes* that has other parameters, or write beside files
+            of other origin. Files that *shapes* did not write are never replaced or deleted.
 
     Returns:
         The annotation file of each split.
 
     Raises:
-        ShapesError: an argument is out of range, or the folder holds something else.
+        ShapesError: an argument is out of range, or the folder holds something else or cannot be
+            written.
     """
     counts = {"train": num_train, "val": num_val}
     for name, value, least in (
@@ -88,18 +91,15 @@ def generate_shapes(
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ShapesError(f"{name}={value!r} must be an integer of at least {least}")
     out_dir = Path(out_dir)
-    files = {split: out_dir / "annotations" / f"instances_{split}.json" for split in SPLITS}
-    wanted = {s: _info(s, counts[s], image_size, seed) for s in SPLITS}
-    found = {split: _read_info(path) for split, path in files.items()}
-    if found == wanted:
-        return files
-    _check_folder(out_dir, found, wanted, overwrite)
-    # The annotation file is what makes a split complete: gone first, written last.
-    for path in files.values():
-        path.unlink(missing_ok=True)
-    for split, path in files.items():
-        _write_split(out_dir, split, wanted[split], path)
-    return files
+    wanted = {split: _info(split, counts[split], image_size, seed) for split in SPLITS}
+    try:
+        if not is_complete(out_dir, wanted):
+            with writing(out_dir, wanted, overwrite):
+                for split in SPLITS:
+                    _write_split(out_dir, split, wanted[split])
+    except OSError as error:
+        raise ShapesError(f"out_dir={str(out_dir)!r} cannot be written: {error}") from error
+    return {split: annotation_file(out_dir, split) for split in SPLITS}
 
 
 def draw_scene(split: str, index: int, image_size: int, seed: int) -> Scene:
@@ -248,7 +248,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
 
 def _info(split: str, count: int, image_size: int, seed: int) -> dict[str, Any]:
     return {
-        "description": "mmconvnext shapes",
+        "description": DESCRIPTION,
         "version": VERSION,
         "split": split,
         "num_images": count,
@@ -257,31 +257,7 @@ def _info(split: str, count: int, image_size: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _read_info(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["info"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _check_folder(
-    out_dir: Path, found: dict[str, Any], wanted: dict[str, Any], overwrite: bool
-) -> None:
-    """Refuse to write over what is not ours, or is ours with other parameters."""
-    written = [info for info in found.values() if info]
-    if any(info.get("description") != wanted["train"]["description"] for info in written):
-        raise ShapesError(f"{out_dir} holds another data set; choose an empty folder")
-    if written and not overwrite and any(found[s] not in (None, wanted[s]) for s in SPLITS):
-        differing = {s: found[s] for s in SPLITS if found[s] not in (None, wanted[s])}
-        raise ShapesError(
-            f"{out_dir} holds shapes with other parameters ({differing}); choose another folder, "
-            "or overwrite it"
-        )
-
-
-def _write_split(out_dir: Path, split: str, info: dict[str, Any], path: Path) -> None:
-    (out_dir / split).mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_split(out_dir: Path, split: str, info: dict[str, Any]) -> None:
     size, annotations, images = info["image_size"], [], []
     for index in track(range(info["num_images"]), description=f"drawing {split}"):
         scene = draw_scene(split, index, size, info["seed"])
@@ -300,6 +276,4 @@ def _write_split(out_dir: Path, split: str, info: dict[str, Any], path: Path) ->
         "annotations": annotations,
         "categories": categories,
     }
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_json(annotation_file(out_dir, split), content)

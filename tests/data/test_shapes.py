@@ -4,10 +4,14 @@ import json
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from mmconvnext.data import CLASSES, ShapesError, generate_shapes
-from mmconvnext.data.shapes import draw_scene
+from mmconvnext.data import shapes as shapes_module
+from mmconvnext.data.shapes import _polygons, draw_scene
 
 SMALL = {"num_train": 6, "num_val": 4, "image_size": 96}
 
@@ -128,35 +132,130 @@ def test_a_complete_set_is_found_again(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
-def test_an_interrupted_set_is_written_again(tmp_path):
-    files = generate_shapes(tmp_path, **SMALL)
+def test_a_set_that_lost_an_image_is_written_again(tmp_path):
+    generate_shapes(tmp_path, **SMALL)
     complete = digests(tmp_path)
-    files["val"].unlink()
-    (tmp_path / "val" / "000000.png").write_bytes(b"half")
+    (tmp_path / "val" / "000001.png").unlink()
     generate_shapes(tmp_path, **SMALL)
     assert digests(tmp_path) == complete
 
 
+def fail_at(monkeypatch, split: str, index: int) -> None:
+    def draw(*args):
+        if args[:2] == (split, index):
+            raise KeyboardInterrupt
+        return draw_scene(*args)
+
+    monkeypatch.setattr(shapes_module, "draw_scene", draw)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("earlier", [None, {"seed": 5}, {"num_train": 9}])
+def test_an_interrupted_set_is_written_again(tmp_path, monkeypatch, split, earlier):
+    complete = tmp_path / "complete"
+    generate_shapes(complete, **SMALL)
+    folder = tmp_path / "interrupted"
+    if earlier:
+        generate_shapes(folder, **{**SMALL, **earlier})
+    with monkeypatch.context() as patch:
+        fail_at(patch, split, 2)
+        with pytest.raises(KeyboardInterrupt):
+            generate_shapes(folder, **SMALL, overwrite=bool(earlier))
+    assert not (folder / "annotations" / "instances_val.json").exists()
+    assert digests(folder) != digests(complete)
+    generate_shapes(folder, **SMALL)
+    assert digests(folder) == digests(complete)
+
+
 def test_other_parameters_are_not_written_over_unless_asked(tmp_path):
     generate_shapes(tmp_path, **SMALL)
-    with pytest.raises(ShapesError, match=r"other parameters.*'seed': 0"):
+    before = digests(tmp_path)
+    with pytest.raises(ShapesError, match=r"other parameters.*'seed': 0.*--overwrite"):
         generate_shapes(tmp_path, **SMALL, seed=3)
+    assert digests(tmp_path) == before
     files = generate_shapes(tmp_path, **SMALL, seed=3, overwrite=True)
     assert json.loads(files["val"].read_text())["info"]["seed"] == 3
 
 
-def test_another_data_set_is_never_written_over(tmp_path):
-    path = tmp_path / "annotations" / "instances_train.json"
-    path.parent.mkdir()
-    path.write_text('{"images": [], "info": {"description": "mine"}}')
-    with pytest.raises(ShapesError, match="holds another data set"):
-        generate_shapes(tmp_path, **SMALL, overwrite=True)
-    assert "mine" in path.read_text()
+def test_overwriting_leaves_no_image_of_the_larger_set_and_every_file_of_others(tmp_path):
+    generate_shapes(tmp_path, **SMALL)
+    for name in ("notes.txt", "train/mine.png", "train/000006.png"):
+        (tmp_path / name).write_bytes(b"mine")
+    generate_shapes(tmp_path, **{**SMALL, "num_train": 2}, overwrite=True)
+    kept = {n for n, d in digests(tmp_path).items() if d == hashlib.sha256(b"mine").hexdigest()}
+    assert kept == {"notes.txt", "train/mine.png", "train/000006.png"}
+    assert len(list((tmp_path / "train").iterdir())) == 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("annotations/instances_train.json", '{"images": [], "info": {"description": "mine"}}'),
+        ("annotations/instances_val.json", '{"info": {"description": "mine"}, "images": []}'),
+        ("annotations/instances_train.json", '{"images": [], "annotations": []}'),
+        ("annotations/instances_train.json", '{"info": ["mine"]}'),
+        ("annotations/instances_val.json", '{"images": [ not whole'),
+        ("annotations/instances_val.part", "mine"),
+        ("train/000005.png", "mine"),
+        ("val/000000.png", "mine"),
+        ("shapes.unfinished", "mine"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_another_data_set_is_never_written_over(tmp_path, name, content, overwrite):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    with pytest.raises(ShapesError, match=f"holds another data set: {name}"):
+        generate_shapes(tmp_path, **SMALL, overwrite=overwrite)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+    assert path.read_text() == content
+
+
+def test_a_folder_of_other_files_is_used_only_when_asked(tmp_path):
+    (tmp_path / "train").mkdir()
+    path = tmp_path / "train" / "holiday.png"
+    path.write_bytes(b"mine")
+    with pytest.raises(ShapesError, match=r"holds other files: train/holiday\.png.*--overwrite"):
+        generate_shapes(tmp_path, **SMALL)
+    generate_shapes(tmp_path, **SMALL, overwrite=True)
+    assert path.read_bytes() == b"mine"
+    assert len(list((tmp_path / "train").iterdir())) == 6 + 1
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ShapesError, match=r"out_dir='.*file' cannot be written: .*directory"):
+        generate_shapes(tmp_path / "file", **SMALL)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), pieces=st.integers(1, 6))
+def test_polygons_give_back_any_mask_but_its_holes(seed, pieces):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((48, 56), np.uint8)
+    for x, y, width, height in rng.integers(0, 40, (pieces, 4)):
+        mask[y : y + height // 2 + 1, x : x + width // 2 + 1] ^= 1
+    if not mask.any():
+        return
+    outside = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    # What the border's zeros do not reach over edges alone is a hole or the mask.
+    cv2.floodFill(outside, None, (0, 0), 2, flags=4)
+    filled = outside[1:-1, 1:-1] != 2
+    polygons = rle.frPyObjects(_polygons(mask.astype(bool)), *mask.shape)
+    assert np.array_equal(rle.decode(rle.merge(polygons)).astype(bool), filled)
 
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("num_train", 0), ("num_val", -1), ("image_size", 32), ("seed", -1), ("seed", 1.5)],
+    [
+        ("num_train", 0),
+        ("num_val", -1),
+        ("image_size", 32),
+        ("seed", -1),
+        ("seed", 1.5),
+        ("num_val", True),
+    ],
 )
 def test_wrong_arguments_are_named(tmp_path, argument, value):
     with pytest.raises(ShapesError, match=f"{argument}={value}"):
