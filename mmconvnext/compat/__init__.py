@@ -4,7 +4,7 @@ Each file holds one kind of repair, says which versions need it, and does nothin
 absent. ``install()`` applies them all.
 """
 
-from mmconvnext.compat import checkpoint_io, mmcv_ops
+from mmconvnext.compat import checkpoint_io, mmcv_layout, mmcv_ops
 from mmconvnext.compat.checkpoint_io import (
     CheckpointError,
     UnsafeCheckpointError,
@@ -29,4 +29,5 @@ def install() -> None:
         MissingMMCVError: neither mmcv nor mmcv-lite is installed.
     """
     mmcv_ops.install()
+    mmcv_layout.install()
     checkpoint_io.install()

@@ -13,7 +13,9 @@ from __future__ import annotations
 import builtins
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,12 @@ except ImportError:  # numpy < 2
     from numpy.core import multiarray
 
 STATISTICS = ("min", "max", "current", "mean")
-# How torch names what it refuses.
-REFUSED = re.compile(r"(?:GLOBAL|class|global|function) ([\w.]*\w\.\w+|getattr\(.*?\))")
+# How torch names what it refuses: a global, a function to call, or the class of an object.
+REFUSED = re.compile(
+    r"(?:GLOBAL|unrecognized function|add_safe_globals`,? but got) "
+    r"(?:<[\w -]+ '?)?([\w.]+(?:\(.*?\))?)"
+)
+REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
 
 
 class CheckpointError(RuntimeError):
@@ -39,6 +45,10 @@ class CheckpointError(RuntimeError):
 
 class MissingCheckpointError(CheckpointError, FileNotFoundError):
     """A checkpoint that is not there."""
+
+
+class UnreadableCheckpointError(CheckpointError):
+    """A file that is no checkpoint, not the whole of one, or for a device that is not there."""
 
 
 class UnsafeCheckpointError(CheckpointError):
@@ -58,7 +68,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Any:
     Raises:
         MissingCheckpointError: there is no such file.
         UnsafeCheckpointError: it carries code or objects that are not allowed.
-        CheckpointError: it is not a checkpoint, or it is damaged.
+        UnreadableCheckpointError: it is no checkpoint, it is damaged, or there is no such device.
+        CheckpointError: it cannot be read here: it is a folder, or its package is missing.
     """
     path = Path(path).expanduser()
     _check_file(path)
@@ -66,15 +77,17 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Any:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path, device=str(map_location or "cpu"))
-        with torch.serialization.safe_globals(_allowed_globals()):
+            # the format knows no devices: there is nothing to map for a function or a dict
+            device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
+            return load_file(path, device=str(device))
+        with torch.serialization.safe_globals(_newly_allowed()):
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise _explain(path, error) from error
+    except ImportError as error:
+        raise CheckpointError(f"{path} needs a package: {error}; install it with pip") from error
     except Exception as error:
-        raise CheckpointError(
-            f"{path} is damaged or no checkpoint of torch ({_first_bytes(path)}): {error}"
-        ) from error
+        raise UnreadableCheckpointError(f"cannot read {path} ({_looks(path)}): {error}") from error
 
 
 def install() -> None:
@@ -89,27 +102,50 @@ def load_from_local(filename: str, map_location: Any) -> Any:
 
 
 def load_from_http(filename: str, map_location: Any = None, model_dir: str | None = None) -> Any:
-    """Read URLs for mmengine; one process downloads, through torch's hub."""
+    """Read URLs for mmengine; one process downloads, through torch's hub and to its cache."""
     folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
     path = folder / filename.rpartition("/")[2].partition("?")[0]
-    if is_main_process() and not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(filename, str(path))
-        except OSError as error:  # URLError, a broken connection, no room on the disk
-            raise CheckpointError(
-                f"cannot download {filename}: {error}; put the file there by other means and name "
-                "its path instead of the URL"
-            ) from error
+    if is_main_process():
+        _download(filename, path)
     barrier()
+    _download(filename, path)  # on a machine that does not share the main process's disk
     return read_checkpoint(path, map_location)
 
 
-def _history_buffer_method(owner: Any, name: str) -> Callable:
+def _download(url: str, path: Path) -> None:
+    """Download ``url`` to ``path``, unless it is there.
+
+    Raises:
+        CheckpointError: nothing, or only a part of it, arrived; ``path`` does not exist then.
+    """
+    if path.is_file():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path))
+        # torch's hub takes the part that came before a connection broke off for the whole
+        read_checkpoint(path)
+    except UnsafeCheckpointError:
+        return  # it is whole: whoever reads it is told
+    except (OSError, HTTPException, UnreadableCheckpointError) as error:
+        path.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"cannot download {url}: {error}; put the file there by other means and name its path "
+            "instead of the URL"
+        ) from error
+
+
+def _history_buffer_method(owner: Any, name: str, *default: Any) -> Callable:
     """Stand in for ``getattr`` in a checkpoint: mmengine's own statistics and nothing else."""
-    if owner is not HistoryBuffer or name not in STATISTICS:
-        raise pickle.UnpicklingError(f"Unsupported global getattr({owner!r}, {name!r})")
+    if owner is not HistoryBuffer or name not in STATISTICS or default:
+        raise pickle.UnpicklingError(f"Unsupported GLOBAL getattr({owner!r}, {name!r})")
     return builtins.getattr(HistoryBuffer, name)
+
+
+def _newly_allowed() -> list[Any]:
+    """Return what is allowed here and not by torch: torch would forget its own afterwards."""
+    already = set(torch.serialization.get_safe_globals())
+    return [entry for entry in _allowed_globals() if entry not in already]
 
 
 def _allowed_globals() -> list[Any]:
@@ -127,7 +163,7 @@ def _check_file(path: Path) -> None:
     if not path.is_file():
         raise MissingCheckpointError(f"there is no checkpoint {path}")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty")
+        raise UnreadableCheckpointError(f"{path} is empty")
 
 
 def _explain(path: Path, error: Exception) -> CheckpointError:
@@ -137,14 +173,18 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
             f"{path} holds {found[1]}, which is neither a tensor nor a number: refused, and "
             "nothing in it was run. Ask its author for a file with the state dict alone"
         )
-    return CheckpointError(f"{path} is damaged or no checkpoint of torch ({_first_bytes(path)})")
+    reason = REASON.search(str(error))
+    return UnreadableCheckpointError(
+        f"{path} is damaged or no checkpoint of torch ({_looks(path)})"
+        + (f": {reason[1]}" if reason else "")
+    )
 
 
-def _first_bytes(path: Path) -> str:
+def _looks(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(64)
     if start.lstrip()[:1] == b"<":
         return "it looks like a web page: the download failed"
-    return (
-        "a zip archive, perhaps cut off" if start[:2] == b"PK" else f"it starts with {start[:8]!r}"
-    )
+    if start[:2] == b"PK":
+        return "a zip archive" if zipfile.is_zipfile(path) else "a zip archive that was cut off"
+    return f"it starts with {start[:8]!r}"

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mmconvnext.compat.kernels.torchvision_ops import widened
+
 
 def _attend(value, value_spatial_shapes, sampling_locations, attention_weights) -> Tensor:
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
@@ -33,7 +35,13 @@ def ms_deform_attn_forward(
     Returns:
         (n, queries, heads * d).
     """
-    return _attend(value, value_spatial_shapes, sampling_locations, attention_weights)
+    output = _attend(
+        widened(value),
+        value_spatial_shapes,
+        widened(sampling_locations),
+        widened(attention_weights),
+    )
+    return output.to(value.dtype)
 
 
 def ms_deform_attn_backward(
@@ -49,9 +57,11 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Add the gradients of values, locations and weights to their buffers."""
-    inputs = [t.detach().requires_grad_() for t in (value, sampling_locations, attention_weights)]
+    inputs = [
+        widened(t.detach()).requires_grad_() for t in (value, sampling_locations, attention_weights)
+    ]
     with torch.enable_grad():
         output = _attend(inputs[0], value_spatial_shapes, inputs[1], inputs[2])
-    grads = torch.autograd.grad(output, inputs, grad_output)
+    grads = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
     for buffer, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
         buffer += grad

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmconvnext.compat.kernels.torchvision_ops import kernels
+from mmconvnext.compat.kernels.torchvision_ops import kernels, widened
 
 SOFT_NMS_METHODS = {0: "naive", 1: "linear", 2: "gaussian"}
 
@@ -65,7 +65,7 @@ def softnms(
     order = np.arange(table.shape[1])
     count, place = table.shape[1], 0
     while place < count:
-        best = place + int(table[4, place:count].argmax())
+        best = place + _best(table[4, place:count])
         table[:, [place, best]] = table[:, [best, place]]
         order[[place, best]] = order[[best, place]]
         rest = table[:, place + 1 : count]
@@ -75,6 +75,19 @@ def softnms(
         place += 1
     dets[:count] = torch.from_numpy(table[:5, :count].T.copy()).to(dets.dtype)
     return torch.from_numpy(order[:count].copy())
+
+
+def _best(scores: np.ndarray) -> int:
+    """Return the place of the highest score, the first of equals.
+
+    A box without area leaves NaN as the gaussian method's score of its equals. C compares from the
+    first score on, and no comparison with NaN is true: NaN is the best where it comes first, and
+    never elsewhere.
+    """
+    best = int(scores.argmax())
+    if np.isnan(scores[best]):
+        best = 0 if np.isnan(scores[0]) else int(np.nanargmax(scores))
+    return best
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
@@ -149,7 +162,8 @@ def bbox_overlaps(
         aligned: compare box by box instead of all pairs.
         offset: 0, or 1 where a box of corners 0 and 9 is 10 wide.
     """
-    ious.copy_(_pairwise(bboxes1, bboxes2, mode, aligned, offset))
+    # in half precision the area of a box of 256 x 256 is infinite
+    ious.copy_(_pairwise(widened(bboxes1), widened(bboxes2), mode, aligned, offset))
 
 
 def _pairwise(

@@ -1,0 +1,1 @@
+"""What is known of a detector without running it on data."""

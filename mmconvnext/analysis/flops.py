@@ -1,0 +1,387 @@
+"""Parameters and FLOPs of a detector, counted as in the paper, without data, weights or a GPU.
+
+torch's counter watches one pass on the meta device, where tensors have shapes and no content:
+even the largest detector takes neither memory nor time. MMEngine's counter traces instead, and
+torch's tracer fails on that device.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
+from terminaltables import AsciiTable
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmconvnext.engine.provenance import run_info
+from mmconvnext.errors import ConfigError, UserError
+from mmconvnext.models.variants import is_positive_int
+
+SHAPE = (800, 1280)
+NUM_PROPOSALS = 1000
+NUM_MASK_ROIS = 100
+UNIT = "params in 1, FLOPs in multiply-adds"
+# torch counts a multiply-add as two operations, the papers of detection as one.
+OPERATIONS_PER_MULTIPLY_ADD = 2
+DETECTORS = (TwoStageDetector, SingleStageDetector)
+ROI_HEADS = (StandardRoIHead, CascadeRoIHead)
+IN_CHANNELS = 3
+ALTERNATIVE = "MMDetection's tools/analysis_tools/get_flops.py counts what its own `_forward` does"
+KINDS = (
+    "what can be counted is a two-stage detector with the heads of StandardRoIHead or "
+    f"CascadeRoIHead, or a single-stage detector; {ALTERNATIVE}"
+)
+
+
+class FlopsError(UserError, ValueError):
+    """A detector or a setting whose FLOPs cannot be counted."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of a detector costs.
+
+    Attributes:
+        name: within the detector, for example ``roi_head.bbox_head.0``.
+        params: number of parameters.
+        flops: multiply-adds for one image, over all its regions.
+    """
+
+    name: str
+    params: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a detector costs.
+
+    Attributes:
+        shape: height and width of the image in pixels.
+        params: number of parameters.
+        flops: multiply-adds for one image.
+        parts: in the order in which the detector holds them; they add up to the whole.
+        protocol: what was counted, in a sentence.
+    """
+
+    shape: tuple[int, int]
+    params: int
+    flops: int
+    parts: tuple[Part, ...]
+    protocol: str
+
+
+def build_detector(cfg: Config) -> nn.Module:
+    """Build the model of a config for counting, without weights.
+
+    Args:
+        cfg: a config with a ``model``; not changed.
+
+    Returns:
+        The model on the meta device, or on the CPU (which is logged) where a constructor reads
+        values of tensors, as that of MMDetection's Swin does.
+
+    Raises:
+        ConfigError: there is no ``model``, or it cannot be built.
+    """
+    if not cfg.get("model"):
+        raise ConfigError(f"{cfg.filename} has no model: nothing to count")
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
+            return _build_on_meta_or_cpu(cfg.model)
+    except Exception as error:  # a model is anybody's code: anything can go wrong in it
+        message = error.args[0] if error.args else error
+        raise ConfigError(f"the model of {cfg.filename} cannot be built: {message}") from error
+
+
+def count_config(cfg: Config, shape: tuple[int, int] = SHAPE) -> Cost:
+    """Build the model of a config and count it; see `build_detector` and `count_flops`.
+
+    Args:
+        cfg: a config with a ``model``; not changed.
+        shape: height and width in pixels of the padded image.
+    """
+    detector = build_detector(cfg)
+    in_channels = cfg.model.get("backbone", {}).get("in_channels", IN_CHANNELS)
+    return count_flops(detector, shape, in_channels=in_channels)
+
+
+def count_flops(
+    detector: nn.Module,
+    shape: tuple[int, int] = SHAPE,
+    num_proposals: int = NUM_PROPOSALS,
+    num_mask_rois: int = NUM_MASK_ROIS,
+    in_channels: int = IN_CHANNELS,
+) -> Cost:
+    """Count parameters and multiply-adds of a detector for one image.
+
+    The protocol of "A ConvNet for the 2020s" (arXiv 2201.03545, table 3), which is that of its
+    predecessors: all proposals pass through each box head and all RoIs through each mask head; a
+    cascade has three of both. Its published numbers come out to 0.2 %. Counted are convolutions
+    and matrix products (linear layers, attention); normalisation, activations, resizing, RoIAlign
+    and NMS are not. A single-stage detector is counted as its plain ``_forward``: backbone, neck
+    and head.
+
+    Args:
+        detector: of MMDetection, on any device and in any mode; not changed.
+        shape: height and width in pixels of what the backbone gets, that is after padding.
+        num_proposals: regions through each box head.
+        num_mask_rois: regions through each mask head.
+        in_channels: channels of the image.
+
+    Raises:
+        FlopsError: an argument is not positive, this kind of detector has no place in the
+            protocol, it cannot be run, or it has weights that no counted operation used.
+    """
+    _check_arguments(
+        shape,
+        num_proposals=num_proposals,
+        num_mask_rois=num_mask_rois,
+        in_channels=in_channels,
+    )
+    _check_kind(detector)
+    model = _Pass(_meta_copy(detector), num_proposals, num_mask_rois)
+    counts = _run(model, torch.empty(1, in_channels, *shape, device="meta"))
+    _check_complete(model, counts)
+    parts = []
+    for name, module in _named_parts(model.detector):
+        part = Part(name, _num_params(module), _multiply_adds(counts, _key(f"detector.{name}")))
+        if part.params or part.flops:
+            parts.append(part)
+    return Cost(
+        shape=(shape[0], shape[1]),
+        params=_num_params(detector),
+        flops=_multiply_adds(counts, "Global"),
+        parts=tuple(parts),
+        protocol=_protocol(detector, shape, num_proposals, num_mask_rois),
+    )
+
+
+def cost_table(cost: Cost) -> str:
+    """Format a cost as a table of parts with their sum, and the protocol below it."""
+    rows = [["part", "params, M", "FLOPs, G"]]
+    rows += [_row(part.name, part) for part in cost.parts]
+    table = AsciiTable([*rows, _row("sum", cost)])
+    table.inner_footing_row_border = True
+    table.justify_columns = {1: "right", 2: "right"}
+    return f"{table.table}\nFLOPs: {cost.protocol}"
+
+
+def write_cost(cost: Cost, cfg: Config, path: str) -> None:
+    """Write a cost and what it was counted with as JSON.
+
+    Args:
+        cost: of the config's model.
+        cfg: a config read from a file.
+        path: of the file; missing folders are made.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = json.dumps({"unit": UNIT, **asdict(cost), "run": run_info(cfg)}, indent=2) + "\n"
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _build_on_meta_or_cpu(model: ConfigDict) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return MODELS.build(deepcopy(model))
+    except RuntimeError as error:
+        print_log(f"building the model on the CPU instead of meta: {error}", logger="current")
+        return MODELS.build(deepcopy(model))
+
+
+class _Pass(nn.Module):
+    """One pass of an image through a detector's layers.
+
+    Region features are given their shape directly: RoIAlign and NMS cost nothing here, and
+    compiled mmcv has no kernels for the meta device.
+    """
+
+    def __init__(self, detector: nn.Module, num_proposals: int, num_mask_rois: int):
+        super().__init__()
+        self.detector = detector
+        self.num_rois = {"bbox": num_proposals, "mask": num_mask_rois}
+
+    def forward(self, image: Tensor) -> None:
+        """Run every layer on an image (1, C, H, W)."""
+        features = self.detector.extract_feat(image)
+        if isinstance(self.detector, SingleStageDetector):
+            self.detector.bbox_head(features)
+            return
+        if self.detector.with_rpn:
+            self.detector.rpn_head(features)
+        for kind, count in self.num_rois.items():
+            if getattr(self.detector.roi_head, f"with_{kind}"):
+                self._run_heads(kind, count, image)
+
+    def _run_heads(self, kind: str, count: int, image: Tensor) -> None:
+        roi_head = self.detector.roi_head
+        heads = _as_list(getattr(roi_head, f"{kind}_head"))
+        extractors = _as_list(getattr(roi_head, f"{kind}_roi_extractor"))
+        for head, extractor in zip(heads, extractors, strict=True):
+            size = extractor.roi_layers[0].output_size
+            regions = image.new_empty(count, extractor.out_channels, *size)
+            head(roi_head.shared_head(regions) if roi_head.with_shared_head else regions)
+
+
+def _check_arguments(shape: tuple[int, int], **numbers: int) -> None:
+    if len(shape) != 2 or not all(is_positive_int(side) for side in shape):
+        raise FlopsError(
+            f"shape={tuple(shape)} must be two positive integers: height and width in pixels, "
+            f"for example {SHAPE[0]} {SHAPE[1]}"
+        )
+    for name, value in numbers.items():
+        if not is_positive_int(value):
+            raise FlopsError(f"{name}={value!r} must be a positive integer")
+
+
+def _check_kind(detector: nn.Module) -> None:
+    """Refuse what passes its features on by rules of its own, which `_Pass` does not know."""
+    if not _keeps(detector, DETECTORS, "_forward"):
+        raise FlopsError(f"{type(detector).__name__} cannot be counted: {KINDS}")
+    if not isinstance(detector, TwoStageDetector):
+        return
+    roi_head = detector.roi_head if detector.with_roi_head else None
+    if not all(_keeps(roi_head, ROI_HEADS, name) for name in ("_bbox_forward", "_mask_forward")):
+        raise FlopsError(
+            f"{type(detector).__name__} with {type(roi_head).__name__} cannot be counted, because "
+            f"it runs its heads by rules of its own: {KINDS}"
+        )
+
+
+def _keeps(module: nn.Module | None, bases: tuple[type, ...], method: str) -> bool:
+    """Whether a module is one of the bases in how it does one thing."""
+    return any(
+        isinstance(module, base) and getattr(type(module), method) is getattr(base, method)
+        for base in bases
+    )
+
+
+def _meta_copy(module: nn.Module) -> nn.Module:
+    """Copy a module to meta, in eval mode and float32, without ever copying its weights."""
+    memo: dict[int, Tensor] = {}
+    for param in module.parameters():
+        memo[id(param)] = nn.Parameter(torch.empty_like(param, device="meta"), requires_grad=False)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return deepcopy(module, memo).eval().float()
+
+
+def _run(model: _Pass, image: Tensor) -> Mapping[str, Mapping[Any, int]]:
+    """Count each module's operations, by the module's name and the operation."""
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(image)
+    except Exception as error:  # a model is anybody's code: anything can go wrong in it
+        height, width = image.shape[2:]
+        raise FlopsError(
+            f"{type(model.detector).__name__} cannot be run on an image of {height}x{width} "
+            f"(height x width): {type(error).__name__}: {error}; the image may be too small, or a "
+            f"layer may need a real device: {ALTERNATIVE}"
+        ) from error
+    return counter.get_flop_counts()
+
+
+def _check_complete(model: _Pass, counts: Mapping[str, Mapping[Any, int]]) -> None:
+    """Refuse weights that no counted operation used: the sum would silently be too small."""
+    # A module that is held twice has two names, and the counter knows one of them.
+    counted = {
+        module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if _own_multiply_adds(name, module, counts) > 0
+    }
+    missed = [
+        name
+        for name, module in model.detector.named_modules()
+        if module not in counted and _has_matrix(module)
+    ]
+    if missed:
+        raise FlopsError(
+            f"{type(model.detector).__name__} has layers that the count would leave out: "
+            f"{', '.join(missed[:3])}{' and others' if missed[3:] else ''}; {ALTERNATIVE}"
+        )
+
+
+def _own_multiply_adds(
+    name: str, module: nn.Module, counts: Mapping[str, Mapping[Any, int]]
+) -> int:
+    """What a module does beside what its children do."""
+    children = (f"{name}.{child}" for child, _ in module.named_children())
+    inner = sum(_multiply_adds(counts, _key(child)) for child in children)
+    return _multiply_adds(counts, _key(name)) - inner
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    """Whether a module multiplies with weights of its own, as convolutions and linear layers do.
+
+    These are called ``weight`` everywhere, and have more than one side, unlike scales.
+    """
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, nn.Parameter) and sum(size > 1 for size in weight.shape) > 1
+
+
+def _named_parts(detector: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The detector's parts, the RoI head as its own and a cascade's one by one."""
+    for name, module in detector.named_children():
+        if name != "roi_head":
+            yield name, module
+            continue
+        for head_name, head in module.named_children():
+            if not isinstance(head, nn.ModuleList):
+                yield f"{name}.{head_name}", head
+                continue
+            for index, stage in enumerate(head):
+                yield f"{name}.{head_name}.{index}", stage
+
+
+def _protocol(
+    detector: nn.Module, shape: tuple[int, int], num_proposals: int, num_mask_rois: int
+) -> str:
+    text = (
+        "multiply-adds of convolutions and matrix products for one image of "
+        f"{shape[0]}x{shape[1]} (height x width)"
+    )
+    if not isinstance(detector, TwoStageDetector):
+        return f"{text}, the plain pass of a single-stage detector"
+    text += f", {num_proposals} proposals through each box head"
+    if detector.roi_head.with_mask:
+        text += f", {num_mask_rois} RoIs through each mask head"
+    return text
+
+
+def _key(name: str) -> str:
+    """How torch's counter names a module of `_Pass`."""
+    return f"{_Pass.__name__}.{name}"
+
+
+def _multiply_adds(counts: Mapping[str, Mapping[Any, int]], key: str) -> int:
+    return sum(counts.get(key, {}).values()) // OPERATIONS_PER_MULTIPLY_ADD
+
+
+def _num_params(module: nn.Module) -> int:
+    return sum(param.numel() for param in module.parameters())
+
+
+def _as_list(module: nn.Module) -> list[nn.Module]:
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def _row(name: str, cost: Part | Cost) -> list[str]:
+    return [name, f"{cost.params / 1e6:.1f}", f"{cost.flops / 1e9:.1f}"]

@@ -1,0 +1,287 @@
+"""The count gives the published numbers, and those of formulas and of another counter."""
+
+import json
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mmconvnext.analysis import flops
+from mmconvnext.engine.config import load_config
+from mmconvnext.errors import ConfigError, UserError
+from mmconvnext.models import VARIANTS
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# FACTS section 2: parameters in millions, FLOPs in G at 800x1280.
+PUBLISHED = {
+    "mask_rcnn_convnext_t_coco": (48, 262),
+    "cascade_convnext_t_coco": (86, 741),
+    "cascade_convnext_s_coco": (108, 827),
+    "cascade_convnext_b_coco": (146, 964),
+    "cascade_convnext_b_in22k_coco": (146, 964),
+    "cascade_convnext_l_in22k_coco": (255, 1354),
+    "cascade_convnext_xl_in22k_coco": (407, 1898),
+}
+# What MMEngine's counter calls convolutions and matrix products.
+PRODUCTS = ("conv", "linear", "matmul", "addmm", "bmm", "mm", "einsum")
+SMALL = "mask_rcnn_convnext_shapes"
+
+
+def load(name: str) -> Config:
+    return load_config(str(CONFIGS / f"{name}.py"))
+
+
+def build(name: str) -> nn.Module:
+    """A detector on the CPU, with weights."""
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return MODELS.build(load(name).model)
+
+
+def part_flops(cost: flops.Cost) -> dict[str, int]:
+    return {part.name: part.flops for part in cost.parts}
+
+
+def products(model: nn.Module, image: torch.Tensor) -> int:
+    """Multiply-adds of convolutions and matrix products by MMEngine's counter, an own one."""
+    analyzer = FlopAnalyzer(model, (image,)).tracer_warnings("none")
+    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return sum(n for name, n in analyzer.by_operator().items() if name in PRODUCTS)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return build(SMALL)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_numbers(name):
+    cost = flops.count_config(load(name))
+    params, giga = PUBLISHED[name]
+    assert round(cost.params / 1e6) == params
+    assert cost.flops / 1e9 == pytest.approx(giga, rel=0.005)
+    assert sum(part.flops for part in cost.parts) == cost.flops
+    assert sum(part.params for part in cost.parts) == cost.params
+
+
+def test_other_backbones_by_the_same_protocol(monkeypatch):
+    """Table 3 of the paper gives 267 G for Swin-T, whose constructor needs a real device."""
+    notes = []
+    monkeypatch.setattr(flops, "print_log", lambda message, **_: notes.append(message))
+    cost = flops.count_config(get_config("mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py"))
+    assert round(cost.params / 1e6) == 48
+    assert cost.flops / 1e9 == pytest.approx(267, rel=0.005)
+    assert len(notes) == 1
+    assert notes[0].startswith("building the model on the CPU instead of meta")
+
+
+@pytest.mark.parametrize("in_channels", [3, 4])
+@pytest.mark.parametrize("arch", ["atto", "tiny", "xlarge"])
+def test_the_backbone_by_formula(arch, in_channels):
+    height, width = 96, 160
+    cfg = load("mask_rcnn_convnext_t_coco")
+    depths, widths = VARIANTS[arch]
+    cfg.model.backbone.update(arch=arch, in_channels=in_channels)
+    cfg.model.neck.in_channels = list(widths)
+    expected, channels_before, kernel = 0, in_channels, 4
+    for stage, (depth, channels) in enumerate(zip(depths, widths, strict=True)):
+        positions = (height // 2 ** (stage + 2)) * (width // 2 ** (stage + 2))
+        expected += positions * kernel**2 * channels_before * channels
+        expected += depth * positions * (49 * channels + 2 * 4 * channels**2)
+        channels_before, kernel = channels, 2
+    assert part_flops(flops.count_config(cfg, (height, width)))["backbone"] == expected
+
+
+def test_the_heads_by_formula():
+    parts = part_flops(flops.count_config(load("cascade_convnext_t_coco"), (64, 64)))
+    box = 4 * 7**2 * 9 * 256**2 + 7**2 * 256 * 1024 + 1024 * (81 + 80 * 4)
+    mask = 4 * 14**2 * 9 * 256**2 + 14**2 * 4 * 256**2 + 28**2 * 256 * 80
+    for stage in range(3):
+        assert parts[f"roi_head.bbox_head.{stage}"] == 1000 * box
+        assert parts[f"roi_head.mask_head.{stage}"] == 100 * mask
+
+
+@pytest.mark.parametrize("name", [SMALL, "cascade_convnext_shapes"])
+def test_agrees_with_mmengine_counting_mmdetections_own_forward(name):
+    """All that runs but RoIAlign and NMS; MMDetection's cascade masks every proposal."""
+    from mmdet.testing import demo_mm_inputs  # needs mmcv's operators, which mmconvnext brings
+
+    model = build(name).eval()
+    num_rois = {"bbox": set(), "mask": set()}
+    for kind, seen in num_rois.items():
+        heads = getattr(model.roi_head, f"{kind}_head")
+        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+            head.register_forward_pre_hook(lambda _, args, seen=seen: seen.add(len(args[0])))
+    samples = demo_mm_inputs(1, [[3, 128, 160]], num_classes=3)["data_samples"]
+    model.forward = partial(model._forward, batch_data_samples=samples)
+    image = torch.rand(1, 3, 128, 160)
+    with torch.no_grad():
+        model(image)  # torchvision's kernels cannot be imported under torch's tracer
+        expected = products(model, image)
+    (num_proposals,), (num_mask_rois,) = num_rois["bbox"], num_rois["mask"]
+    cost = flops.count_flops(model, (128, 160), num_proposals, num_mask_rois)
+    assert cost.flops == expected
+
+
+def test_single_stage_detectors_are_counted_as_they_run():
+    cfg = get_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    cost = flops.count_config(cfg, (64, 96))
+    assert [part.name for part in cost.parts] == ["backbone", "neck", "bbox_head"]
+    assert "single-stage" in cost.protocol
+    assert "proposals" not in cost.protocol
+    model = flops.build_detector(cfg).to_empty(device="cpu").eval()
+    model.forward = partial(model._forward, batch_data_samples=None)
+    assert cost.flops == products(model, torch.rand(1, 3, 64, 96))
+
+
+def test_detectors_without_masks():
+    cfg = load(SMALL)
+    masks = flops.count_config(cfg, (64, 64))
+    del cfg.model.roi_head["mask_head"], cfg.model.roi_head["mask_roi_extractor"]
+    cost = flops.count_config(cfg, (64, 64))
+    expected = part_flops(masks)
+    assert masks.flops - cost.flops == expected.pop("roi_head.mask_head") > 0
+    assert part_flops(cost) == expected
+    assert "mask head" in masks.protocol
+    assert "mask head" not in cost.protocol
+
+
+def test_a_head_before_the_box_head_sees_every_proposal():
+    model = flops.build_detector(
+        get_config("mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py")
+    )
+    once, more = (part_flops(flops.count_flops(model, (64, 64), n)) for n in (10, 20))
+    assert more["roi_head.shared_head"] == 2 * once["roi_head.shared_head"] > 0
+    assert more["roi_head.bbox_head"] == 2 * once["roi_head.bbox_head"]
+
+
+def test_regions_cost_in_proportion_and_only_their_own_heads(small):
+    once = part_flops(flops.count_flops(small, (64, 64), 10, 10))
+    more = part_flops(flops.count_flops(small, (64, 64), 30, 20))
+    once["roi_head.bbox_head"] *= 3
+    once["roi_head.mask_head"] *= 2
+    assert more == once
+
+
+def test_the_image_costs_in_proportion_and_heads_of_regions_do_not(small):
+    once = part_flops(flops.count_flops(small, (128, 192)))
+    more = part_flops(flops.count_flops(small, (256, 192)))
+    for name in ("backbone", "neck", "rpn_head"):
+        once[name] *= 2
+    assert more == once
+
+
+def test_shape_is_height_and_width(small):
+    cost = flops.count_flops(small, (64, 128))
+    assert cost.shape == (64, 128)
+    assert "64x128 (height x width)" in cost.protocol
+
+
+def test_counting_leaves_the_config_as_it_is():
+    cfg = load("cascade_convnext_t_coco")
+    before = deepcopy(cfg.to_dict())
+    flops.count_config(cfg, (64, 64))
+    assert cfg.to_dict() == before
+
+
+def test_counting_leaves_the_model_as_it_is(small):
+    small.train()
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    requires_grad = [param.requires_grad for param in small.parameters()]
+    # at 32x32 the last map has one position, which BatchNorm refuses in training
+    cost = flops.count_flops(small, (32, 32))
+    after = small.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(module.training for module in small.modules())
+    assert [param.requires_grad for param in small.parameters()] == requires_grad
+    assert not any(module._forward_hooks for module in small.modules())
+    assert cost == flops.count_config(load(SMALL), (32, 32))
+
+
+def test_a_model_in_half_precision(small):
+    half = deepcopy(small).half()
+    assert flops.count_flops(half, (64, 64)) == flops.count_flops(small, (64, 64))
+    assert next(half.parameters()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (64, -1), (64,), (64, 64, 3), (64.0, 64)])
+def test_shapes_that_are_none(small, shape):
+    with pytest.raises(flops.FlopsError, match="must be two positive integers: height and width"):
+        flops.count_flops(small, shape)
+
+
+@pytest.mark.parametrize("name", ["num_proposals", "num_mask_rois", "in_channels"])
+def test_numbers_must_be_positive(small, name):
+    with pytest.raises(flops.FlopsError, match=f"{name}=0 must be a positive integer"):
+        flops.count_flops(small, (64, 64), **{name: 0})
+
+
+def test_an_image_that_is_too_small(small):
+    with pytest.raises(flops.FlopsError, match=r"cannot be run on an image of 8x16 .*too small"):
+        flops.count_flops(small, (8, 16))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("detr/detr_r50_8xb2-150e_coco", "DETR cannot be counted: what can be counted is"),
+        ("double_heads/dh-faster-rcnn_r50_fpn_1x_coco", "FasterRCNN with DoubleHeadRoIHead"),
+        ("htc/htc_r50_fpn_1x_coco", "with HybridTaskCascadeRoIHead cannot be counted"),
+        ("ms_rcnn/ms-rcnn_r50_fpn_1x_coco", "leave out: roi_head.mask_iou_head.convs.0"),
+        # compiled mmcv has no deformable convolution for the meta device, torchvision has
+        ("dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco", "layer2.0.conv2|need a real device"),
+    ],
+)
+def test_what_the_protocol_does_not_cover_is_refused(config, message):
+    with pytest.raises(flops.FlopsError, match=message) as caught:
+        flops.count_config(get_config(f"mmdet::{config}.py"), (64, 64))
+    assert "tools/analysis_tools/get_flops.py" in str(caught.value)
+
+
+def test_a_config_without_a_model():
+    with pytest.raises(ConfigError, match="has no model"):
+        flops.count_config(Config({}))
+
+
+def test_a_model_that_cannot_be_built():
+    cfg = load(SMALL)
+    cfg.model.backbone.arch = "gigantic"
+    with pytest.raises(ConfigError, match=r"shapes\.py cannot be built: .*arch='gigantic'"):
+        flops.count_config(cfg)
+
+
+def test_the_table_has_every_part_their_sum_and_the_protocol():
+    parts = (flops.Part("backbone", 1_260_000, 2_340_000_000), flops.Part("head", 0, 1_000_000_000))
+    cost = flops.Cost((64, 64), 1_260_000, 3_340_000_000, parts, "what was counted")
+    *table, protocol = flops.cost_table(cost).splitlines()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in table if line[0] == "|"]
+    assert cells == [
+        ["part", "params, M", "FLOPs, G"],
+        ["backbone", "1.3", "2.3"],
+        ["head", "0.0", "1.0"],
+        ["sum", "1.3", "3.3"],
+    ]
+    assert protocol == "FLOPs: what was counted"
+
+
+def test_the_file_has_numbers_unit_and_origin(small, tmp_path):
+    cost = flops.count_flops(small, (64, 64))
+    path = tmp_path / "new" / "cost.json"
+    flops.write_cost(cost, load(SMALL), str(path))
+    content = json.loads(path.read_text())
+    assert (content["flops"], content["params"]) == (cost.flops, cost.params)
+    assert content["shape"] == [64, 64]
+    assert {part["name"]: part["flops"] for part in content["parts"]} == part_flops(cost)
+    assert "multiply-adds" in content["unit"]
+    assert content["run"]["config"].endswith(f"{SMALL}.py")
+    with pytest.raises(UserError, match="cannot write"):
+        flops.write_cost(cost, load(SMALL), str(tmp_path))

@@ -1,0 +1,206 @@
+import numpy as np
+import pytest
+import torch
+from mmcv.ops import batched_nms, bbox_overlaps, nms, nms_match, soft_nms
+from torch import Tensor
+
+from tests.compat.kernels import references
+from tests.compat.which_mmcv import parameter_of_stand_in, stand_in_only
+
+ONLY_FLOAT32 = "its CPU kernels take float32 only"
+OTHER_DTYPES = [
+    parameter_of_stand_in(dtype, ONLY_FLOAT32)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16)
+]
+
+
+def crowd(count: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Boxes that overlap a lot, and scores without two equal ones."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, generator=generator) * 40
+    sizes = torch.rand(count, 2, generator=generator) * 30 + 2
+    scores = (torch.randperm(count, generator=generator) + 0.5) / count
+    return torch.cat([corners, corners + sizes], 1), scores
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.6, 1.0])
+def test_nms_equals_mmcvs_loop(threshold, offset):
+    boxes, scores = crowd()
+    dets, kept = nms(boxes, scores, threshold, offset=offset)
+    assert kept.tolist() == references.nms(boxes.numpy(), scores.numpy(), threshold, offset)
+    assert torch.equal(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
+
+
+def test_nms_equals_torchvisions():
+    ops = pytest.importorskip("torchvision.ops")
+    boxes, scores = crowd(500)
+    assert torch.equal(nms(boxes, scores, 0.5)[1], ops.nms(boxes, scores, 0.5))
+
+
+def test_an_overlap_of_just_the_threshold_is_kept():
+    """0.6 is larger in float32: compared in double precision, the second box would go."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 6]])
+    assert nms(boxes, torch.tensor([0.9, 0.8]), 0.6)[1].tolist() == [0, 1]
+    assert nms(boxes, torch.tensor([0.9, 0.8]), 0.59)[1].tolist() == [0]
+
+
+def test_the_offset_makes_boxes_a_pixel_larger():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [10, 0, 19, 9], [5, 0, 9, 9]])
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    assert nms(boxes, scores, 0.45, offset=0)[1].tolist() == [0, 1, 2]  # 36 / 81
+    assert nms(boxes, scores, 0.45, offset=1)[1].tolist() == [0, 1]  # 50 / 100
+
+
+def test_nms_takes_a_least_score_a_limit_and_numpy_arrays():
+    boxes, scores = crowd()
+    dets, kept = nms(boxes.numpy(), scores.numpy(), 0.5, score_threshold=0.4, max_num=5)
+    above = np.flatnonzero(scores.numpy() > 0.4)
+    expected = references.nms(boxes.numpy()[above], scores.numpy()[above], 0.5)[:5]
+    assert isinstance(dets, np.ndarray)
+    assert kept.tolist() == above[expected].tolist()
+
+
+@pytest.mark.parametrize("dtype", OTHER_DTYPES)
+def test_nms_of_other_precisions_is_that_of_float32(dtype):
+    boxes, scores = (t.to(dtype) for t in crowd(30))
+    dets, kept = nms(boxes, scores, 0.5)
+    assert dets.dtype == dtype
+    assert torch.equal(kept, nms(boxes.float(), scores.float(), 0.5)[1])
+
+
+@pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("min_score", [0.0, 0.05, 0.5])
+def test_soft_nms_equals_mmcvs_loop(method, offset, min_score):
+    boxes, scores = crowd(40)
+    dets, kept = soft_nms(boxes, scores, 0.3, 0.5, min_score, method, offset)
+    expected, order = references.soft_nms(
+        boxes.numpy(), scores.numpy(), 0.3, 0.5, min_score, method, offset
+    )
+    assert kept.tolist() == order
+    np.testing.assert_allclose(dets.numpy(), expected, rtol=1e-5)
+    assert len(order) < 40 or min_score == 0
+
+
+@pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
+@pytest.mark.parametrize("case", ["equal scores", "without area"])
+def test_soft_nms_settles_doubtful_cases_as_mmcv_does(method, case):
+    boxes, scores = crowd(40)
+    if case == "equal scores":
+        scores = (scores * 3).ceil() / 4
+    else:
+        boxes[::2, 2:] = boxes[::2, :2]  # points
+        boxes[::4] = boxes[0]  # equal ones, so that the overlap is 0 / 0
+    arguments = (0.3, 0.5, 0.02, method, 0)
+    dets, kept = soft_nms(boxes, scores, *arguments)
+    expected, order = references.soft_nms(boxes.numpy(), scores.numpy(), *arguments)
+    assert kept.tolist() == order
+    np.testing.assert_allclose(dets.numpy(), expected, rtol=1e-5)
+
+
+def test_soft_nms_lowers_a_score_from_just_the_threshold_on():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])
+    dets, _ = soft_nms(boxes, torch.tensor([0.9, 0.8]), 0.5)
+    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, 0.4]))
+
+
+@pytest.mark.parametrize("dtype", OTHER_DTYPES)
+def test_soft_nms_of_other_precisions_is_that_of_float32(dtype):
+    boxes, scores = (t.to(dtype) for t in crowd(20))
+    dets, kept = soft_nms(boxes, scores, 0.3)
+    expected, order = soft_nms(boxes.float(), scores.float(), 0.3)
+    assert torch.equal(kept, order)
+    torch.testing.assert_close(dets, expected.to(dtype))
+
+
+@stand_in_only("it trusts mmcv's Python code")
+def test_an_unknown_method_of_soft_nms_is_named():
+    from mmcv import _ext
+
+    boxes, scores = crowd(3)
+    with pytest.raises(ValueError, match=r"method of soft-NMS is 7; choose from .*2: 'gaussian'"):
+        _ext.softnms(boxes, scores, torch.empty(3, 5), 0.3, 0.5, 0.0, 7, 0)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_nms_match_equals_mmcvs_loop(threshold, kind):
+    boxes, scores = crowd()
+    dets = torch.cat([boxes, scores[:, None]], 1)
+    groups = nms_match(dets if kind == "tensor" else dets.numpy(), threshold)
+    assert [g.tolist() for g in groups] == references.nms_match(dets.numpy(), threshold)
+
+
+def test_nms_match_takes_an_overlap_of_just_the_threshold():
+    dets = torch.tensor([[0, 0, 10, 10, 0.9], [0, 0, 10, 5, 0.8]])
+    assert [g.tolist() for g in nms_match(dets, 0.5)] == [[0, 1]]
+
+
+@pytest.mark.parametrize("split_thr", [10000, 10])
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_batched_nms_is_nms_of_each_class(split_thr, class_agnostic):
+    boxes, scores = crowd()
+    classes = torch.arange(60) % 3
+    config = {"type": "nms", "iou_threshold": 0.4, "split_thr": split_thr}
+    dets, kept = batched_nms(boxes, scores, classes, config, class_agnostic)
+    # boxes beyond split_thr are always handled class by class
+    parts = [classes == c for c in range(3)] if split_thr == 10 or not class_agnostic else [...]
+    expected = []
+    for part in parts:
+        indices = torch.arange(60)[part]
+        found = references.nms(boxes[part].numpy(), scores[part].numpy(), 0.4)
+        expected += indices[found].tolist()
+    assert kept.tolist() == sorted(expected, key=lambda i: -scores[i])
+    assert torch.equal(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
+
+
+def test_batched_nms_reweights_by_soft_nms():
+    boxes, scores = crowd(20)
+    config = {"type": "soft_nms", "iou_threshold": 0.3, "method": "gaussian", "min_score": 0.1}
+    dets, kept = batched_nms(boxes, scores, torch.zeros(20, dtype=torch.long), config)
+    expected, order = references.soft_nms(
+        boxes.numpy(), scores.numpy(), 0.3, 0.5, 0.1, "gaussian", 0
+    )
+    assert kept.tolist() == order
+    np.testing.assert_allclose(dets.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["iou", "iof"])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_bbox_overlaps_equal_a_loop(mode, offset, aligned):
+    first, second = crowd(9, seed=1)[0], crowd(9, seed=2)[0]
+    ious = bbox_overlaps(first, second, mode, aligned, offset)
+    if aligned:
+        pairs = [(a, b) for a, b in zip(first, second, strict=True)]
+    else:
+        pairs = [(a, b) for a in first for b in second]
+    expected = [references.overlap(a.numpy(), b.numpy(), offset, mode) for a, b in pairs]
+    np.testing.assert_allclose(ious.flatten().numpy(), expected, rtol=1e-5)
+    assert 0 < ious.count_nonzero() < ious.numel() or aligned
+
+
+@pytest.mark.parametrize("dtype", OTHER_DTYPES)
+def test_bbox_overlaps_of_large_boxes_do_not_overflow(dtype):
+    boxes = torch.tensor([[0, 0, 512, 512], [0, 256, 512, 768]], dtype=dtype)
+    expected = torch.tensor([[1, 1 / 3], [1 / 3, 1]], dtype=dtype)
+    torch.testing.assert_close(bbox_overlaps(boxes, boxes), expected)
+
+
+def test_no_boxes_at_all():
+    boxes, scores = torch.zeros(0, 4), torch.zeros(0)
+    for function in (nms, soft_nms):
+        dets, kept = function(boxes, scores, 0.5)
+        assert dets.shape == (0, 5)
+        assert kept.shape == (0,)
+        assert kept.dtype == torch.long
+    assert nms_match(torch.zeros(0, 5), 0.5) == []
+    assert bbox_overlaps(boxes, torch.zeros(3, 4)).shape == (0, 3)
+
+
+def test_one_box():
+    boxes, scores = torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0.5])
+    for function in (nms, soft_nms):
+        assert function(boxes, scores, 0.5)[0].tolist() == [[1, 2, 3, 4, 0.5]]
+    assert [g.tolist() for g in nms_match(torch.tensor([[1, 2, 3, 4, 0.5]]), 0.5)] == [[0]]

@@ -1,0 +1,256 @@
+import argparse
+import collections
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import mmengine.runner.checkpoint
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmconvnext.compat import CheckpointError, UnsafeCheckpointError, read_checkpoint
+from mmconvnext.compat.checkpoint_io import MissingCheckpointError, UnreadableCheckpointError
+
+REFUSES_BY_ITSELF = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+
+
+def log() -> HistoryBuffer:
+    buffer = HistoryBuffer(max_length=100)
+    for value in (3.0, 1.0, 2.5):
+        buffer.update(value)
+    return buffer
+
+
+def training_state() -> dict:
+    """What mmengine puts into a checkpoint beside the weights."""
+    return {
+        "meta": {"epoch": 1, "seed": None, "cfg": "a = 1", "dataset_meta": {"classes": ("a",)}},
+        "message_hub": {
+            "log_scalars": collections.OrderedDict(loss=log()),
+            "runtime_info": {"lr": np.float64(1e-4), "iter": np.int64(7), "done": np.bool_(True)},
+            "resumed_keys": {"loss": True},
+        },
+        "param_schedulers": [{"milestones": collections.Counter([27, 33]), "last_step": 1}],
+        "arrays": [np.arange(3), np.ones((2, 2), np.float16), np.array(["a", "ä"])],
+    }
+
+
+def save(path: Path, content: object, **kwargs) -> str:
+    torch.save(content, path, **kwargs)
+    return str(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_mmengines_training_state_comes_back_whole(tmp_path, zipped):
+    state = training_state() | {"state_dict": {"w": torch.arange(3.0)}}
+    path = save(tmp_path / "epoch_1.pth", state, _use_new_zipfile_serialization=zipped)
+    read = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    assert torch.equal(read["state_dict"]["w"], torch.arange(3.0))
+    for key in ("meta", "param_schedulers"):
+        assert read[key] == state[key]
+    info = read["message_hub"]["runtime_info"]
+    assert info == state["message_hub"]["runtime_info"]
+    assert {k: type(v) for k, v in info.items()} == {
+        "lr": np.float64,
+        "iter": np.int64,
+        "done": np.bool_,
+    }
+    for array, original in zip(read["arrays"], state["arrays"], strict=True):
+        assert array.dtype == original.dtype
+        np.testing.assert_array_equal(array, original)
+
+
+def test_the_statistics_of_a_log_still_work(tmp_path):
+    path = save(tmp_path / "epoch_1.pth", training_state())
+    buffer = read_checkpoint(path)["message_hub"]["log_scalars"]["loss"]
+    assert type(buffer) is HistoryBuffer
+    assert (buffer.min(), buffer.max(), buffer.current()) == (1.0, 3.0, 2.5)
+    assert buffer.mean() == pytest.approx(6.5 / 3)
+    for name in ("min", "max", "current", "mean"):
+        assert buffer.statistics(name) == getattr(buffer, name)()
+    buffer.update(10.0)
+    assert buffer.current() == 10.0
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_arrays_of_old_and_new_numpy_are_read(tmp_path, module):
+    path = tmp_path / "old.pth"
+    content = [np.arange(3), np.float32(0.5)]
+    save(path, content, _use_new_zipfile_serialization=False)
+    data = path.read_bytes().replace(b"numpy._core", b"numpy.core")
+    path.write_bytes(data.replace(b"numpy.core.multiarray", module))
+    assert module in path.read_bytes()
+    array, number = read_checkpoint(path)
+    assert array.tolist() == [0, 1, 2]
+    assert number == 0.5
+
+
+def test_mmengine_fills_a_model(tmp_path):
+    source, model = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    path = save(tmp_path / "epoch_1.pth", training_state() | {"state_dict": source.state_dict()})
+    load_checkpoint(model, path, map_location="cpu", strict=True)
+    assert torch.equal(model.weight, source.weight)
+
+
+@pytest.mark.skipif(not REFUSES_BY_ITSELF, reason="torch before 2.6 reads, and runs, everything")
+def test_mmengines_own_loader_cannot_read_what_mmengine_writes(tmp_path):
+    """Once this fails, mmengine has caught up and the patch can go."""
+    path = save(tmp_path / "epoch_1.pth", training_state())
+    with pytest.raises(pickle.UnpicklingError, match="HistoryBuffer"):
+        mmengine.runner.checkpoint.load_from_local(path, "cpu")
+
+
+class Call:
+    """Unpickled, it is the result of a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Custom:
+    pass
+
+
+MARK = "mmconvnext_was_here"
+HOSTILE = {
+    "a shell": (Call(os.system, f"touch {MARK}"), f"{os.name}.system"),
+    "a builtin": (Call(eval, f"open('{MARK}', 'w')"), "eval"),
+    "another builtin": (Call(exec, f"open('{MARK}', 'w')"), "exec"),
+    "a function of Python": (Call(os.makedirs, MARK), "os.makedirs"),
+    "getattr": (Call(getattr, HistoryBuffer, "update"), r"getattr\(<class '.*Buffer'>, 'update'"),
+    "getattr with a default": (Call(getattr, HistoryBuffer, "mean", 1), "getattr"),
+    "getattr of numpy": (Call(getattr, np.ndarray, "mean"), "getattr.*ndarray.*mean"),
+    "a call of a statistic": (Call(HistoryBuffer.mean, log()), "HistoryBuffer.mean"),
+    "a class": (Custom(), rf"{__name__}.Custom"),
+    "a model": (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+    "settings": (argparse.Namespace(lr=1), "argparse.Namespace"),
+    "an array of objects": (np.array([Custom()]), "numpy.dtypes.ObjectDType"),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("case", HOSTILE)
+def test_anything_else_is_refused_by_name_and_not_run(tmp_path, monkeypatch, case, zipped):
+    content, name = HOSTILE[case]
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "x.pth", {"state_dict": content}, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        UnsafeCheckpointError, match=rf"x\.pth holds ({name}).*refused, and nothing"
+    ):
+        CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    assert not Path(MARK).exists()
+
+
+@pytest.mark.parametrize(
+    "case", ["a shell", "a builtin", "another builtin", "a function of Python"]
+)
+def test_the_same_files_do_run_code_where_nobody_prevents_it(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "x.pth", HOSTILE[case][0])
+    torch.load(path, weights_only=False)
+    assert Path(MARK).exists()
+
+
+@pytest.mark.parametrize("own", [(), (np.ndarray, np.dtype, HistoryBuffer)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_processs_own_list_of_what_is_allowed_is_left_alone(tmp_path, own, fails):
+    path = save(tmp_path / "x.pth", {"a": Custom() if fails else np.arange(3)})
+    with torch.serialization.safe_globals(list(own)):
+        before = set(torch.serialization.get_safe_globals())
+        try:
+            read_checkpoint(path)
+        except UnsafeCheckpointError:
+            assert fails
+        assert set(torch.serialization.get_safe_globals()) == before
+        assert set(own) <= before
+
+
+def state_dict_bytes(tmp_path: Path, **kwargs) -> bytes:
+    return Path(save(tmp_path / "whole.pth", {"w": torch.zeros(1000)}, **kwargs)).read_bytes()
+
+
+DAMAGED = {
+    "empty": (lambda _: b"", "is empty"),
+    "cut off": (lambda p: state_dict_bytes(p)[:3000], "a zip archive that was cut off"),
+    "cut off, old format": (
+        lambda p: state_dict_bytes(p, _use_new_zipfile_serialization=False)[:3000],
+        r"it starts with b'\\x80\\x02",
+    ),
+    "a web page": (
+        lambda _: b"\n<!DOCTYPE html><html>class os.system GLOBAL os.system</html>",
+        "it looks like a web page: the download failed",
+    ),
+    "random bytes": (lambda _: bytes(range(200, 255)) * 20, "it starts with b'.xc8"),
+    "text": (lambda _: b"version https://git-lfs.github.com/spec/v1\n", "it starts with b'version"),
+    "another zip": (lambda _: b"PK\x05\x06" + bytes(18), r"\(a zip archive\)"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_file_that_is_no_checkpoint_is_described(tmp_path, case, suffix):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    content, says = DAMAGED[case]
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content(tmp_path))
+    with pytest.raises(UnreadableCheckpointError, match=f"{path}.*{says}"):
+        CheckpointLoader.load_checkpoint(str(path), map_location="cpu")
+
+
+@pytest.mark.parametrize("location", ["cpu", None, torch.device("cpu"), lambda s, _: s])
+def test_safetensors_are_read(tmp_path, location):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = str(tmp_path / "x.safetensors")
+    safetensors.save_file({"w": torch.arange(3.0)}, path)
+    read = CheckpointLoader.load_checkpoint(path, map_location=location)
+    assert torch.equal(read["w"], torch.arange(3.0))
+
+
+def test_a_cut_off_safetensors_file_is_refused(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "x.safetensors"
+    safetensors.save_file({"w": torch.arange(300.0)}, str(path))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UnreadableCheckpointError, match=r"cannot read .*x\.safetensors"):
+        read_checkpoint(path)
+
+
+def test_safetensors_without_their_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    (tmp_path / "x.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"needs a package: .*safetensors.*pip"):
+        read_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(MissingCheckpointError, match=r"there is no checkpoint .*nowhere\.pth"):
+        CheckpointLoader.load_checkpoint(str(tmp_path / "nowhere.pth"))
+    with pytest.raises(FileNotFoundError):  # what mmengine's loader raises
+        read_checkpoint(tmp_path / "nowhere.pth")
+
+
+def test_a_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder, not a checkpoint"):
+        CheckpointLoader.load_checkpoint(str(tmp_path))
+
+
+def test_the_home_folder_can_be_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "x.pth", {"a": 1})
+    assert CheckpointLoader.load_checkpoint("~/x.pth") == {"a": 1}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_device_is_not_taken_for_damage(tmp_path):
+    path = save(tmp_path / "x.pth", {"w": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"x\.pth \(a zip archive\): .*CUDA"):
+        read_checkpoint(path, "cuda")

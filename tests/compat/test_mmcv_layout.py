@@ -1,0 +1,81 @@
+import pytest
+import torch
+from mmcv import _ext
+from mmcv.ops import DeformConv2d, ModulatedDeformConv2d, RoIAlign
+from torch import Tensor
+
+from mmconvnext.compat import mmcv_layout
+from mmconvnext.compat.mmcv_ops import is_stand_in
+
+REGIONS = torch.tensor([[0, 1, 1, 6, 6], [1, 0, 2, 7, 7.0]])
+
+
+def align(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+    return RoIAlign(3)(x, REGIONS)
+
+
+def deform(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return DeformConv2d(4, 6, 3, padding=1)(x, offset)
+
+
+def modulate(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return ModulatedDeformConv2d(4, 6, 3, padding=1)(x, offset, mask)
+
+
+def in_channels_last(tensor: Tensor) -> Tensor:
+    return tensor.to(memory_format=torch.channels_last)
+
+
+def every_other_column(tensor: Tensor) -> Tensor:
+    return tensor.repeat_interleave(2, dim=3)[..., ::2]
+
+
+@pytest.mark.parametrize("layout", [in_channels_last, every_other_column])
+@pytest.mark.parametrize("operator", [align, deform, modulate])
+def test_the_layout_of_a_map_changes_no_number(operator, layout):
+    """In channels_last compiled mmcv alone reads and writes other cells, or refuses."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(2, channels, 8, 8, generator=generator) for channels in (4, 18, 9)]
+    results = []
+    for arrange in (torch.clone, layout):
+        leaves = [arrange(t).detach().requires_grad_() for t in tensors]
+        output = operator(*leaves)
+        (output * torch.linspace(0, 1, output.numel()).view(output.shape)).sum().backward()
+        results.append([output, *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+    assert not leaves[0].is_contiguous()
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_what_an_operator_writes_reaches_the_callers_tensor():
+    seen = []
+
+    def operator(x: Tensor, output: Tensor, *, scale: float) -> str:
+        seen.extend([x.is_contiguous(), output.is_contiguous()])
+        output.copy_(x * scale)
+        return "done"
+
+    x = torch.arange(6.0).view(2, 3).t()
+    output = torch.zeros(2, 3).t()
+    version = x._version
+    assert mmcv_layout.on_contiguous(operator, (1,))(x, output, scale=2.0) == "done"
+    assert seen == [True, True]
+    assert torch.equal(output, x * 2)
+    assert x._version == version  # autograd refuses inputs that were written to
+
+
+def test_contiguous_tensors_are_passed_on_themselves():
+    tensors = [torch.zeros(2, 3), torch.zeros(4)]
+    passed = []
+    mmcv_layout.on_contiguous(lambda *a: passed.extend(a), (1,))(*tensors)
+    assert all(a is b for a, b in zip(passed, tensors, strict=True))
+
+
+def test_only_compiled_operators_are_wrapped_and_once():
+    for _ in range(2):
+        mmcv_layout.install()
+        for name in mmcv_layout.WRITTEN:
+            operator = getattr(_ext, name)
+            assert hasattr(operator, "__wrapped__") is not is_stand_in()
+            assert not hasattr(getattr(operator, "__wrapped__", None), "__wrapped__")

@@ -1,0 +1,51 @@
+"""Count parameters and FLOPs of a detector as in the paper; needs no data, weights or GPU."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mmconvnext.analysis import flops
+from mmconvnext.engine.cli import main_guard
+from mmconvnext.engine.config import load_config
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        default=flops.SHAPE,
+        metavar=("H", "W"),
+        help="height and width of the padded image in pixels; default: %(default)s",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings, for example model.backbone.arch=small",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to a file, too")
+    return parser.parse_args()
+
+
+@main_guard
+def main() -> None:
+    """Count and print."""
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    cost = flops.count_config(cfg, tuple(args.shape))
+    print(flops.cost_table(cost))
+    if args.json:
+        flops.write_cost(cost, cfg, args.json)
+        print(f"written to {args.json}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
