@@ -3,7 +3,7 @@
 _base_ = "./cascade_convnext_t_coco.py"
 
 num_images = 8
-scale = (480, 320)
+scale = (512, 384)
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=scale, keep_ratio=True),
@@ -15,7 +15,8 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    num_workers=1,
+    num_workers=0,
+    persistent_workers=False,
     sampler=dict(type="InfiniteSampler"),
     dataset=dict(
         indices=num_images,
@@ -43,27 +44,25 @@ val_evaluator = dict(ann_file=None)
 test_evaluator = val_evaluator
 
 channels = 64
-batch_norm = dict(type="BN")
+norm = dict(type="GN", num_groups=16)  # the same in training and testing, unlike BN of two images
 roi_extractor = dict(out_channels=channels, roi_layer=dict(sampling_ratio=2))
 head = dict(
-    type="ConvFCBBoxHead",
-    num_shared_convs=2,
-    num_shared_fcs=1,
+    type="Shared2FCBBoxHead",
     in_channels=channels,
-    conv_out_channels=channels,
     fc_out_channels=256,
     roi_feat_size=7,
     num_classes=80,
     reg_class_agnostic=False,
     reg_decoded_bbox=True,
-    norm_cfg=batch_norm,
     loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
     loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
 )
 model = dict(
-    backbone=dict(arch="atto", drop_path_rate=0.0, init_cfg=None),
-    neck=dict(in_channels=[40, 80, 160, 320], out_channels=channels, norm_cfg=batch_norm),
-    rpn_head=dict(in_channels=channels, feat_channels=channels),
+    backbone=dict(
+        arch="atto", drop_path_rate=0.0, layer_scale_init_value=0.0, use_grn=True, init_cfg=None
+    ),
+    neck=dict(in_channels=[40, 80, 160, 320], out_channels=channels, norm_cfg=norm),
+    rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=roi_extractor,
         mask_roi_extractor=roi_extractor,
@@ -77,11 +76,11 @@ model = dict(
             for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
         ],
         mask_head=dict(
-            num_convs=2, in_channels=channels, conv_out_channels=channels, norm_cfg=batch_norm
+            num_convs=2, in_channels=channels, conv_out_channels=channels, norm_cfg=norm
         ),
     ),
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=1000, max_per_img=500),
+        rpn_proposal=dict(nms_pre=500, max_per_img=300),
         rcnn=[
             dict(
                 assigner=dict(
@@ -106,11 +105,11 @@ model = dict(
             for iou in (0.5, 0.6, 0.7)
         ],
     ),
-    test_cfg=dict(rpn=dict(max_per_img=500)),
+    test_cfg=dict(rpn=dict(max_per_img=300)),
 )
 
-max_iters = 800
-train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=max_iters, val_interval=200)
+max_iters = 900
+train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=max_iters, val_interval=300)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=max_iters, eta_min_ratio=0.01),
@@ -118,7 +117,7 @@ param_scheduler = [
 optim_wrapper = dict(
     paramwise_cfg=dict(decay_rate=0.95), optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0)
 )
-default_hooks = dict(checkpoint=dict(interval=200, by_epoch=False), logger=dict(interval=20))
+default_hooks = dict(checkpoint=dict(interval=300, by_epoch=False), logger=dict(interval=20))
 log_processor = dict(by_epoch=False)
 
-del num_images, scale, channels, batch_norm, roi_extractor, head, max_iters
+del num_images, scale, channels, norm, roi_extractor, head, max_iters

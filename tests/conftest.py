@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from mmengine.registry import init_default_scope
+
+import mmconvnext  # noqa: F401 (must come before the mmcv.ops and the mmdet that the tests import)
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -20,3 +23,9 @@ def coco_tiny() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real COCO images at {root}; set COCO_TINY to their folder")
     return root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _scope() -> None:
+    """MMDetection's registries are asked, as in every run of its configs."""
+    init_default_scope("mmdet")

@@ -1,9 +1,11 @@
 """*shapes*: a synthetic instance-segmentation data set in the layout of COCO.
 
-Disks, triangles and crosses of random size, colour and orientation before textured backgrounds, up
-to six to an image. Smaller shapes cover larger ones, and polygons follow the outline of what is
-visible; as in COCO, a hole in the middle of an object is not cut out. Some images are empty, and
-some have a crowd: a cluster of tiny shapes of one class under one RLE.
+Disks, triangles and crosses of random size and orientation before textured backgrounds, up to four
+to an image. As with things in the world, colour helps to tell the classes apart but does not
+suffice: most disks are reddish, triangles greenish and crosses bluish, one in ten shapes has any
+colour, and backgrounds are pale or dull. Smaller shapes cover larger ones, and polygons follow the
+outline of what is visible; as in COCO, a hole in the middle of an object is not cut out. Some
+images are empty, and some have a crowd: a cluster of tiny shapes of one class under one RLE.
 
 Every image is drawn from a generator of its own, seeded by (seed, split, index): a larger data set
 contains the smaller one, and no image of one split is in the other.
@@ -11,6 +13,7 @@ contains the smaller one, and no image of one split is in the other.
 
 from __future__ import annotations
 
+import colorsys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +34,16 @@ from mmconvnext.data.shapes_folder import (
 
 CLASSES = ("disk", "triangle", "cross")
 VERSION = 1
-MAX_OBJECTS = 6
+MAX_OBJECTS = 4
 EMPTY_SHARE, CROWD_SHARE = 0.05, 0.06
 # Radii as parts of the image's side: at 160 pixels these give small, medium and large objects.
-MIN_RADIUS, MAX_RADIUS = 0.05, 0.45
-RADIUS_POWER = 1.5  # more small than large ones
-MIN_CONTRAST = 70  # grey levels in at least one channel
-MIN_VISIBLE = 0.5  # of an object that others may leave; it is taken back if they leave less
+MIN_RADIUS, MAX_RADIUS = 0.08, 0.45
+RADIUS_POWER = 2  # more small than large ones
+MIN_CONTRAST = 60  # grey levels in at least one channel
+HUES = (0, 120, 240)  # of the classes, in degrees
+HUE_STD = 20  # degrees
+ANY_HUE_SHARE = 0.1  # of the objects, whatever their class
+MIN_VISIBLE = 0.7  # of an object that others may leave; it is taken back if they leave less
 MIN_PIXELS = 20
 ARM = 0.33  # half the width of a cross's arms, in radii
 TRIANGLE_RADIUS = 1.3  # gives a triangle about the area of a cross
@@ -129,21 +135,21 @@ def draw_scene(split: str, index: int, image_size: int, seed: int) -> Scene:
 
 def _background(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
     """A texture (S, S, 3) float32 and its mean colour."""
-    colour = rng.integers(30, 226, 3).astype(np.float32)
+    colour = _colour(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.2, 0.9))
     noise = rng.standard_normal((size, size, 3), dtype=np.float32)
     blurred = cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.01, 0.05) * size)
-    texture = blurred / blurred.std() * rng.uniform(5, 22)
+    texture = blurred / blurred.std() * rng.uniform(4, 12)
     if rng.random() < 0.5:
         angle, period = rng.uniform(0, np.pi), rng.uniform(0.04, 0.2) * size
         y, x = np.mgrid[:size, :size]
         wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)
-        texture += rng.uniform(5, 20) * wave[..., None].astype(np.float32)
+        texture += rng.uniform(4, 12) * wave[..., None].astype(np.float32)
     return colour + texture, colour
 
 
 def _finish(rng: Rng, image: np.ndarray) -> np.ndarray:
     """Add the camera's noise and round."""
-    noise = rng.uniform(1, 8) * rng.standard_normal(image.shape, dtype=np.float32)
+    noise = rng.uniform(1, 5) * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(image + noise, 0, 255).round().astype(np.uint8)
 
 
@@ -170,12 +176,21 @@ def _fill(corners: np.ndarray, size: int) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _paint(rng: Rng, image: np.ndarray, mask: np.ndarray, background: np.ndarray) -> None:
-    """Fill a mask with a texture that stands out from the background's mean colour."""
-    colour = rng.integers(0, 256, 3)
+def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
+    """BGR (3,) float32 in grey levels of a colour whose parts are in 0-1."""
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value)[::-1], np.float32)
+
+
+def _paint(
+    rng: Rng, image: np.ndarray, mask: np.ndarray, category: int, background: np.ndarray
+) -> None:
+    """Fill a mask with a colour of its class that stands out from the background's mean."""
+    colour = background
     while np.abs(colour - background).max() < MIN_CONTRAST:
-        colour = rng.integers(0, 256, 3)
-    texture = rng.uniform(2, 14) * rng.standard_normal((int(mask.sum()), 3), dtype=np.float32)
+        any_hue = rng.random() < ANY_HUE_SHARE
+        hue = rng.random() if any_hue else rng.normal(HUES[category], HUE_STD) / 360
+        colour = _colour(hue % 1, rng.uniform(0.5, 1), rng.uniform(0.4, 1))
+    texture = rng.uniform(2, 8) * rng.standard_normal((int(mask.sum()), 3), dtype=np.float32)
     image[mask] = colour + texture
 
 
@@ -198,7 +213,7 @@ def _draw_object(
         if rest.sum() < max(MIN_PIXELS, MIN_VISIBLE * other.sum()):
             return
     objects[:] = [(c, rest, crowd) for (c, _, crowd), rest in zip(objects, remains, strict=True)]
-    _paint(rng, image, mask, background)
+    _paint(rng, image, mask, category, background)
     objects.append((category, mask, False))
 
 
@@ -212,7 +227,7 @@ def _draw_crowd(
     for _ in range(rng.integers(12, 25)):
         place = centre + rng.normal(0, 0.08 * size, 2)
         mask = _fill(_outline(rng, category, place, 0.035 * size), size)
-        _paint(rng, image, mask, background)
+        _paint(rng, image, mask, category, background)
         crowd |= mask
     return category, crowd, True
 

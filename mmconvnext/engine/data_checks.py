@@ -38,7 +38,7 @@ def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
         loader = cfg.get(f"{split}_dataloader")
         if loader is None:
             continue
-        for dataset in _leaves(loader["dataset"]):
+        for dataset in leaf_datasets(loader["dataset"]):
             _check_dataset_paths(dataset, split)
         for metric in metrics_of(cfg.get(f"{split}_evaluator")):
             ann_file = metric.get("ann_file")
@@ -46,12 +46,12 @@ def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
                 _check_file(Path(ann_file), f"{split}_evaluator.ann_file")
 
 
-def _leaves(dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def leaf_datasets(dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The data sets inside of wrappers, also of ones that concatenate."""
     inner = innermost_dataset(dataset)
-    return (
-        [leaf for d in inner["datasets"] for leaf in _leaves(d)] if "datasets" in inner else [inner]
-    )
+    if "datasets" not in inner:
+        return [inner]
+    return [leaf for d in inner["datasets"] for leaf in leaf_datasets(d)]
 
 
 def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:

@@ -66,12 +66,12 @@ def write_run_info(cfg: Config, folder: str) -> Path:
 
 def git_revision() -> str:
     """The commit of this package's checkout, with ``-dirty`` after local changes."""
-    git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "-C", str(Path(__file__).parent)]
+    command += ["describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        git = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown (git is not installed)"
     return git.stdout.strip() or "unknown (not a git checkout)"
 
 

@@ -12,12 +12,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch.utils.data import DataLoader
 
-from mmconvnext.engine.config import drop_pretrained, innermost_dataset, metrics_of
+from mmconvnext.engine.config import drop_pretrained, metrics_of
 from mmconvnext.engine.data_checks import (
     DataError,
     check_data_paths,
     check_dataset,
     explain_annotation_file,
+    leaf_datasets,
 )
 from mmconvnext.engine.device import adapt_to_device, init_distributed_on_cpu
 from mmconvnext.engine.provenance import write_run_info
@@ -38,8 +39,9 @@ class DetectionRunner(Runner):
         try:
             built = Runner.build_dataloader(dataloader, *args, **kwargs)
         except Exception as error:
-            dataset = innermost_dataset(dataloader["dataset"])
-            _explain(str(Path(dataset.get("data_root") or "", dataset.get("ann_file", ""))), error)
+            for dataset in leaf_datasets(dataloader["dataset"]):
+                path = Path(dataset.get("data_root") or "", dataset.get("ann_file") or "")
+                _explain(str(path), error)
             raise
         check_dataset(built.dataset)
         return built

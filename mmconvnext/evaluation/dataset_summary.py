@@ -11,6 +11,7 @@ from terminaltables import AsciiTable
 
 # COCO's limits between small, medium and large, in pixels.
 SMALL_AREA, MEDIUM_AREA = 32**2, 96**2
+SIZES = ("small", "medium", "large")
 
 
 def summarise(ann_files: Mapping[str, Path]) -> str:
@@ -37,7 +38,7 @@ def _count(path: Path) -> Counter[str]:
     objects = [a for a in content["annotations"] if not a["iscrowd"]]
     count = Counter({"images": len(content["images"])})
     count["images without objects"] = len(content["images"]) - len(with_objects)
-    count.update(dict.fromkeys(names.values(), 0))
+    count.update(dict.fromkeys([*names.values(), *SIZES], 0))
     count.update(names[a["category_id"]] for a in objects)
     count.update(_size(a["area"]) for a in objects)
     count["crowds"] = len(content["annotations"]) - len(objects)

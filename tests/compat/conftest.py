@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import mmconvnext  # noqa: F401 (must come before the mmcv.ops that the tests import)
-
 
 @pytest.fixture(scope="session")
 def run_python(repo: Path) -> Callable[..., str]:

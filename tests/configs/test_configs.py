@@ -166,7 +166,7 @@ def test_builds_trains_a_step_and_predicts(name):
     if name in COCO:
         widths = tuple(w // 8 for w in widths)
         cfg.model.backbone.arch = {"depths": (1, 1, 4, 1), "widths": widths}
-        cfg.model.neck.in_channels = widths
+        cfg.model.neck.in_channels = list(widths)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -190,4 +190,4 @@ def test_builds_trains_a_step_and_predicts(name):
     for result in results:
         predictions = result.pred_instances
         assert predictions.masks.shape[0] == len(predictions.bboxes) <= 100
-        assert predictions.masks.shape[1:] == result.ori_shape[:2]
+        assert tuple(predictions.masks.shape[1:]) == tuple(result.ori_shape[:2])

@@ -21,8 +21,8 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=4,
-    num_workers=1,
-    persistent_workers=True,
+    num_workers=0,  # reading takes a fortieth of a step, and a process more would take its core
+    persistent_workers=False,
     sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         type="CocoDataset",

@@ -18,6 +18,10 @@ def kernels():
     Raises:
         MissingOperatorError: torchvision is absent, or was built for another torch.
     """
+    # torch.jit.trace would record what torchvision asks of its library while it is imported, and
+    # fail.
+    tracing = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
     try:
         import torchvision  # noqa: F401 (registers the operators)
 
@@ -29,6 +33,8 @@ def kernels():
             f"same release (https://pytorch.org/get-started/previous-versions), or compiled mmcv: "
             f"{HOW_TO_COMPILE}."
         ) from error
+    finally:
+        torch._C._set_tracing_state(tracing)
     return torch.ops.torchvision
 
 

@@ -59,3 +59,18 @@ def test_only_half_precision_is_widened(dtype):
         assert widened(tensor).dtype == torch.float32
     else:
         assert widened(tensor) is tensor
+
+
+@stand_in_only("it does not import torchvision")
+def test_an_operator_may_be_called_first_while_a_model_is_traced(run_python):
+    code = """
+import mmconvnext, sys, torch
+from mmcv.ops import nms
+assert "torchvision" not in sys.modules
+class Best(torch.nn.Module):
+    def forward(self, boxes):
+        return nms(boxes, boxes[:, 0], 0.5)[0]
+boxes = torch.tensor([[0.0, 0, 4, 4], [1, 0, 4, 4], [8, 8, 9, 9]])
+print(len(torch.jit.trace(Best(), boxes)(boxes)))
+"""
+    assert run_python(code).split() == ["2"]

@@ -1,0 +1,108 @@
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+import mmconvnext
+from mmconvnext.engine import provenance
+
+IDENTITY = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+
+
+@pytest.fixture
+def module_in(monkeypatch, tmp_path):
+    """Let the module lie in a folder of its own; returns the folder."""
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    return tmp_path
+
+
+def git(folder, *arguments) -> str:
+    command = ["git", *IDENTITY, "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_run_names_its_config_command_and_versions(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tools/train.py", "c.py", "--amp"])
+    monkeypatch.setattr(provenance, "git_revision", lambda: "0123456789ab")
+    info = provenance.run_info(Config({}, filename=__file__))
+    assert info["config"] == __file__
+    assert info["command"] == ["tools/train.py", "c.py", "--amp"]
+    assert info["git_revision"] == "0123456789ab"
+    assert info["mmconvnext"] == mmconvnext.__version__
+    assert info["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert info["packages"]["numpy"] == np.__version__
+    assert info["packages"]["mmdet"] == metadata.version("mmdet")
+
+
+def test_packages_that_are_not_installed_are_left_out(monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
+    packages = provenance.run_info(Config({}))["packages"]
+    assert packages == {"torch": metadata.version("torch")}
+
+
+def test_the_hardware_is_that_of_this_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", "GPU {}".format)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    hardware = provenance.run_info(Config({}))["hardware"]
+    assert hardware["processor"]
+    assert hardware["cores"] == os.cpu_count()
+    assert hardware["gpus"] == ["GPU 0", "GPU 1"]
+    assert hardware["threads"] == 7
+    with open("/proc/meminfo", encoding="utf-8") as file:
+        kib = next(int(line.split()[1]) for line in file if line.startswith("MemTotal:"))
+    assert hardware["memory_gib"] == pytest.approx(kib / 2**20, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        (
+            "processor: 0\nmodel name\t: Fast CPU @ 2:1\nprocessor: 1\nmodel name: b\n",
+            "Fast CPU @ 2:1",
+        ),
+        ("processor: 0\n", "a_machine"),
+        (None, "a_processor"),
+    ],
+)
+def test_the_processor_has_a_name_on_every_machine(monkeypatch, tmp_path, cpuinfo, name):
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(provenance, "Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.setattr(provenance.platform, "machine", lambda: "a_machine")
+    monkeypatch.setattr(provenance.platform, "processor", lambda: "a_processor")
+    assert provenance._processor() == name
+
+
+def test_the_revision_is_the_commit_and_says_what_was_changed_since(module_in):
+    git(module_in, "init", "--quiet")
+    (module_in / "provenance.py").write_text("a = 1\n")
+    git(module_in, "add", ".")
+    git(module_in, "commit", "--quiet", "--message", "a")
+    commit = git(module_in, "rev-parse", "HEAD")[:12]
+    assert provenance.git_revision() == commit
+    (module_in / "provenance.py").write_text("a = 2\n")
+    assert provenance.git_revision() == f"{commit}-dirty"
+
+
+def test_without_a_checkout_the_revision_is_unknown(module_in):
+    assert provenance.git_revision() == "unknown (not a git checkout)"
+
+
+def test_without_git_the_revision_is_unknown(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.git_revision() == "unknown (git is not installed)"
+
+
+def test_the_file_goes_to_the_folder_of_the_run_which_is_made(tmp_path):
+    cfg = Config({}, filename=__file__)
+    path = provenance.write_run_info(cfg, str(tmp_path / "work" / "time"))
+    assert path == tmp_path / "work" / "time" / "run.json"
+    assert json.loads(path.read_text()) == provenance.run_info(cfg)

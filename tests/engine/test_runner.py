@@ -1,0 +1,257 @@
+import json
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from torch.utils.data import DataLoader
+
+from mmconvnext.engine import device
+from mmconvnext.engine.data_checks import DataError
+from mmconvnext.engine.runner import DetectionRunner, build_runner, check_checkpoint, resume_from
+from mmconvnext.errors import ConfigError, UserError
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 4}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2], "area": 4, "iscrowd": 0}
+    ],
+    "categories": [{"id": 1, "name": "a"}],
+}
+TINY = {"type": "ConvNeXt", "arch": {"depths": (1, 1, 1, 1), "widths": (4, 4, 4, 4)}}
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    monkeypatch.setattr(device, "get_device", lambda: "cpu")
+
+
+def config(tmp_path, **changes) -> Config:
+    """A run that has a backbone for a model and no data."""
+    settings = {"model": TINY, "default_scope": "mmdet", "work_dir": str(tmp_path / "work")}
+    # MMEngine keeps loggers by this name and the second that they are made in.
+    settings["experiment_name"] = tmp_path.name
+    path = tmp_path / "a_config.py"
+    path.touch()
+    return Config({**settings, **changes}, filename=str(path))
+
+
+# going on from a checkpoint
+
+
+def pretrained_config(work_dir) -> Config:
+    backbone = {"type": "ConvNeXt", "init_cfg": {"type": "Pretrained", "checkpoint": "a.pth"}}
+    return Config({"model": {"backbone": backbone}, "work_dir": str(work_dir), "load_from": None})
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "epoch_3.pth"
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_auto_starts_a_new_run_where_there_is_no_checkpoint(tmp_path, there):
+    work_dir = tmp_path / "work"
+    if there:
+        work_dir.mkdir()
+    cfg = pretrained_config(work_dir)
+    (note,) = resume_from(cfg, "auto")
+    assert f"no checkpoint in {work_dir} yet" in note
+    assert cfg.to_dict() == pretrained_config(work_dir).to_dict()
+
+
+def test_auto_takes_the_last_checkpoint_of_the_work_folder(tmp_path, checkpoint):
+    (tmp_path / "last_checkpoint").write_text(str(checkpoint))
+    (tmp_path / "epoch_9.pth").touch()
+    cfg = pretrained_config(tmp_path)
+    (note,) = resume_from(cfg, "auto")
+    assert f"resuming {checkpoint}" in note
+    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
+
+
+def test_auto_does_not_start_anew_where_the_last_checkpoint_was_deleted(tmp_path, checkpoint):
+    (tmp_path / "last_checkpoint").write_text(str(checkpoint))
+    checkpoint.unlink()
+    with pytest.raises(UserError, match=f"no checkpoint {checkpoint}"):
+        resume_from(pretrained_config(tmp_path), "auto")
+
+
+def test_a_checkpoint_replaces_the_pretrained_weights(tmp_path, checkpoint):
+    cfg = pretrained_config(tmp_path)
+    cfg.load_from = "detector.pth"
+    assert str(checkpoint) in resume_from(cfg, str(checkpoint))[0]
+    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
+    assert cfg.model.backbone.init_cfg is None
+
+
+def test_a_checkpoint_that_is_missing_is_named_and_nothing_changes(tmp_path):
+    cfg = pretrained_config(tmp_path)
+    with pytest.raises(UserError, match=r"there is no checkpoint no/such\.pth"):
+        resume_from(cfg, "no/such.pth")
+    assert cfg.to_dict() == pretrained_config(tmp_path).to_dict()
+
+
+def test_checkpoints_are_files_or_addresses(tmp_path, checkpoint):
+    check_checkpoint(str(checkpoint))
+    check_checkpoint("https://example.com/a.pth")
+    for path in ("none.pth", str(tmp_path)):
+        with pytest.raises(UserError, match=f"there is no checkpoint {path}"):
+            check_checkpoint(path)
+
+
+# building the runner
+
+
+def test_a_runner_is_built_and_logs_what_it_was_given(tmp_path):
+    cfg = config(tmp_path, optim_wrapper={"type": "AmpOptimWrapper", "optimizer": {"type": "SGD"}})
+    cfg.update(train_cfg={"by_epoch": True, "max_epochs": 1}, train_dataloader={"dataset": {}})
+    runner = build_runner(cfg, ("train", "val"), ["from scratch: not loading a.pth"])
+    assert type(runner) is DetectionRunner
+    (log,) = (tmp_path / "work").glob("*/*.log")
+    text = log.read_text()
+    assert text.index("from scratch: not loading a.pth") < text.index("AmpOptimWrapper -> Optim")
+    (info,) = (tmp_path / "work").glob("*/run.json")
+    assert str(info) in text
+    assert json.loads(info.read_text())["config"] == cfg.filename
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": {"type": "NoSuchModel"}}, "NoSuchModel is not in the mmdet::model registry"),
+        ({"model": {**TINY, "no_such": 1}}, "unexpected keyword argument 'no_such'"),
+        (
+            {"model": {"type": "ConvNeXt", "arch": "tinny"}},
+            "arch='tinny' is not a ConvNeXt variant",
+        ),
+        ({"model": {"arch": "tiny"}}, 'must contain the key "type"'),
+        ({"custom_hooks": [{"type": "NoSuchHook"}]}, "NoSuchHook is not in the mmdet::hook"),
+        ({"train_cfg": {"by_epoch": True}}, "train_dataloader, train_cfg, and optim_wrapper"),
+        ({"runner_type": "NoSuchRunner"}, "NoSuchRunner is not in the runner registry"),
+    ],
+)
+def test_what_cannot_be_built_names_the_config(tmp_path, changes, says):
+    with pytest.raises(ConfigError, match=r"^\S+/a_config\.py cannot be built: ") as caught:
+        build_runner(config(tmp_path, **changes), ())
+    assert says in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("error", [ConfigError("for users"), DataError("for users"), OSError("x")])
+def test_messages_for_users_and_errors_nobody_foresaw_stay_as_they_are(
+    tmp_path, monkeypatch, error
+):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(RUNNERS, "build", fail)
+    with pytest.raises(type(error)) as caught:
+        build_runner(config(tmp_path), ())
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"load_from": "none.pth"}, "there is no checkpoint none.pth"),
+        ({"val_dataloader": {"dataset": {"data_root": "/no/such"}}}, "data folder /no/such"),
+    ],
+)
+def test_files_are_checked_before_anything_is_built(tmp_path, changes, says):
+    with pytest.raises(UserError, match=says):
+        build_runner(config(tmp_path, model={"type": "NoSuchModel"}, **changes), ("val",))
+    assert not (tmp_path / "work").exists()
+
+
+# data that cannot be used
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return build_runner(config(tmp_path), ())
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Call ``data(content)`` for a folder with an image and an annotation file of this content."""
+
+    def write(content):
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        (tmp_path / "a.jpg").touch()
+        return tmp_path
+
+    return write
+
+
+def loader(root, **changes):
+    dataset = {"type": "CocoDataset", "data_root": str(root), "ann_file": "a.json", "pipeline": []}
+    dataset |= {"metainfo": {"classes": ("a",)}, "data_prefix": {"img": ""}, **changes}
+    sampler = {"type": "DefaultSampler", "shuffle": False}
+    return {"dataset": dataset, "sampler": sampler, "batch_size": 1, "num_workers": 0}
+
+
+def test_good_data_is_loaded(data):
+    built = DetectionRunner.build_dataloader(loader(data(COCO)))
+    assert isinstance(built, DataLoader)
+    assert len(built.dataset) == 1
+    assert DetectionRunner.build_dataloader(built) is built
+
+
+BROKEN = [
+    ({"shapes": []}, r"it has no list 'images' \(found: shapes\)"),
+    ({**COCO, "images": [{"id": 1}]}, r"images\[0\] has no 'file_name'"),
+    ([], "it holds a list"),
+]
+# What pycocotools also reads without images and fails on later is left out.
+BROKEN_FOR_METRICS = [({**COCO, "images": [{}]}, r"images\[0\] has no 'id'"), BROKEN[-1]]
+
+
+@pytest.mark.parametrize(("content", "fault"), BROKEN)
+def test_a_broken_annotation_file_of_a_data_set_is_explained(data, content, fault):
+    root = data(content)
+    with pytest.raises(DataError, match=f"^{root}/a.json is not a COCO annotation.*: {fault}"):
+        DetectionRunner.build_dataloader(loader(root))
+
+
+@pytest.mark.parametrize("wrapper", ["RepeatDataset", "ConcatDataset"])
+def test_it_is_explained_inside_of_wrappers_too(data, wrapper):
+    cfg = loader(data({"shapes": []}))
+    inner = {"dataset": cfg["dataset"], "times": 2}
+    if wrapper == "ConcatDataset":
+        inner = {"datasets": [cfg["dataset"]]}
+    cfg["dataset"] = {"type": wrapper, **inner}
+    with pytest.raises(DataError, match=r"a\.json is not a COCO annotation file"):
+        DetectionRunner.build_dataloader(cfg)
+
+
+def test_what_is_no_fault_of_the_file_keeps_its_error(data):
+    with pytest.raises(KeyError, match="NoSuchDataset"):
+        DetectionRunner.build_dataloader(loader(data(COCO), type="NoSuchDataset"))
+
+
+def test_data_sets_are_checked_when_they_are_built(data):
+    root = data(COCO)
+    with pytest.raises(DataError, match="has none of the classes b"):
+        DetectionRunner.build_dataloader(loader(root, metainfo={"classes": ("b",)}))
+    (root / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"a\.jpg, an image of .*a\.json, does not exist"):
+        DetectionRunner.build_dataloader(loader(root))
+
+
+@pytest.mark.parametrize(("content", "fault"), BROKEN_FOR_METRICS)
+@pytest.mark.parametrize("several", [True, False])
+def test_a_broken_annotation_file_of_a_metric_is_explained(runner, data, content, fault, several):
+    path = data(content) / "a.json"
+    metric = {"type": "CocoMetric", "ann_file": str(path)}
+    evaluator = [{"type": "VOCMetric"}, metric] if several else metric
+    with pytest.raises(DataError, match=f"^{path} is not a COCO annotation file: {fault}"):
+        runner.build_evaluator(evaluator)
+
+
+def test_metrics_are_built_and_other_errors_are_kept(runner, data):
+    path = str(data(COCO) / "a.json")
+    evaluator = runner.build_evaluator({"type": "CocoMetric", "ann_file": path})
+    assert type(evaluator.metrics[0]).__name__ == "CocoMetric"
+    with pytest.raises(KeyError, match="metric should be one of"):
+        runner.build_evaluator({"type": "CocoMetric", "ann_file": path, "metric": "no_such"})

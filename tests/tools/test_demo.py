@@ -1,0 +1,87 @@
+"""The demo from start to end, on a handful of images."""
+
+import json
+
+import cv2
+import pytest
+
+from mmconvnext.data import CLASSES
+
+# Two iterations; every box counts as a detection, and there are few of them.
+CONFIG = """
+_base_ = "{repo}/configs/mask_rcnn_convnext_shapes.py"
+model = dict(test_cfg=dict(rpn=dict(max_per_img=20), rcnn=dict(score_thr=0.0, max_per_img=5)))
+train_cfg = dict(max_iters=2, val_begin=3)
+default_hooks = dict(logger=dict(interval=1))
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+"""
+IMAGES = ["--train-images", 4, "--val-images", 2]
+
+
+@pytest.fixture(scope="module")
+def demo(run_tool, repo, tmp_path_factory):
+    """The folder that the demo ran in, with its own defaults for the rest, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "tiny.py").write_text(CONFIG.format(repo=repo))
+    process = run_tool("demo.py", "--config", "tiny.py", *IMAGES, cwd=folder)
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    return folder, process.stdout
+
+
+def test_the_terminal_shows_progress_and_the_table(demo):
+    output = demo[1]
+    assert "data: 4 + 2 images in data/shapes" in output
+    assert "$ python tools/train.py tiny.py --data-root data/shapes" in output
+    assert "Iter(train) [2/2]" in output
+    header, box, mask = (line for line in output.splitlines() if line.startswith("| "))
+    assert header.startswith("| COCO, 0-100 ")
+    assert (box.split()[1], mask.split()[1]) == ("box", "mask")
+    assert "numbers: demo/result.json" in output
+
+
+def test_the_log_files_have_what_the_terminal_leaves_out(demo):
+    folder, output = demo
+    for name in ("train", "test"):
+        log = (folder / "demo" / f"{name}.log").read_text()
+        assert "versions and hardware: " in log
+        shown = [line for line in log.splitlines() if line in output.splitlines()]
+        assert 0 < len(shown) < len(log.splitlines())
+    assert "versions and hardware" not in output
+    assert "FileClient" not in output
+
+
+def test_the_trained_detector_is_what_was_evaluated(demo):
+    result = json.loads((demo[0] / "demo" / "result.json").read_text())
+    assert {"bbox_mAP", "segm_mAP"} <= result["metrics"].keys()
+    checkpoint = demo[0] / result["checkpoint"]
+    assert checkpoint == demo[0] / "demo" / "train" / "iter_2.pth"
+    assert checkpoint.is_file()
+
+
+def test_pictures_show_each_image_beside_itself(demo):
+    pictures = [p for p in (demo[0] / "demo" / "pictures").rglob("*") if p.is_file()]
+    assert len(pictures) == 2
+    images = {p.stem: cv2.imread(str(p)).shape for p in (demo[0] / "data/shapes/val").iterdir()}
+    height, width, _ = next(iter(images.values()))
+    assert all(cv2.imread(str(p)).shape == (height, 2 * width, 3) for p in pictures)
+
+
+def test_the_data_is_what_was_asked_for(demo):
+    for split, count in (("train", 4), ("val", 2)):
+        path = demo[0] / "data" / "shapes" / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        assert len(content["images"]) == count
+        assert [c["name"] for c in content["categories"]] == list(CLASSES)
+
+
+def test_a_tool_that_fails_ends_the_demo_with_one_message(run_tool, tmp_path):
+    process = run_tool("demo.py", "--config", "none.py", *IMAGES, cwd=tmp_path)
+    assert process.returncode == 1, process.stdout
+    assert "Traceback" not in process.stderr
+    first, *rest = process.stderr.splitlines()
+    assert first == "error: tools/train.py failed, see demo/train.log:"
+    assert "error: there is no config file none.py" in rest
+    assert "error: there is no config file none.py" in (tmp_path / "demo/train.log").read_text()
+    assert "tools/test.py" not in process.stdout
+    assert not (tmp_path / "demo" / "result.json").exists()
