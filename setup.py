@@ -54,7 +54,8 @@ setup(
     # Neither mmcv nor mmcv-lite: they share their files, so requiring one of them would
     # overwrite the other. Who has none of them takes the extra `lite`.
     install_requires=[
-        "torch>=2.1",
+        # torch.serialization.safe_globals with names of one's own, which safe checkpoints need.
+        "torch>=2.6",
         "mmengine>=0.10.4,<1",
         "mmdet>=3.3,<4",
         "numpy",

@@ -2,7 +2,6 @@
 _base_ = "./mask_rcnn_convnext_shapes.py"
 
 channels = 64
-batch_norm = dict(type="BN")
 model = dict(
     type="CascadeRCNN",
     roi_head=dict(
@@ -11,11 +10,8 @@ model = dict(
         stage_loss_weights=[1, 0.5, 0.25],
         bbox_head=[
             dict(
-                type="ConvFCBBoxHead",
-                num_shared_convs=1,
-                num_shared_fcs=1,
+                type="Shared2FCBBoxHead",
                 in_channels=channels,
-                conv_out_channels=channels,
                 fc_out_channels=256,
                 roi_feat_size=7,
                 num_classes=3,
@@ -24,7 +20,6 @@ model = dict(
                 ),
                 reg_class_agnostic=False,
                 reg_decoded_bbox=True,
-                norm_cfg=batch_norm,
                 loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
                 loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
             )
@@ -44,7 +39,7 @@ model = dict(
                 ),
                 sampler=dict(
                     type="RandomSampler",
-                    num=32,
+                    num=48,
                     pos_fraction=0.5,
                     neg_pos_ub=-1,
                     add_gt_as_proposals=True,
@@ -58,4 +53,4 @@ model = dict(
     ),
 )
 
-del channels, batch_norm
+del channels

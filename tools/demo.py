@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -24,7 +25,8 @@ HIDDEN = ("FileClient", "HardDiskBackend", "deprecat")
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="configs/mask_rcnn_convnext_shapes.py")
+    config = ROOT / "configs" / "mask_rcnn_convnext_shapes.py"
+    parser.add_argument("--config", default=os.path.relpath(config))
     parser.add_argument("--out", default="demo", help="folder of logs, pictures and result.json")
     parser.add_argument("--data", default="data/shapes", help="folder of the data set")
     parser.add_argument("--train-images", type=int, default=2000)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
 from mmconvnext.analysis import flops
-from mmconvnext.engine.cli import main_guard
+from mmconvnext.engine.cli import add_cfg_options, main_guard
 from mmconvnext.engine.config import load_config
 
 
@@ -24,13 +22,7 @@ def parse_args() -> argparse.Namespace:
         metavar=("H", "W"),
         help="height and width of the padded image in pixels; default: %(default)s",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings, for example model.backbone.arch=small",
-    )
+    add_cfg_options(parser, "model.backbone.arch=small")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to a file, too")
     return parser.parse_args()
 

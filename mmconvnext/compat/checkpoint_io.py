@@ -105,9 +105,11 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: str | Non
     """Read URLs for mmengine; one process downloads, through torch's hub and to its cache."""
     folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
     path = folder / filename.rpartition("/")[2].partition("?")[0]
-    if is_main_process():
-        _download(filename, path)
-    barrier()
+    try:
+        if is_main_process():
+            _download(filename, path)
+    finally:
+        barrier()  # also after a failure: the others would wait for the main process in vain
     _download(filename, path)  # on a machine that does not share the main process's disk
     return read_checkpoint(path, map_location)
 

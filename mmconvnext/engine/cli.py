@@ -7,10 +7,11 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from mmengine.config import DictAction
 
-from mmconvnext.compat.checkpoint_io import CheckpointError
+from mmconvnext.compat import CheckpointError, MissingOperatorError
 from mmconvnext.errors import UserError
 
 TRACEBACK_VARIABLE = "MMCONVNEXT_TRACEBACK"
@@ -27,7 +28,7 @@ def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
     def guarded(*args: object, **kwargs: object) -> int:
         try:
             return main(*args, **kwargs) or 0
-        except (UserError, CheckpointError) as error:
+        except (UserError, CheckpointError, MissingOperatorError) as error:
             if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
                 raise
             print(f"error: {error}", file=sys.stderr)
@@ -40,6 +41,34 @@ def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
     return guarded
 
 
+class OptionsAction(DictAction):
+    """MMEngine's ``KEY=VALUE`` pairs; a pair that cannot be read is named, without a traceback."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *rest: Any):
+        """Read the pairs."""
+        for value in values:
+            if "=" not in value.lstrip("="):
+                parser.error(
+                    f"{self.option_strings[0]}: {value!r} is no KEY=VALUE (without spaces around "
+                    "the =; what is no option goes before it)"
+                )
+        try:
+            super().__call__(parser, namespace, values, *rest)
+        except (AssertionError, ValueError) as error:
+            parser.error(f"{self.option_strings[0]}: cannot read {' '.join(values)}: {error}")
+
+
+def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add ``--cfg-options``, with an example for its help."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=OptionsAction,
+        metavar="KEY=VALUE",
+        help=f"override settings, for example {example}",
+    )
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and evaluation share."""
     parser.add_argument("config", help="config file")
@@ -49,13 +78,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-root", help="folder of the data set, in place of the config's data_root"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help='override settings, for example train_dataloader.batch_size=4 or a="[1,2]"',
-    )
+    add_cfg_options(parser, 'train_dataloader.batch_size=4 or a="[1,2]"')
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],

@@ -85,17 +85,27 @@ def drop_pretrained(cfg: Config) -> list[str]:
     cfg.load_from = None
 
     def drop(value: Any) -> Any:
-        if isinstance(value, Mapping) and _is_pretrained(value.get("init_cfg")):
-            dropped.append(value["init_cfg"]["checkpoint"])
-            return ConfigDict({**value, "init_cfg": None})
-        return value
+        init_cfg = value.get("init_cfg") if isinstance(value, Mapping) else None
+        entries = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
+        pretrained = [entry for entry in entries if _is_pretrained(entry)]
+        if not pretrained:
+            return value
+        dropped.extend(str(entry.get("checkpoint")) for entry in pretrained)
+        kept = [entry for entry in entries if not _is_pretrained(entry)]
+        return ConfigDict({**value, "init_cfg": kept or None})
 
-    cfg.model = _map_values(cfg.model, drop)
+    cfg.model = _map_values(cfg.get("model"), drop)
     return dropped
 
 
 def use_amp(cfg: Config) -> None:
-    """Train in mixed precision (``--amp``)."""
+    """Train in mixed precision (``--amp``).
+
+    Raises:
+        ConfigError: the config has no ``optim_wrapper``.
+    """
+    if not cfg.get("optim_wrapper"):
+        raise ConfigError("--amp needs an optim_wrapper in the config")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 
@@ -106,7 +116,7 @@ def use_auto_scale_lr(cfg: Config) -> None:
     Raises:
         ConfigError: the config does not say which batch size its learning rate is for.
     """
-    if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+    if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise ConfigError(
             "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the "
             "total batch size that its learning rate is meant for"
@@ -118,13 +128,14 @@ def use_tta(cfg: Config) -> None:
     """Test with test-time augmentation (``--tta``): ``tta_model`` and ``tta_pipeline``.
 
     Raises:
-        ConfigError: the config has no ``tta_model`` or no ``tta_pipeline``.
+        ConfigError: the config has no ``tta_model``, ``tta_pipeline`` or ``test_dataloader``.
     """
-    missing = [key for key in ("tta_model", "tta_pipeline") if key not in cfg]
+    needed = ("tta_model", "tta_pipeline", "test_dataloader")
+    missing = [key for key in needed if cfg.get(key) is None]
     if missing:
         raise ConfigError(
             f"--tta needs {' and '.join(missing)} in the config; "
-            "configs/_base_/datasets/coco_instance.py has both"
+            "configs/_base_/datasets/coco_instance.py has them"
         )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     innermost_dataset(cfg.test_dataloader.dataset).pipeline = deepcopy(cfg.tta_pipeline)

@@ -34,7 +34,7 @@ def adapt_to_device(cfg: Config) -> list[str]:
     if get_device() != "cpu":
         return []
     notes = []
-    if cfg.get("optim_wrapper", {}).get("type") == "AmpOptimWrapper":
+    if (cfg.get("optim_wrapper") or {}).get("type") == "AmpOptimWrapper":
         cfg.optim_wrapper.type = "OptimWrapper"
         for key in ("loss_scale", "dtype", "use_fsdp"):
             cfg.optim_wrapper.pop(key, None)
@@ -57,25 +57,41 @@ def adapt_to_device(cfg: Config) -> list[str]:
     return notes
 
 
-def init_distributed_on_cpu(launcher: str) -> None:
-    """Start the gloo process group where MMEngine would ask for a GPU.
+def check_launcher(launcher: str) -> None:
+    """Check that processes were started by what the command line says.
 
     Args:
-        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``; ``none`` does nothing.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
 
     Raises:
-        UserError: the launcher's environment variables are not set.
+        UserError: the launcher's environment variables are not set, or torchrun started several
+            processes that would all do the same, each for itself.
     """
-    if launcher == "none" or get_device() != "cpu" or is_distributed():
+    if launcher == "none":
+        if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, and without --launcher "
+                "pytorch each of them would do the whole work alone: add it"
+            )
         return
-    names = RANK_VARIABLES[launcher]
-    missing = [name for name in names if name not in os.environ]
+    missing = [name for name in RANK_VARIABLES[launcher] if name not in os.environ]
     if missing:
         raise UserError(
             f"--launcher {launcher}: the environment variable {missing[0]} is not set; start the "
             "processes with torchrun (pytorch), srun (slurm) or mpirun (mpi)"
         )
-    for target, source in zip(RANK_VARIABLES["pytorch"], names, strict=True):
+
+
+def init_distributed_on_cpu(launcher: str) -> None:
+    """Start the gloo process group where MMEngine would ask for a GPU.
+
+    Args:
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``; ``none`` does nothing. Its
+            environment variables must be set, see :func:`check_launcher`.
+    """
+    if launcher == "none" or get_device() != "cpu" or is_distributed():
+        return
+    for target, source in zip(RANK_VARIABLES["pytorch"], RANK_VARIABLES[launcher], strict=True):
         os.environ[target] = os.environ[source]
     if launcher == "slurm" and "MASTER_ADDR" not in os.environ:
         os.environ["MASTER_ADDR"] = _first_slurm_host()

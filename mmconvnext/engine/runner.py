@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine.config import drop_pretrained, metrics_of
@@ -20,14 +22,57 @@ from mmconvnext.engine.data_checks import (
     explain_annotation_file,
     leaf_datasets,
 )
-from mmconvnext.engine.device import adapt_to_device, init_distributed_on_cpu
+from mmconvnext.engine.device import adapt_to_device, check_launcher, init_distributed_on_cpu
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.errors import ConfigError, UserError
+from mmconvnext.weights import WeightsError
 
 
 @RUNNERS.register_module()
 class DetectionRunner(Runner):
-    """MMEngine's runner, which explains data that it cannot use."""
+    """MMEngine's runner, which explains data and checkpoints that it cannot use."""
+
+    _must_fit = False
+
+    def test(self) -> dict[str, float]:
+        """Evaluate; see :meth:`load_checkpoint`."""
+        self._must_fit = True
+        return super().test()
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint; see :meth:`load_checkpoint`.
+
+        Raises:
+            UserError: it holds no state of a training, or that of another optimizer.
+        """
+        self._must_fit = True
+        try:
+            super().resume(filename, *args, **kwargs)
+        except UserError:
+            raise
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"cannot resume {filename}: it is no state of this training "
+                f"({type(error).__name__}: {error}). To start a new one from its weights: "
+                f"--cfg-options load_from={filename}, without --resume"
+            ) from error
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
+        """Load weights, which have to fill the whole model unless they are only where it starts.
+
+        MMEngine warns and goes on: another detector's file would be evaluated as random weights.
+
+        Raises:
+            WeightsError: in a test or when resuming, a tensor is missing or of another shape.
+        """
+        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        fault = explain_misfit(self.model, checkpoint) if self._must_fit else None
+        if fault:
+            raise WeightsError(
+                f"{filename} does not fit the model of {self.cfg.filename}: {fault}. Give the "
+                "config that it was trained with"
+            )
+        return checkpoint
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
@@ -58,6 +103,30 @@ class DetectionRunner(Runner):
             for metric in metrics_of(evaluator):
                 _explain(metric.get("ann_file") or "", error)
             raise
+
+
+def explain_misfit(model: nn.Module, checkpoint: Mapping[str, Any]) -> str | None:
+    """Say which tensors of a model a checkpoint does not fill.
+
+    Args:
+        model: may be wrapped, for distributed running or for test-time augmentation.
+        checkpoint: of MMEngine, or a state dict.
+
+    Returns:
+        A sentence, or None if every tensor has its value.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    found = checkpoint.get("state_dict", checkpoint)
+    found = {key.removeprefix("module."): value for key, value in found.items()}
+    own = {k: v for k, v in model.state_dict().items() if "num_batches_tracked" not in k}
+    missing = [k for k in own if k not in found]
+    other = [
+        k for k, v in own.items() if k in found and getattr(found[k], "shape", None) != v.shape
+    ]
+    parts = ((missing, "are missing"), (other, "have another shape"))
+    faults = [f"{len(k)} of {len(own)} tensors {what} ({k[0]}, ...)" for k, what in parts if k]
+    return ", ".join(faults) or None
 
 
 def _explain(ann_file: str, error: Exception) -> None:
@@ -112,6 +181,10 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     Raises:
         UserError: the data, a checkpoint or a setting is wrong.
     """
+    check_launcher(cfg.get("launcher", "none"))
+    for split in splits:
+        if split != "val" and cfg.get(f"{split}_dataloader") is None:
+            raise ConfigError(f"{cfg.filename} has no {split}_dataloader: nothing to {split} on")
     check_data_paths(cfg, tuple(splits))
     if cfg.get("load_from"):
         check_checkpoint(cfg.load_from)

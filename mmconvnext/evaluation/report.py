@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,12 +106,16 @@ def split_metrics(
 
     Returns:
         AP in 0-1 by name without the prefix (``bbox_mAP_50``), and for each kind (``bbox``,
-        ``segm``) AP in 0-1 by class, empty unless it was asked for.
+        ``segm``) AP in 0-1 by class, empty unless it was asked for; -1 where there is no object.
     """
     overall: dict[str, float] = {}
     classwise: dict[str, dict[str, float]] = {kind: {} for kind in KINDS}
     for key, value in metrics.items():
-        prefix, _, name = key.rpartition("/")
+        # CocoMetric's value of a class without objects; JSON has no NaN.
+        if isinstance(value, float) and math.isnan(value):
+            value = -1.0
+        # The first slash: names of classes may have others.
+        prefix, name = key.split("/", 1) if "/" in key else ("", key)
         kind = prefix.removeprefix(CLASSWISE_PREFIX.format(kind=""))
         if name.endswith(CLASS_SUFFIX) and kind in KINDS:
             classwise[kind][name.removesuffix(CLASS_SUFFIX)] = value

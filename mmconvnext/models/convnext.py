@@ -260,7 +260,11 @@ def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     choices = range(NUM_STAGES)
     is_sequence = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
     indices = tuple(out_indices) if is_sequence else ()
-    if not indices or any(i not in choices for i in indices) or list(indices) != sorted({*indices}):
+    if (
+        not indices
+        or any(type(i) is not int or i not in choices for i in indices)
+        or list(indices) != sorted({*indices})
+    ):
         raise ValueError(
             f"out_indices={out_indices!r} must be an ascending sequence of different stages out of "
             f"{tuple(choices)}"
@@ -270,7 +274,7 @@ def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
 
 def _check_frozen_stages(frozen_stages: int) -> int:
     choices = range(-1, NUM_STAGES + 1)
-    if isinstance(frozen_stages, bool) or frozen_stages not in choices:
+    if type(frozen_stages) is not int or frozen_stages not in choices:
         raise ValueError(
             f"frozen_stages={frozen_stages!r} must be one of {tuple(choices)}: -1 freezes nothing, "
             "0 the stem, k the stem and the first k stages"

@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from mmconvnext.compat.checkpoint_io import CheckpointError
+from mmconvnext.compat import CheckpointError, MissingOperatorError
 from mmconvnext.engine import cli
 from mmconvnext.errors import UserError
 
@@ -15,10 +15,10 @@ def failing(error):
     return main
 
 
-@pytest.mark.parametrize("error", [UserError("no such thing"), CheckpointError("no such thing")])
-def test_mistakes_of_users_are_one_message_and_exit_code_one(error, capsys, monkeypatch):
+@pytest.mark.parametrize("kind", [UserError, CheckpointError, MissingOperatorError])
+def test_mistakes_of_users_are_one_message_and_exit_code_one(kind, capsys, monkeypatch):
     monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
-    assert failing(error)() == 1
+    assert failing(kind("no such thing"))() == 1
     err = capsys.readouterr().err
     assert err.startswith("error: no such thing\n")
     assert "Traceback" not in err
@@ -50,3 +50,21 @@ def test_shared_arguments():
     assert (args.config, args.launcher) == ("c.py", "slurm")
     assert args.cfg_options == {"a.b": 1, "c": [1, 2]}
     assert (args.work_dir, args.data_root, args.local_rank) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["a.b=1", "c.py"], "'c.py' is no KEY=VALUE"),
+        (["a", "=", "1"], "'a' is no KEY=VALUE"),
+        (["=1"], "'=1' is no KEY=VALUE"),
+        (["a=[1,2"], "cannot read a=[1,2: Imbalanced brackets"),
+    ],
+)
+def test_options_that_cannot_be_read_are_named(options, says, capsys):
+    parser = argparse.ArgumentParser()
+    cli.add_cfg_options(parser, "a=1")
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--cfg-options", *options])
+    assert caught.value.code == 2
+    assert f"--cfg-options: {says}" in capsys.readouterr().err

@@ -74,13 +74,15 @@ def test_from_scratch_drops_every_pretrained_checkpoint():
             "model": {
                 "backbone": {"type": "ConvNeXt", "init_cfg": pretrained},
                 "neck": {"init_cfg": {"type": "Xavier", "layer": "Conv2d"}},
+                "head": {"init_cfg": [{"type": "Normal", "layer": "Conv2d"}, pretrained]},
             },
         }
     )
-    assert configs.drop_pretrained(cfg) == ["b.pth", "a.pth"]
+    assert configs.drop_pretrained(cfg) == ["b.pth", "a.pth", "a.pth"]
     assert cfg.load_from is None
     assert cfg.model.backbone.init_cfg is None
     assert cfg.model.neck.init_cfg.type == "Xavier"
+    assert [entry.type for entry in cfg.model.head.init_cfg] == ["Normal"]
 
 
 def test_work_dir_prefers_the_command_line_then_the_config_then_its_name(tmp_path):
@@ -103,8 +105,11 @@ def test_amp_and_lr_scaling():
     configs.use_auto_scale_lr(cfg)
     assert cfg.optim_wrapper == {"type": "AmpOptimWrapper", "loss_scale": "dynamic"}
     assert cfg.auto_scale_lr.enable
-    with pytest.raises(ConfigError, match="base_batch_size"):
-        configs.use_auto_scale_lr(Config({}))
+    for empty in ({}, {"auto_scale_lr": None, "optim_wrapper": None}):
+        with pytest.raises(ConfigError, match="base_batch_size"):
+            configs.use_auto_scale_lr(Config(empty))
+        with pytest.raises(ConfigError, match="--amp needs an optim_wrapper"):
+            configs.use_amp(Config(empty))
 
 
 def test_tta_wraps_the_model_and_replaces_the_innermost_pipeline():
@@ -119,7 +124,7 @@ def test_tta_wraps_the_model_and_replaces_the_innermost_pipeline():
     configs.use_tta(cfg)
     assert cfg.model == {"type": "InstanceTTAModel", "module": {"type": "MaskRCNN"}}
     assert cfg.test_dataloader.dataset.dataset.pipeline == cfg.tta_pipeline
-    with pytest.raises(ConfigError, match="tta_model and tta_pipeline"):
+    with pytest.raises(ConfigError, match="tta_model and tta_pipeline and test_dataloader"):
         configs.use_tta(Config({"model": {}}))
 
 

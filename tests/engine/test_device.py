@@ -54,12 +54,20 @@ def test_with_a_gpu_nothing_changes(monkeypatch):
 
 @pytest.mark.parametrize("launcher", ["pytorch", "slurm", "mpi"])
 def test_a_launcher_that_did_not_launch_is_named(launcher, monkeypatch):
-    monkeypatch.setattr(device, "get_device", lambda: "cpu")
     for names in device.RANK_VARIABLES.values():
         for name in names:
             monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=f"--launcher {launcher}: .* is not set"):
-        device.init_distributed_on_cpu(launcher)
+        device.check_launcher(launcher)
+
+
+def test_torchrun_without_its_launcher_is_refused(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    device.check_launcher("none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"started 2 processes.*--launcher pytorch"):
+        device.check_launcher("none")
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])

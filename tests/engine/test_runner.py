@@ -1,14 +1,22 @@
 import json
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine import device
 from mmconvnext.engine.data_checks import DataError
-from mmconvnext.engine.runner import DetectionRunner, build_runner, check_checkpoint, resume_from
+from mmconvnext.engine.runner import (
+    DetectionRunner,
+    build_runner,
+    check_checkpoint,
+    explain_misfit,
+    resume_from,
+)
 from mmconvnext.errors import ConfigError, UserError
+from mmconvnext.weights import WeightsError
 
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 4}],
@@ -162,6 +170,57 @@ def test_files_are_checked_before_anything_is_built(tmp_path, changes, says):
     with pytest.raises(UserError, match=says):
         build_runner(config(tmp_path, model={"type": "NoSuchModel"}, **changes), ("val",))
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_that_the_config_lacks_is_named(tmp_path, split):
+    with pytest.raises(ConfigError, match=f"has no {split}_dataloader: nothing to {split} on"):
+        build_runner(config(tmp_path, **{f"{split}_dataloader": None}), (split,))
+
+
+# checkpoints that do not fit
+
+
+def test_a_model_says_what_a_checkpoint_does_not_fill():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    state = model.state_dict()
+    assert explain_misfit(model, {"state_dict": state, "meta": {}}) is None
+    assert explain_misfit(model, {f"module.{k}": v for k, v in state.items()}) is None
+    wrapper = torch.nn.parallel.DataParallel(model)
+    assert explain_misfit(wrapper, {**state, "another.weight": state["0.bias"]}) is None
+    # Files from before there was such a counter lack it.
+    assert explain_misfit(model, {k: v for k, v in state.items() if "num_batches" not in k}) is None
+    fault = explain_misfit(model, {**state, "0.bias": torch.zeros(4)})
+    assert fault == "1 of 6 tensors have another shape (0.bias, ...)"
+    fault = explain_misfit(model, {"model": state})
+    assert fault == "6 of 6 tensors are missing (0.weight, ...)"
+
+
+def test_tests_and_resumed_runs_need_the_whole_model(runner, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"state_dict": {"head.weight": torch.zeros(1)}, "meta": {}}, path)
+    runner.load_checkpoint(str(path))  # a start for another training: MMEngine warns
+    for action in ("test", "resume"):
+        runner._must_fit = False
+        with pytest.raises(WeightsError, match=r"other\.pth does not fit the model of .*missing"):
+            _act(runner, action, str(path))
+
+
+def test_weights_alone_cannot_be_resumed(runner, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": runner.model.state_dict()}, path)
+    with pytest.raises(UserError, match=r"cannot resume \S+weights\.pth: .*KeyError.*load_from="):
+        runner.resume(str(path))
+
+
+def _act(runner, action, path):
+    if action == "resume":
+        runner.resume(path)
+        return
+    runner._load_from, runner._has_loaded = path, False
+    runner._test_loop = type("Loop", (), {"run": lambda self: {}})()
+    runner.build_test_loop = lambda loop: loop
+    runner.test()
 
 
 # data that cannot be used

@@ -42,6 +42,15 @@ def test_metrics_are_sorted_by_kind():
     assert classwise == {"bbox": {"cat": 0.4}, "segm": {"cat": 0.3}}
 
 
+def test_classes_may_have_slashes_in_their_names_and_no_objects(tmp_path):
+    metrics = {"coco_bbox/car/truck_precision": 0.4, "coco_bbox/cat_precision": float("nan")}
+    classwise = report.split_metrics(metrics)[1]
+    assert classwise["bbox"] == {"car/truck": 0.4, "cat": -1.0}
+    cfg = Config({"work_dir": str(tmp_path)}, filename=None)
+    path = report.write_result(metrics, cfg, "a.pth", str(tmp_path))
+    assert "NaN" not in path.read_text()
+
+
 def test_the_result_says_what_it_was_measured_with(tmp_path):
     cfg = Config({"work_dir": str(tmp_path / "work")}, filename=None)
     path = report.write_result(METRICS, cfg, "epoch_3.pth", str(tmp_path / "work" / "time"))

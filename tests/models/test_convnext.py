@@ -307,6 +307,8 @@ def test_float64_stays_float64():
         ({"out_indices": (2, 1)}, r"out_indices=\(2, 1\).*ascending"),
         ({"out_indices": (1, 1)}, r"out_indices=\(1, 1\)"),
         ({"out_indices": 3}, "out_indices=3"),
+        ({"out_indices": (0, True)}, r"out_indices=\(0, True\)"),
+        ({"frozen_stages": 1.0}, "frozen_stages=1.0 must be"),
         ({"frozen_stages": 5}, r"frozen_stages=5 must be one of \(-1, 0, 1, 2, 3, 4\)"),
         ({"frozen_stages": -2}, "frozen_stages=-2"),
         ({"frozen_stages": True}, "frozen_stages=True"),
