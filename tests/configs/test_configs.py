@@ -158,7 +158,7 @@ def test_demo_configs_know_the_classes_of_shapes(name):
 
 @pytest.mark.parametrize("name", [*COCO, *SHAPES])
 def test_builds_trains_a_step_and_predicts(name):
-    """At one block a stage and an eighth of the width, which leaves all that the config says."""
+    """At one block a stage, an eighth of the width and few RoIs; all else is as the config says."""
     cfg = load(name)
     drop_pretrained(cfg)
     replace_types(cfg, ["SyncBN"], "BN")
@@ -167,6 +167,10 @@ def test_builds_trains_a_step_and_predicts(name):
         widths = tuple(w // 8 for w in widths)
         cfg.model.backbone.arch = {"depths": (1, 1, 4, 1), "widths": widths}
         cfg.model.neck.in_channels = list(widths)
+    rcnn = cfg.model.train_cfg.rcnn
+    for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
+        stage.sampler.num = 16
+    cfg.model.test_cfg.rpn.max_per_img = 20
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
