@@ -14,6 +14,23 @@ test_pipeline = [
         meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "instances"),
     ),
 ]
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [dict(type="Resize", scale=scale, keep_ratio=True)],
+            [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)],
+            [dict(type="LoadAnnotations", with_bbox=True, with_mask=True)],
+            [
+                dict(
+                    type="PackDetInputs",
+                    meta_keys=(*test_pipeline[-1]["meta_keys"], "flip", "flip_direction"),
+                )
+            ],
+        ],
+    ),
+]
 train_dataloader = dict(
     num_workers=0,
     persistent_workers=False,

@@ -7,7 +7,7 @@ import sys
 
 from mmconvnext.analysis import flops
 from mmconvnext.engine.cli import add_cfg_options, main_guard
-from mmconvnext.engine.config import load_config
+from mmconvnext.engine.config import load_config, merge_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,7 +31,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Count and print."""
     args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config)
+    for note in merge_options(cfg, args.cfg_options):
+        print(note, file=sys.stderr)
     cost = flops.count_config(cfg, tuple(args.shape))
     print(flops.cost_table(cost))
     if args.json:

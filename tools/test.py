@@ -31,7 +31,8 @@ def main() -> None:
     args = parse_args()
     cli.export_local_rank(args.local_rank)
     report.check_dump_path(args.out)
-    cfg = configs.load_config(args.config, args.cfg_options)
+    cfg = configs.load_config(args.config)
+    notes = configs.merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = args.checkpoint, False
     configs.set_work_dir(cfg, args.work_dir)
@@ -43,10 +44,10 @@ def main() -> None:
         report.ask_for_classwise(cfg)
     if args.tta:
         configs.use_tta(cfg)
-    runner = build_runner(cfg, ("test",))
+    runner = build_runner(cfg, ("test",), notes)
     if args.out:
         report.dump_predictions(runner, args.out)
-    metrics = runner.test()
+    metrics = report.with_missing_ap(runner.test(), cfg)
     if is_main_process():
         path = report.write_result(metrics, cfg, args.checkpoint, runner.log_dir)
         print(report.ap_table(metrics))

@@ -36,10 +36,10 @@ def main() -> None:
     """Train."""
     args = parse_args()
     cli.export_local_rank(args.local_rank)
-    cfg = configs.load_config(args.config, args.cfg_options)
+    cfg = configs.load_config(args.config)
+    notes = configs.merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     configs.set_work_dir(cfg, args.work_dir)
-    notes = []
     if args.data_root:
         configs.set_data_root(cfg, args.data_root)
     if args.from_scratch:

@@ -15,6 +15,8 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="DetVisualizationHook"),
 )
+# A head with another number of classes than the data set is refused before the first step.
+custom_hooks = [dict(type="NumClassCheckHook")]
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)
 visualizer = dict(
     type="DetLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")], name="visualizer"

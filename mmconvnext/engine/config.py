@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,55 @@ from mmengine.model import PretrainedInit
 from mmconvnext.errors import ConfigError
 
 
-def load_config(path: str, cfg_options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file.
-
-    Args:
-        path: a config of MMEngine.
-        cfg_options: settings by dotted names, merged into it.
+def load_config(path: str) -> Config:
+    """Read a config file of MMEngine.
 
     Raises:
-        ConfigError: there is no such file, it does not parse, or an option does not fit it.
+        ConfigError: there is no such file, or it does not parse.
     """
     if not Path(path).is_file():
         raise ConfigError(f"there is no config file {path}")
     try:
-        cfg = Config.fromfile(path)
+        return Config.fromfile(path)
     except Exception as error:  # a config is Python code: anything can go wrong in it
         raise ConfigError(f"{path} does not parse: {type(error).__name__}: {error}") from error
-    if cfg_options:
-        try:
-            cfg.merge_from_dict(dict(cfg_options))
-        except Exception as error:
-            raise ConfigError(f"--cfg-options does not fit {path}: {error}") from error
-    return cfg
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> list[str]:
+    """Merge settings from the command line (``--cfg-options``) into a config.
+
+    Args:
+        cfg: changed in place.
+        options: settings by dotted names.
+
+    Returns:
+        One line for the log for each setting that the config did not have.
+
+    Raises:
+        ConfigError: an option does not fit the config.
+    """
+    notes = [note for key in options or () if (note := _explain_new(cfg, key))]
+    try:
+        cfg.merge_from_dict(dict(options or {}))
+    except Exception as error:
+        raise ConfigError(f"--cfg-options does not fit {cfg.filename}: {error}") from error
+    return notes
+
+
+def _explain_new(cfg: Config, key: str) -> str | None:
+    """Say that a config lacks a dotted key, and which one may be meant; None if it has it."""
+    node, parts = cfg.to_dict(), key.split(".")
+    for i, part in enumerate(parts):
+        if isinstance(node, list | tuple):
+            node = {str(index): value for index, value in enumerate(node)}
+        if not isinstance(node, Mapping):
+            return None  # merging refuses it
+        if part not in node:
+            similar = get_close_matches(part, node, n=1)
+            hint = f" (did you mean {'.'.join([*parts[:i], *similar, *parts[i + 1 :]])}?)"
+            return f"--cfg-options: {key} is new, the config had no such key{hint * len(similar)}"
+        node = node[part]
+    return None
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
@@ -73,16 +101,29 @@ def set_data_root(cfg: Config, data_root: str) -> None:
 
 
 def drop_pretrained(cfg: Config) -> list[str]:
-    """Remove every pretrained checkpoint from the model.
+    """Remove every checkpoint that the run would start from.
 
     Args:
-        cfg: changed in place; ``load_from`` is dropped, too.
+        cfg: changed in place.
+
+    Returns:
+        The checkpoints that were dropped: ``load_from`` and those of the model's parts.
+    """
+    dropped = [cfg.load_from] if cfg.get("load_from") else []
+    cfg.load_from = None
+    return dropped + drop_pretrained_parts(cfg)
+
+
+def drop_pretrained_parts(cfg: Config) -> list[str]:
+    """Remove the pretrained checkpoints of the model's parts, such as the backbone's.
+
+    Args:
+        cfg: changed in place; ``load_from`` stays.
 
     Returns:
         The checkpoints that were dropped.
     """
-    dropped = [cfg.load_from] if cfg.get("load_from") else []
-    cfg.load_from = None
+    dropped = []
 
     def drop(value: Any) -> Any:
         init_cfg = value.get("init_cfg") if isinstance(value, Mapping) else None
@@ -124,6 +165,29 @@ def use_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
+    """Say that the learning rate is meant for another batch size than that of this training.
+
+    Args:
+        cfg: of the run.
+        world_size: number of processes.
+
+    Returns:
+        A line for the log; none if they agree, the rate is scaled or the config does not tell.
+    """
+    scaling = cfg.get("auto_scale_lr") or {}
+    base, size = scaling.get("base_batch_size"), cfg.train_dataloader.get("batch_size")
+    # MMEngine's scaling knows nothing of accumulated gradients, so it is not what to recommend.
+    accumulated = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1) > 1
+    if not base or not size or scaling.get("enable") or accumulated or size * world_size == base:
+        return []
+    total = size * world_size
+    return [
+        f"the learning rate is meant for {base} images a step and is kept, with {total} images a "
+        f"step ({world_size} x {size}); --auto-scale-lr multiplies it by {total / base:g}"
+    ]
+
+
 def use_tta(cfg: Config) -> None:
     """Test with test-time augmentation (``--tta``): ``tta_model`` and ``tta_pipeline``.
 
@@ -138,7 +202,8 @@ def use_tta(cfg: Config) -> None:
             "configs/_base_/datasets/coco_instance.py has them"
         )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    innermost_dataset(cfg.test_dataloader.dataset).pipeline = deepcopy(cfg.tta_pipeline)
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset["pipeline"] = deepcopy(cfg.tta_pipeline)
 
 
 def innermost_dataset(dataset: ConfigDict) -> ConfigDict:
@@ -146,6 +211,14 @@ def innermost_dataset(dataset: ConfigDict) -> ConfigDict:
     while "dataset" in dataset:
         dataset = dataset["dataset"]
     return dataset
+
+
+def leaf_datasets(dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The data sets inside of wrappers, also of ones that concatenate."""
+    inner = innermost_dataset(dataset)
+    if "datasets" not in inner:
+        return [inner]
+    return [leaf for d in inner["datasets"] for leaf in leaf_datasets(d)]
 
 
 def metrics_of(evaluator: Mapping[str, Any] | Sequence | None) -> list[ConfigDict]:

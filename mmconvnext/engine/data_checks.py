@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmconvnext.engine.config import innermost_dataset, metrics_of
+from mmconvnext.engine.config import leaf_datasets, metrics_of
 from mmconvnext.errors import UserError
 
 COCO_LISTS = ("images", "annotations", "categories")
@@ -44,14 +44,6 @@ def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
             ann_file = metric.get("ann_file")
             if isinstance(ann_file, str) and not _is_remote(ann_file):
                 _check_file(Path(ann_file), f"{split}_evaluator.ann_file")
-
-
-def leaf_datasets(dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The data sets inside of wrappers, also of ones that concatenate."""
-    inner = innermost_dataset(dataset)
-    if "datasets" not in inner:
-        return [inner]
-    return [leaf for d in inner["datasets"] for leaf in leaf_datasets(d)]
 
 
 def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:
@@ -129,9 +121,16 @@ def check_dataset(dataset: Any) -> None:
         DataError: there is nothing to train or test on.
     """
     name = getattr(dataset, "ann_file", type(dataset).__name__)
+    metainfo = getattr(dataset, "metainfo", None)
+    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
+    if isinstance(classes, str):
+        raise DataError(
+            f"metainfo=dict(classes={classes!r}) of {name} is a string, not a tuple of names; "
+            f"write ({classes!r},)"
+        )
     if hasattr(dataset, "cat_ids") and not dataset.cat_ids:
         raise DataError(
-            f"{name} has none of the classes {_short(dataset.metainfo.get('classes'))}; set "
+            f"{name} has none of the classes {_short(classes)}; set "
             "metainfo=dict(classes=(...)) of the data set to the names of its categories"
         )
     if len(dataset) == 0:

@@ -31,7 +31,7 @@ def adapt_to_device(cfg: Config) -> list[str]:
     Returns:
         One line for each setting that was changed, for the log.
     """
-    if get_device() != "cpu":
+    if _has_accelerator():
         return []
     notes = []
     if (cfg.get("optim_wrapper") or {}).get("type") == "AmpOptimWrapper":
@@ -89,7 +89,7 @@ def init_distributed_on_cpu(launcher: str) -> None:
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``; ``none`` does nothing. Its
             environment variables must be set, see :func:`check_launcher`.
     """
-    if launcher == "none" or get_device() != "cpu" or is_distributed():
+    if launcher == "none" or _has_accelerator() or is_distributed():
         return
     for target, source in zip(RANK_VARIABLES["pytorch"], RANK_VARIABLES[launcher], strict=True):
         os.environ[target] = os.environ[source]
@@ -98,6 +98,11 @@ def init_distributed_on_cpu(launcher: str) -> None:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     dist.init_process_group("gloo")
+
+
+def _has_accelerator() -> bool:
+    # Apple's MPS lacks mixed precision, synchronised statistics and communication, as the CPU does.
+    return get_device() not in ("cpu", "mps")
 
 
 def _first_slurm_host() -> str:

@@ -66,13 +66,19 @@ def write_run_info(cfg: Config, folder: str) -> Path:
 
 def git_revision() -> str:
     """The commit of this package's checkout, with ``-dirty`` after local changes."""
-    command = ["git", "-C", str(Path(__file__).parent)]
-    command += ["describe", "--always", "--dirty", "--abbrev=12"]
+    root = Path(__file__).resolve().parents[2]
     try:
-        git = subprocess.run(command, capture_output=True, text=True, check=False)
+        # Installed in a virtual environment, the package may lie inside of another repository.
+        if Path(_git(root, "rev-parse", "--show-toplevel")) != root:
+            return "unknown (not a git checkout)"
+        return _git(root, "describe", "--always", "--dirty", "--abbrev=12") or "unknown (no commit)"
     except OSError:
         return "unknown (git is not installed)"
-    return git.stdout.strip() or "unknown (not a git checkout)"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _version(name: str) -> str | None:

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmconvnext.engine.config import drop_pretrained, metrics_of
+from mmconvnext.engine.config import (
+    drop_pretrained,
+    drop_pretrained_parts,
+    explain_batch_size,
+    leaf_datasets,
+    metrics_of,
+)
 from mmconvnext.engine.data_checks import (
     DataError,
     check_data_paths,
     check_dataset,
     explain_annotation_file,
-    leaf_datasets,
 )
 from mmconvnext.engine.device import adapt_to_device, check_launcher, init_distributed_on_cpu
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.weights import WeightsError
+
+# What registries and constructors say; where data is read, other errors come from its files.
+SETTING_FAULTS = (" registry. ", 'must contain the key "type"', "unexpected keyword argument")
 
 
 @RUNNERS.register_module()
@@ -74,20 +85,58 @@ class DetectionRunner(Runner):
             )
         return checkpoint
 
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the loop and its data; raises ConfigError where ``train_cfg`` is wrong."""
+        with naming(f"train_cfg of {self.cfg.filename}", SETTING_FAULTS):
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """Build the loop and its data; raises ConfigError where ``val_cfg`` is wrong."""
+        with naming(f"val_cfg of {self.cfg.filename}", SETTING_FAULTS):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """Build the loop and its data; raises ConfigError where ``test_cfg`` is wrong."""
+        with naming(f"test_cfg of {self.cfg.filename}", SETTING_FAULTS):
+            return super().build_test_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer.
+
+        Raises:
+            ConfigError: a type or an argument is wrong.
+        """
+        with naming(f"optim_wrapper of {self.cfg.filename}"):
+            _check_optimizer_type(optim_wrapper)
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedules of the learning rate.
+
+        Raises:
+            ConfigError: a type or an argument is wrong.
+        """
+        with naming(f"param_scheduler of {self.cfg.filename}"):
+            return super().build_param_scheduler(scheduler)
+
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
         """Build a data loader and check that it has something to load.
 
         Raises:
             DataError: the annotation file is not COCO, or has nothing to use.
+            ConfigError: a type or an argument is wrong.
         """
         try:
             built = Runner.build_dataloader(dataloader, *args, **kwargs)
         except Exception as error:
-            for dataset in leaf_datasets(dataloader["dataset"]):
+            datasets = leaf_datasets(dataloader["dataset"])
+            for dataset in filter(_is_coco, datasets):
                 path = Path(dataset.get("data_root") or "", dataset.get("ann_file") or "")
                 _explain(str(path), error)
-            raise
+            name = datasets[0].get("ann_file") or datasets[0].get("type")
+            with naming(f"the data loader of {name}", SETTING_FAULTS):
+                raise
         check_dataset(built.dataset)
         return built
 
@@ -96,13 +145,46 @@ class DetectionRunner(Runner):
 
         Raises:
             DataError: the annotation file of a metric is not COCO.
+            ConfigError: a type or an argument is wrong.
         """
         try:
             return super().build_evaluator(evaluator)
         except Exception as error:
             for metric in metrics_of(evaluator):
                 _explain(metric.get("ann_file") or "", error)
+            with naming(f"the evaluator of {self.cfg.filename}"):
+                raise
+
+
+@contextmanager
+def naming(setting: str, faults: Sequence[str] = ("",)) -> Iterator[None]:
+    """Name the setting whose type or arguments cannot be built.
+
+    Args:
+        setting: what is built.
+        faults: parts of the messages to take for faults of the setting; others stay as they are.
+
+    Raises:
+        ConfigError: in place of the errors of registries and constructors.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, ImportError) as error:
+        if not any(fault in str(error) for fault in faults):
             raise
+        message = error.args[0] if error.args else error
+        raise ConfigError(f"{setting} cannot be built: {message}") from error
+
+
+def _check_optimizer_type(optim_wrapper: Any) -> None:
+    # MMEngine goes on with None and says that it "is not a callable object".
+    optimizer = optim_wrapper.get("optimizer") if isinstance(optim_wrapper, Mapping) else None
+    kind = optimizer.get("type") if isinstance(optimizer, Mapping) else None
+    with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+        if isinstance(kind, str) and registry.get(kind) is None:
+            raise KeyError(f"{kind} is not in the optimizer registry, which has torch's by name")
 
 
 def explain_misfit(model: nn.Module, checkpoint: Mapping[str, Any]) -> str | None:
@@ -129,6 +211,12 @@ def explain_misfit(model: nn.Module, checkpoint: Mapping[str, Any]) -> str | Non
     return ", ".join(faults) or None
 
 
+def _is_coco(dataset: Mapping[str, Any]) -> bool:
+    kind = dataset.get("type")
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(kind, type) and issubclass(kind, CocoDataset)
+
+
 def _explain(ann_file: str, error: Exception) -> None:
     fault = explain_annotation_file(ann_file) if Path(ann_file).is_file() else None
     if fault:
@@ -153,7 +241,9 @@ def resume_from(cfg: Config, checkpoint: str) -> list[str]:
         latest = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
         if latest is None:
             return [f"--resume: no checkpoint in {cfg.work_dir} yet, starting a new run"]
-        checkpoint = latest
+        # The file holds a path, which is another one after the work folder was moved.
+        here = Path(cfg.work_dir, Path(latest).name)
+        checkpoint = str(here) if here.is_file() else latest
     check_checkpoint(checkpoint)
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = True, checkpoint
@@ -186,18 +276,19 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         if split != "val" and cfg.get(f"{split}_dataloader") is None:
             raise ConfigError(f"{cfg.filename} has no {split}_dataloader: nothing to {split} on")
     check_data_paths(cfg, tuple(splits))
+    notes = list(notes)
     if cfg.get("load_from"):
         check_checkpoint(cfg.load_from)
-    notes = [*notes, *adapt_to_device(cfg)]
+        dropped = drop_pretrained_parts(cfg)
+        if dropped:
+            notes.append(f"load_from={cfg.load_from}: not loading {', '.join(dropped)} before it")
+    notes += adapt_to_device(cfg)
     init_distributed_on_cpu(cfg.get("launcher", "none"))
     cfg.setdefault("runner_type", "DetectionRunner")
-    try:
+    with naming(cfg.filename):
         runner = RUNNERS.build(cfg)
-    except UserError:
-        raise
-    except (ValueError, TypeError, KeyError, ImportError) as error:
-        message = error.args[0] if error.args else error
-        raise ConfigError(f"{cfg.filename} cannot be built: {message}") from error
+    if "train" in splits:
+        notes += explain_batch_size(cfg, runner.world_size)
     for note in notes:
         runner.logger.info(note)
     if is_main_process():

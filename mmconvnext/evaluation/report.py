@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from terminaltables import AsciiTable
 
@@ -25,6 +28,8 @@ COLUMNS = {
     "mAP_m": "AP medium",
     "mAP_l": "AP large",
 }
+# What is 0 without any detection; AP by size could be -1, where no object has that size.
+KNOWN_WITHOUT_DETECTIONS = ("mAP", "mAP_50", "mAP_75")
 CLASS_SUFFIX = "_precision"
 # CocoMetric reports the class-wise AP of boxes and masks under the same key; with a metric of its
 # own for each kind, under its own prefix, both arrive.
@@ -46,8 +51,7 @@ def ask_for_classwise(cfg: Config) -> None:
             evaluators.append(metric)
             continue
         found = True
-        kinds = metric.get("metric", "bbox")
-        for kind in [kinds] if isinstance(kinds, str) else kinds:
+        for kind in _kinds_of(metric):
             prefix = CLASSWISE_PREFIX.format(kind=kind)
             evaluators.append(
                 ConfigDict({**metric, "metric": kind, "classwise": True, "prefix": prefix})
@@ -94,6 +98,33 @@ def dump_predictions(runner: Runner, path: str) -> None:
         path: of the pickle file.
     """
     runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=path))
+
+
+def with_missing_ap(metrics: Mapping[str, float], cfg: Config) -> dict[str, float]:
+    """Add the AP of a detector that found nothing: 0.
+
+    COCO's API cannot read an empty list of detections, so ``CocoMetric`` logs an error and returns
+    no metrics at all.
+
+    Args:
+        metrics: as MMEngine's runner returns them, in 0-1.
+        cfg: of the run, whose ``test_evaluator`` says what was asked for.
+
+    Returns:
+        The metrics, with AP, AP50 and AP75 for every kind that was asked for.
+    """
+    found = split_metrics(metrics)[0]
+    missing = {
+        f"{metric.get('prefix') or 'coco'}/{kind}_{column}": 0.0
+        for metric in metrics_of(cfg.get("test_evaluator"))
+        if metric.get("type") == "CocoMetric" and not metric.get("format_only")
+        for kind in _kinds_of(metric)
+        if kind in KINDS and not any(name.startswith(f"{kind}_mAP") for name in found)
+        for column in KNOWN_WITHOUT_DETECTIONS
+    }
+    if missing:
+        print_log("no detections: AP is 0", logger="current", level=logging.WARNING)
+    return {**metrics, **missing}
 
 
 def split_metrics(
@@ -175,6 +206,11 @@ def write_result(metrics: Mapping[str, float], cfg: Config, checkpoint: str, fol
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
     return path
+
+
+def _kinds_of(metric: Mapping[str, Any]) -> list[str]:
+    kinds = metric.get("metric", "bbox")
+    return [kinds] if isinstance(kinds, str) else list(kinds)
 
 
 def _percent(value: float | None) -> str:

@@ -21,6 +21,30 @@ class InstanceTTAModel(DetTTAModel):
     survives keeps the mask of the view that it comes from, mirrored back.
     """
 
+    def test_step(self, data: dict[str, list]) -> list[DetDataSample]:
+        """Predict each view and merge.
+
+        Args:
+            data: ``inputs`` and ``data_samples``, each a list of views, which are lists of images.
+
+        Returns:
+            The merged predictions, one an image.
+        """
+        views = (dict(zip(data, view, strict=True)) for view in zip(*data.values(), strict=True))
+        predictions = [self._predict(view) for view in views]
+        return self.merge_preds(list(zip(*predictions, strict=True)))
+
+    def _predict(self, view: dict[str, list]) -> list[DetDataSample]:
+        # MMDetection's cascade heads take a mirrored sample for a cue to mirror its masks back, and
+        # fail with "step must be greater than zero".
+        flips = [sample.metainfo.get("flip", False) for sample in view["data_samples"]]
+        for sample in view["data_samples"]:
+            sample.set_metainfo({"flip": False})
+        predictions = self.module.test_step(view)
+        for sample, flip in zip(predictions, flips, strict=True):
+            sample.set_metainfo({"flip": flip})
+        return predictions
+
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
         """Merge the predictions of the views of one image.
 

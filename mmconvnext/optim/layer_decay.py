@@ -151,7 +151,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     The backbone may be anywhere in the model (inside another detector, compiled, wrapped for
     distributed training): any module with ``layer_id``, ``stage_id``, ``num_layers`` and
     ``num_stages`` takes part, :class:`mmconvnext.models.ConvNeXt` does. Every trainable parameter
-    lands in exactly one group, and each group is one line in the log (its names at DEBUG level).
+    lands in exactly one group, and each group is one line in the log (its names at DEBUG level),
+    with its learning rate as configured: ``--auto-scale-lr`` and schedules multiply it later.
 
     Keys of ``paramwise_cfg``:
 
@@ -287,7 +288,7 @@ def _log_groups(groups: Iterable[Mapping[str, Any]]) -> None:
             if k not in ("layer_id", "lr_scale", "lr", "weight_decay", "params", "param_names")
         }
         logger.info(
-            "layer %2d: lr %.3g (x %.4g), weight decay %s, %d tensors, %s parameters%s",
+            "layer %2d: configured lr %.3g (x %.4g), weight decay %s, %d tensors, %s parameters%s",
             group["layer_id"],
             group["lr"],
             group["lr_scale"],

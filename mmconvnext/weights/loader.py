@@ -27,12 +27,21 @@ def pretrained_cfg(init_cfg: dict | Sequence[dict] | None) -> dict | None:
 
     Returns:
         The entry of type ``Pretrained`` without its type, or None.
+
+    Raises:
+        WeightsError: there are other entries beside it.
     """
-    entries = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg or []
-    for entry in entries:
-        if entry.get("type") in ("Pretrained", PretrainedInit):
-            return {k: v for k, v in entry.items() if k != "type"}
-    return None
+    entries = [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or [])
+    pretrained = [e for e in entries if e.get("type") in ("Pretrained", PretrainedInit)]
+    if not pretrained:
+        return None
+    others = [entry for entry in entries if entry is not pretrained[0]]
+    if others:
+        raise WeightsError(
+            "init_cfg of the backbone: beside Pretrained nothing else is applied; "
+            f"remove {', '.join(str(dict(entry)) for entry in others)}"
+        )
+    return {k: v for k, v in pretrained[0].items() if k != "type"}
 
 
 def load_pretrained(

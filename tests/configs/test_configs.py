@@ -1,10 +1,11 @@
 """The configs reproduce the published recipes to the number, build, train a step and predict."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, HOOKS, MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -154,6 +155,22 @@ def test_demo_configs_know_the_classes_of_shapes(name):
     for head in heads if isinstance(heads, list) else [heads]:
         assert head.num_classes == len(CLASSES)
     assert cfg.model.roi_head.mask_head.num_classes == len(CLASSES)
+
+
+@pytest.mark.parametrize("name", [*COCO, *SHAPES, "cascade_convnext_overfit"])
+def test_heads_of_another_number_of_classes_are_refused(name):
+    cfg = load(name)
+    (hook,) = map(HOOKS.build, cfg.custom_hooks)
+    dataset = DATASETS.build({**cfg.train_dataloader.dataset, "lazy_init": True})
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    loader = SimpleNamespace(dataset=dataset)
+    runner = SimpleNamespace(model=model, train_dataloader=loader, val_dataloader=loader)
+    hook.before_train_epoch(runner)
+    hook.before_val_epoch(runner)
+    next(m for m in model.roi_head.modules() if hasattr(m, "num_classes")).num_classes += 1
+    with pytest.raises(AssertionError, match="num_classes"):
+        hook.before_train_epoch(runner)
 
 
 @pytest.mark.parametrize("name", [*COCO, *SHAPES])

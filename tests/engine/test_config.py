@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from mmengine.config import Config
 
@@ -12,9 +14,27 @@ def write(tmp_path, text: str) -> str:
 
 
 def test_loads_with_options(tmp_path):
-    path = write(tmp_path, "a = dict(b=1, c=[1, 2])\n")
-    cfg = configs.load_config(path, {"a.b": 2})
-    assert (cfg.a.b, cfg.a.c) == (2, [1, 2])
+    path = write(tmp_path, "a = dict(b=1, c=[dict(d=1)])\n")
+    cfg = configs.load_config(path)
+    assert configs.merge_options(cfg, None) == []
+    assert configs.merge_options(cfg, {"a.b": 2, "a.c.0.d": 3}) == []
+    assert (cfg.a.b, cfg.a.c) == (2, [{"d": 3}])
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("modle.x.depth", " (did you mean model.x.depth?)"),
+        ("model.x.detph", " (did you mean model.x.depth?)"),
+        ("model.heads.0.weigth", " (did you mean model.heads.0.weight?)"),
+        ("model.x.other", ""),
+        ("else", ""),
+    ],
+)
+def test_an_option_that_the_config_lacked_is_noted(key, hint):
+    cfg = Config({"model": {"x": {"depth": 1}, "heads": [{"weight": 1}]}})
+    notes = configs.merge_options(cfg, {"model.x.depth": 2, key: 3})
+    assert notes == [f"--cfg-options: {key} is new, the config had no such key{hint}"]
 
 
 @pytest.mark.parametrize(
@@ -38,9 +58,11 @@ def test_a_missing_config_is_named():
         configs.load_config("no/such.py")
 
 
-def test_options_that_do_not_fit_are_refused(tmp_path):
+@pytest.mark.parametrize("key", ["a.x", "a.2", "b.x"])
+def test_options_that_do_not_fit_are_refused(tmp_path, key):
+    cfg = configs.load_config(write(tmp_path, "a = [1, 2]\nb = None\n"))
     with pytest.raises(ConfigError, match="--cfg-options does not fit"):
-        configs.load_config(write(tmp_path, "a = [1, 2]\n"), {"a.x": 3})
+        configs.merge_options(cfg, {key: 3})
 
 
 def test_data_root_replaces_every_path_under_it():
@@ -112,6 +134,25 @@ def test_amp_and_lr_scaling():
             configs.use_amp(Config(empty))
 
 
+@pytest.mark.parametrize(
+    ("changes", "world_size", "note"),
+    [
+        ({}, 2, "meant for 16 .* with 4 images a step \\(2 x 2\\); --auto-scale-lr .* by 0.25"),
+        ({}, 8, None),
+        ({"auto_scale_lr": {"base_batch_size": 16, "enable": True}}, 1, None),
+        ({"auto_scale_lr": None}, 1, None),
+        ({"optim_wrapper": {"accumulative_counts": 8}}, 1, None),
+        ({"train_dataloader": {}}, 1, None),
+    ],
+)
+def test_a_learning_rate_for_another_batch_size_is_noted(changes, world_size, note):
+    scaling = {"base_batch_size": 16, "enable": False}
+    cfg = Config({"train_dataloader": {"batch_size": 2}, "auto_scale_lr": scaling} | changes)
+    notes = configs.explain_batch_size(cfg, world_size)
+    assert len(notes) == (note is not None)
+    assert all(re.search(note, line) for line in notes)
+
+
 def test_tta_wraps_the_model_and_replaces_the_innermost_pipeline():
     cfg = Config(
         {
@@ -126,6 +167,22 @@ def test_tta_wraps_the_model_and_replaces_the_innermost_pipeline():
     assert cfg.test_dataloader.dataset.dataset.pipeline == cfg.tta_pipeline
     with pytest.raises(ConfigError, match="tta_model and tta_pipeline and test_dataloader"):
         configs.use_tta(Config({"model": {}}))
+
+
+def test_tta_replaces_the_pipeline_of_every_data_set_that_is_concatenated():
+    datasets = [{"pipeline": []}, {"type": "Wrapper", "dataset": {"pipeline": []}}]
+    cfg = Config(
+        {
+            "model": {},
+            "tta_model": {},
+            "tta_pipeline": [{"type": "TestTimeAug"}],
+            "test_dataloader": {"dataset": {"type": "ConcatDataset", "datasets": datasets}},
+        }
+    )
+    configs.use_tta(cfg)
+    one, two = cfg.test_dataloader.dataset.datasets
+    assert one.pipeline == two.dataset.pipeline == cfg.tta_pipeline
+    assert "pipeline" not in cfg.test_dataloader.dataset
 
 
 def test_types_are_replaced_wherever_they_are():

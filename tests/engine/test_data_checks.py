@@ -119,6 +119,13 @@ def test_data_sets_without_anything_to_use(cat_ids, images, says):
         check_dataset(DataSet(cat_ids, images))
 
 
+def test_a_class_that_is_no_tuple_is_shown_as_one():
+    dataset = DataSet([1], ["x"])
+    dataset.metainfo = {"classes": "cat"}
+    with pytest.raises(DataError, match=r"classes='cat'\) of a\.json is .*write \('cat',\)"):
+        check_dataset(dataset)
+
+
 def test_a_data_set_that_is_all_there_passes(tmp_path):
     image = tmp_path / "a.jpg"
     image.touch()

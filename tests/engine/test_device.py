@@ -18,8 +18,9 @@ def gpu_config(**extra) -> Config:
     )
 
 
-def test_on_the_cpu_each_change_is_one_line(monkeypatch):
-    monkeypatch.setattr(device, "get_device", lambda: "cpu")
+@pytest.mark.parametrize("kind", ["cpu", "mps"])
+def test_without_an_accelerator_each_change_is_one_line(monkeypatch, kind):
+    monkeypatch.setattr(device, "get_device", lambda: kind)
     cfg = gpu_config()
     notes = device.adapt_to_device(cfg)
     assert len(notes) == 2
@@ -44,8 +45,9 @@ def test_on_the_cpu_processes_talk_through_gloo(monkeypatch):
     }
 
 
-def test_with_a_gpu_nothing_changes(monkeypatch):
-    monkeypatch.setattr(device, "get_device", lambda: "cuda")
+@pytest.mark.parametrize("kind", ["cuda", "npu", "mlu", "musa"])
+def test_with_an_accelerator_nothing_changes(monkeypatch, kind):
+    monkeypatch.setattr(device, "get_device", lambda: kind)
     cfg = gpu_config(launcher="pytorch")
     before = cfg.to_dict()
     assert device.adapt_to_device(cfg) == []

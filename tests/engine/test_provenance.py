@@ -17,8 +17,8 @@ IDENTITY = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign
 
 @pytest.fixture
 def module_in(monkeypatch, tmp_path):
-    """Let the module lie in a folder of its own; returns the folder."""
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    """Let the module lie in a package in a folder of its own; returns the folder."""
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "mmconvnext/engine/provenance.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     return tmp_path
 
@@ -90,6 +90,15 @@ def test_the_revision_is_the_commit_and_says_what_was_changed_since(module_in):
     assert provenance.git_revision() == commit
     (module_in / "provenance.py").write_text("a = 2\n")
     assert provenance.git_revision() == f"{commit}-dirty"
+
+
+def test_the_commit_of_a_repository_around_the_package_is_not_its_own(monkeypatch, module_in):
+    git(module_in, "init", "--quiet")
+    git(module_in, "commit", "--quiet", "--allow-empty", "--message", "a")
+    inner = module_in / "site-packages"
+    inner.mkdir()
+    monkeypatch.setattr(provenance, "__file__", str(inner / "mmconvnext/engine/provenance.py"))
+    assert provenance.git_revision() == "unknown (not a git checkout)"
 
 
 def test_without_a_checkout_the_revision_is_unknown(module_in):

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from torch.utils.data import DataLoader
@@ -78,6 +79,13 @@ def test_auto_takes_the_last_checkpoint_of_the_work_folder(tmp_path, checkpoint)
     assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
 
 
+def test_auto_finds_the_last_checkpoint_in_a_folder_that_was_moved(tmp_path, checkpoint):
+    (tmp_path / "last_checkpoint").write_text(f"/no/such/{checkpoint.name}")
+    cfg = pretrained_config(tmp_path)
+    resume_from(cfg, "auto")
+    assert cfg.load_from == str(checkpoint)
+
+
 def test_auto_does_not_start_anew_where_the_last_checkpoint_was_deleted(tmp_path, checkpoint):
     (tmp_path / "last_checkpoint").write_text(str(checkpoint))
     checkpoint.unlink()
@@ -114,14 +122,25 @@ def test_checkpoints_are_files_or_addresses(tmp_path, checkpoint):
 def test_a_runner_is_built_and_logs_what_it_was_given(tmp_path):
     cfg = config(tmp_path, optim_wrapper={"type": "AmpOptimWrapper", "optimizer": {"type": "SGD"}})
     cfg.update(train_cfg={"by_epoch": True, "max_epochs": 1}, train_dataloader={"dataset": {}})
+    cfg.train_dataloader.batch_size, cfg.auto_scale_lr = 2, {"base_batch_size": 16}
     runner = build_runner(cfg, ("train", "val"), ["from scratch: not loading a.pth"])
     assert type(runner) is DetectionRunner
     (log,) = (tmp_path / "work").glob("*/*.log")
     text = log.read_text()
     assert text.index("from scratch: not loading a.pth") < text.index("AmpOptimWrapper -> Optim")
+    assert "--auto-scale-lr multiplies it by 0.125" in text
     (info,) = (tmp_path / "work").glob("*/run.json")
     assert str(info) in text
     assert json.loads(info.read_text())["config"] == cfg.filename
+
+
+def test_a_checkpoint_of_the_detector_spares_that_of_the_backbone(tmp_path, checkpoint):
+    pretrained = {"type": "Pretrained", "checkpoint": "https://no.such/a.pth"}
+    cfg = config(tmp_path, model={**TINY, "init_cfg": pretrained}, load_from=str(checkpoint))
+    assert build_runner(cfg, ()).model.init_cfg is None
+    assert cfg.load_from == str(checkpoint)
+    (log,) = (tmp_path / "work").glob("*/*.log")
+    assert f"{checkpoint}: not loading https://no.such/a.pth before it" in log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -223,6 +242,54 @@ def _act(runner, action, path):
     runner.test()
 
 
+# settings that are built when the run starts
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("optim_wrapper", {"optimizer": {"type": "AdamWW", "lr": 1.0}}, "AdamWW is not in the"),
+        ("optim_wrapper", {"optimizer": {"type": "SGD", "lr": 1.0, "no_such": 1}}, "'no_such'"),
+        ("optim_wrapper", {"optimizer": {"type": "SGD", "lr": -1.0}}, "Invalid learning rate"),
+        ("param_scheduler", {"type": "NoSuchLR"}, "NoSuchLR is not in the"),
+    ],
+)
+def test_settings_of_the_training_that_cannot_be_built_are_named(
+    runner, monkeypatch, setting, value, says
+):
+    monkeypatch.setattr(DetectionRunner, "train_dataloader", [1])
+    runner.optim_wrapper = runner.build_optim_wrapper({"optimizer": {"type": "SGD", "lr": 1.0}})
+    with pytest.raises(ConfigError, match=rf"^{setting} of \S+\.py cannot be built: .*{says}"):
+        getattr(runner, f"build_{setting}")(value)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_settings_of_the_loops_that_cannot_be_built_are_named(runner, split):
+    build = getattr(runner, f"build_{split}_loop")
+    setattr(runner, f"_{split}_dataloader", DataLoader([1]))
+    for loop, says in (
+        ({"type": "NoSuchLoop"}, "NoSuchLoop is not in the"),
+        (
+            {"type": "EpochBasedTrainLoop", "max_epoch": 1},
+            "unexpected keyword argument 'max_ep",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=rf"^{split}_cfg of \S+ cannot be built: .*{says}"):
+            build(loop)
+
+
+def test_faults_of_the_data_are_not_those_of_the_loop(runner):
+    runner._train_dataloader = {"no_such": 1}
+    with pytest.raises(KeyError, match=r"^'dataset'$"):
+        runner.build_train_loop({"type": "EpochBasedTrainLoop", "max_epochs": 1})
+
+
+def test_messages_for_users_of_the_optimizer_stay_as_they_are(runner):
+    layer_decay = {"constructor": "LayerDecayOptimWrapperConstructor", "paramwise_cfg": {"x": 1}}
+    with pytest.raises(UserError, match=r"^(?!optim_wrapper)"):
+        runner.build_optim_wrapper({"optimizer": {"type": "SGD", "lr": 1.0}, **layer_decay})
+
+
 # data that cannot be used
 
 
@@ -284,15 +351,44 @@ def test_it_is_explained_inside_of_wrappers_too(data, wrapper):
         DetectionRunner.build_dataloader(cfg)
 
 
-def test_what_is_no_fault_of_the_file_keeps_its_error(data):
-    with pytest.raises(KeyError, match="NoSuchDataset"):
-        DetectionRunner.build_dataloader(loader(data(COCO), type="NoSuchDataset"))
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"type": "NoSuchDataset"}, "NoSuchDataset is not in the"),
+        ({"pipeline": [{"type": "NoSuchTransform"}]}, "NoSuchTransform is not in the"),
+        ({"pipeline": [{"type": "PackDetInputs", "no_such": 1}]}, "unexpected keyword.*'no_such'"),
+        ({"pipeline": [{"no_such": 1}]}, 'must contain the key "type"'),
+    ],
+)
+def test_settings_of_a_data_loader_that_cannot_be_built_are_named(data, changes, says):
+    with pytest.raises(
+        ConfigError, match=rf"^the data loader of a\.json cannot be built: .*{says}"
+    ):
+        DetectionRunner.build_dataloader(loader(data(COCO), **changes))
+
+
+def test_what_is_no_fault_of_the_settings_keeps_its_error(data, monkeypatch):
+    def fail(_):
+        raise KeyError("a fault of the file")
+
+    monkeypatch.setattr(CocoDataset, "load_data_list", fail)
+    with pytest.raises(KeyError, match="a fault of the file"):
+        DetectionRunner.build_dataloader(loader(data(COCO)))
+
+
+def test_only_coco_is_explained_as_coco(data):
+    root = data({"shapes": []})
+    (root / "a.json").write_text("a\n")
+    with pytest.raises(FileNotFoundError, match=r"a\.xml"):
+        DetectionRunner.build_dataloader(loader(root, type="VOCDataset"))
 
 
 def test_data_sets_are_checked_when_they_are_built(data):
     root = data(COCO)
     with pytest.raises(DataError, match="has none of the classes b"):
         DetectionRunner.build_dataloader(loader(root, metainfo={"classes": ("b",)}))
+    with pytest.raises(DataError, match=r"write \('ab',\)"):
+        DetectionRunner.build_dataloader(loader(root, metainfo={"classes": ("ab")}))
     (root / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"a\.jpg, an image of .*a\.json, does not exist"):
         DetectionRunner.build_dataloader(loader(root))
@@ -308,9 +404,9 @@ def test_a_broken_annotation_file_of_a_metric_is_explained(runner, data, content
         runner.build_evaluator(evaluator)
 
 
-def test_metrics_are_built_and_other_errors_are_kept(runner, data):
+def test_metrics_are_built_and_wrong_settings_are_named(runner, data):
     path = str(data(COCO) / "a.json")
     evaluator = runner.build_evaluator({"type": "CocoMetric", "ann_file": path})
     assert type(evaluator.metrics[0]).__name__ == "CocoMetric"
-    with pytest.raises(KeyError, match="metric should be one of"):
+    with pytest.raises(ConfigError, match=r"evaluator of \S+ cannot .*metric should be one of"):
         runner.build_evaluator({"type": "CocoMetric", "ann_file": path, "metric": "no_such"})

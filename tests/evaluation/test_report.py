@@ -1,7 +1,10 @@
 import json
 
 import pytest
+import torch
+from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation import report
@@ -19,12 +22,17 @@ CLASSWISE = {
 }
 
 
-def test_the_table_is_in_percent_and_has_no_value_where_there_is_no_object():
-    box, mask = (
+def rows_of(metrics) -> list[list[str]]:
+    """The rows of boxes and of masks."""
+    return [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in report.ap_table(METRICS).splitlines()
+        for line in report.ap_table(metrics).splitlines()
         if line.startswith(("| box", "| mask"))
-    )
+    ]
+
+
+def test_the_table_is_in_percent_and_has_no_value_where_there_is_no_object():
+    box, mask = rows_of(METRICS)
     assert box == ["box", "51.2", "75.0", "-", "-", "-", "-"]
     assert mask[:2] == ["mask", "25.0"]
 
@@ -62,6 +70,63 @@ def test_the_result_says_what_it_was_measured_with(tmp_path):
     assert {"git_revision", "packages", "hardware", "config"} <= result["run"].keys()
     assert result["run"]["packages"]["torch"]
     assert (tmp_path / "work" / "time" / "result.json").read_text() == path.read_text()
+
+
+@pytest.fixture
+def without_detections(tmp_path):
+    """What MMDetection returns for one image with one object that was not found."""
+    coco = {
+        "images": [{"id": 1, "width": 8, "height": 8, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16}
+            | {"iscrowd": 0, "segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]]}
+        ],
+    }
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(coco))
+    metric = CocoMetric(ann_file=str(path), metric=["bbox", "segm"])
+    metric.dataset_meta = {"classes": ("cat",)}
+    nothing = {"bboxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}
+    nothing["masks"] = torch.zeros(0, 8, 8)
+    metric.process({}, [{"img_id": 1, "ori_shape": (8, 8), "pred_instances": nothing}])
+    return metric.evaluate(1)
+
+
+@pytest.mark.parametrize("classwise", [False, True])
+def test_without_a_detection_ap_is_zero(without_detections, classwise, caplog):
+    cfg = Config({"test_evaluator": {"type": "CocoMetric", "metric": ["bbox", "segm"]}})
+    if classwise:
+        report.ask_for_classwise(cfg)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    metrics = report.with_missing_ap(without_detections, cfg)
+    logger.removeHandler(caplog.handler)
+    assert [r.getMessage() for r in caplog.records].count("no detections: AP is 0") == 1
+    overall, _ = report.split_metrics(metrics)
+    columns = ("mAP", "mAP_50", "mAP_75")
+    assert overall == {f"{kind}_{c}": 0.0 for kind in ("bbox", "segm") for c in columns}
+    box, mask = rows_of(metrics)
+    assert box == ["box", "0.0", "0.0", "0.0", "-", "-", "-"]
+    assert mask == ["mask", *box[1:]]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "evaluator"),
+    [
+        (METRICS, {"type": "CocoMetric", "metric": ["bbox", "segm"]}),
+        ({}, {"type": "CocoMetric", "metric": "bbox", "format_only": True}),
+        ({"AR@100": 0.5}, {"type": "CocoMetric", "metric": "proposal_fast"}),
+        ({}, {"type": "VOCMetric"}),
+    ],
+)
+def test_no_ap_is_made_up(metrics, evaluator):
+    assert report.with_missing_ap(metrics, Config({"test_evaluator": evaluator})) == metrics
+
+
+def test_only_the_kinds_asked_for_are_zero():
+    cfg = Config({"test_evaluator": [{"type": "CocoMetric", "metric": "bbox"}]})
+    assert {key.split("_mAP")[0] for key in report.with_missing_ap({}, cfg)} == {"coco/bbox"}
 
 
 def test_classwise_asks_for_boxes_and_masks_apart():

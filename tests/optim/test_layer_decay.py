@@ -306,7 +306,9 @@ def test_the_log_is_one_line_a_group(caplog):
         if r.module == "layer_decay" and r.levelno == logging.INFO
     ]
     assert len(lines) == len(optimizer.param_groups)
-    assert lines[0].startswith("layer  0: lr")
+    # Not "lr": --auto-scale-lr changes the groups after this.
+    lr = optimizer.param_groups[0]["lr"]
+    assert lines[0].startswith(f"layer  0: configured lr {lr:.3g} (x {lr / BASE_LR:.4g}), ")
     total = sum(len(g["params"]) for g in optimizer.param_groups)
     assert sum(int(line.split(" tensors")[0].split()[-1]) for line in lines) == total
 

@@ -76,6 +76,20 @@ def test_an_official_detectors_backbone_arrives_with_its_norms(tmp_path):
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"type": "Constant", "layer": "LayerNorm", "val": 0.5}, "'Constant', 'layer': 'LayerN"),
+        ({"type": "Pretrained", "checkpoint": "other.pth"}, "other.pth"),
+    ],
+)
+def test_nothing_may_stand_beside_a_checkpoint(tmp_path, other, named):
+    pretrained = {"type": "Pretrained", "checkpoint": write(tmp_path, classifier_state())}
+    with pytest.raises(WeightsError, match=f"remove .*{named}"):
+        backbone(init_cfg=[pretrained, other]).init_weights()
+    backbone(init_cfg=[pretrained]).init_weights()
+
+
 def test_stages_that_are_not_built_are_left_out(tmp_path):
     model = backbone(out_indices=(0, 1))
     load_pretrained(model, write(tmp_path, classifier_state()))
