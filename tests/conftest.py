@@ -25,7 +25,7 @@ def coco_tiny() -> Path:
     return root
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _scope() -> None:
-    """MMDetection's registries are asked, as in every run of its configs."""
+    """MMDetection's registries are asked, whatever scope the runner of an earlier test left."""
     init_default_scope("mmdet")

@@ -37,7 +37,7 @@ VERSION = 1
 MAX_OBJECTS = 4
 EMPTY_SHARE, CROWD_SHARE = 0.05, 0.06
 # Radii as parts of the image's side: at 160 pixels these give small, medium and large objects.
-MIN_RADIUS, MAX_RADIUS = 0.08, 0.45
+MIN_RADIUS, MAX_RADIUS = 0.08, 0.48
 RADIUS_POWER = 2  # more small than large ones
 MIN_CONTRAST = 60  # grey levels in at least one channel
 HUES = (0, 120, 240)  # of the classes, in degrees
