@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from mmconvnext.analysis import flops
+from mmconvnext.analysis.cost import cost_table, write_cost
 from mmconvnext.engine.cli import add_cfg_options, main_guard
 from mmconvnext.engine.config import load_config, merge_options
 
@@ -35,9 +36,9 @@ def main() -> None:
     for note in merge_options(cfg, args.cfg_options):
         print(note, file=sys.stderr)
     cost = flops.count_config(cfg, tuple(args.shape))
-    print(flops.cost_table(cost))
+    print(cost_table(cost))
     if args.json:
-        flops.write_cost(cost, cfg, args.json)
+        write_cost(cost, cfg, args.json)
         print(f"written to {args.json}")
 
 

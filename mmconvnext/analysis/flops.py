@@ -7,11 +7,8 @@ torch's tracer fails on that device.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,18 +18,16 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
-from terminaltables import AsciiTable
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmconvnext.engine.provenance import run_info
+from mmconvnext.analysis.cost import Cost, Part
 from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.models.variants import is_positive_int
 
 SHAPE = (800, 1280)
 NUM_PROPOSALS = 1000
 NUM_MASK_ROIS = 100
-UNIT = "params in 1, FLOPs in multiply-adds"
 # torch counts a multiply-add as two operations, the papers of detection as one.
 OPERATIONS_PER_MULTIPLY_ADD = 2
 DETECTORS = (TwoStageDetector, SingleStageDetector)
@@ -47,40 +42,6 @@ KINDS = (
 
 class FlopsError(UserError, ValueError):
     """A detector or a setting whose FLOPs cannot be counted."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one part of a detector costs.
-
-    Attributes:
-        name: within the detector, for example ``roi_head.bbox_head.0``.
-        params: number of parameters.
-        flops: multiply-adds for one image, over all its regions.
-    """
-
-    name: str
-    params: int
-    flops: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a detector costs.
-
-    Attributes:
-        shape: height and width of the image in pixels.
-        params: number of parameters.
-        flops: multiply-adds for one image.
-        parts: in the order in which the detector holds them; they add up to the whole.
-        protocol: what was counted, in a sentence.
-    """
-
-    shape: tuple[int, int]
-    params: int
-    flops: int
-    parts: tuple[Part, ...]
-    protocol: str
 
 
 def build_detector(cfg: Config) -> nn.Module:
@@ -167,35 +128,6 @@ def count_flops(
         parts=tuple(parts),
         protocol=_protocol(detector, shape, num_proposals, num_mask_rois),
     )
-
-
-def cost_table(cost: Cost) -> str:
-    """Format a cost as a table of parts with their sum, and the protocol below it."""
-    rows = [["part", "params, M", "FLOPs, G"]]
-    rows += [_row(part.name, part) for part in cost.parts]
-    table = AsciiTable([*rows, _row("sum", cost)])
-    table.inner_footing_row_border = True
-    table.justify_columns = {1: "right", 2: "right"}
-    return f"{table.table}\nFLOPs: {cost.protocol}"
-
-
-def write_cost(cost: Cost, cfg: Config, path: str) -> None:
-    """Write a cost and what it was counted with as JSON.
-
-    Args:
-        cost: of the config's model.
-        cfg: a config read from a file.
-        path: of the file; missing folders are made.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    text = json.dumps({"unit": UNIT, **asdict(cost), "run": run_info(cfg)}, indent=2) + "\n"
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _build_on_meta_or_cpu(model: ConfigDict) -> nn.Module:
@@ -381,7 +313,3 @@ def _num_params(module: nn.Module) -> int:
 
 def _as_list(module: nn.Module) -> list[nn.Module]:
     return list(module) if isinstance(module, nn.ModuleList) else [module]
-
-
-def _row(name: str, cost: Part | Cost) -> list[str]:
-    return [name, f"{cost.params / 1e6:.1f}", f"{cost.flops / 1e9:.1f}"]
