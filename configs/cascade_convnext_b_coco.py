@@ -6,7 +6,10 @@ model = dict(
         arch="base",
         drop_path_rate=0.7,
         init_cfg=dict(
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_base_1k_224_ema.pth"
+            checkpoint=[
+                "https://dl.fbaipublicfiles.com/convnext/convnext_base_1k_224_ema.pth",
+                "timm://convnext_base.fb_in1k",
+            ],
         ),
     ),
     neck=dict(in_channels=[128, 256, 512, 1024]),

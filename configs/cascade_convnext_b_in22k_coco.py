@@ -5,7 +5,10 @@ model = dict(
     backbone=dict(
         drop_path_rate=0.6,
         init_cfg=dict(
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_base_22k_224.pth"
+            checkpoint=[
+                "https://dl.fbaipublicfiles.com/convnext/convnext_base_22k_224.pth",
+                "timm://convnext_base.fb_in22k",
+            ],
         ),
     )
 )

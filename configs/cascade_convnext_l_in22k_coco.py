@@ -6,7 +6,10 @@ model = dict(
         arch="large",
         drop_path_rate=0.7,
         init_cfg=dict(
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_large_22k_224.pth"
+            checkpoint=[
+                "https://dl.fbaipublicfiles.com/convnext/convnext_large_22k_224.pth",
+                "timm://convnext_large.fb_in22k",
+            ],
         ),
     ),
     neck=dict(in_channels=[192, 384, 768, 1536]),

@@ -6,7 +6,10 @@ model = dict(
         arch="small",
         drop_path_rate=0.6,
         init_cfg=dict(
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_small_1k_224_ema.pth"
+            checkpoint=[
+                "https://dl.fbaipublicfiles.com/convnext/convnext_small_1k_224_ema.pth",
+                "timm://convnext_small.fb_in1k",
+            ],
         ),
     )
 )

@@ -6,7 +6,10 @@ model = dict(
         arch="xlarge",
         drop_path_rate=0.8,
         init_cfg=dict(
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_xlarge_22k_224.pth"
+            checkpoint=[
+                "https://dl.fbaipublicfiles.com/convnext/convnext_xlarge_22k_224.pth",
+                "timm://convnext_xlarge.fb_in22k",
+            ],
         ),
     ),
     neck=dict(in_channels=[256, 512, 1024, 2048]),

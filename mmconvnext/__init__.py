@@ -4,6 +4,10 @@ from mmconvnext import compat
 
 compat.install()
 
+from mmconvnext.weights import sources  # noqa: E402
+
+sources.install()
+
 from mmconvnext.models import ConvNeXt, InstanceTTAModel  # noqa: E402
 from mmconvnext.optim import LayerDecayOptimWrapperConstructor  # noqa: E402
 

@@ -1,9 +1,11 @@
 """What the tests share."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 import mmconvnext  # noqa: F401 (must come before the mmcv.ops and the mmdet that the tests import)
@@ -29,3 +31,19 @@ def coco_tiny() -> Path:
 def _scope() -> None:
     """MMDetection's registries are asked, whatever scope the runner of an earlier test left."""
     init_default_scope("mmdet")
+
+
+@pytest.fixture
+def notes(caplog) -> Iterator[Callable[[], list[str]]]:
+    """The lines in MMEngine's log."""
+    logger = MMLogger("test", logger_name="test")
+    MMLogger._instance_dict["test"] = logger
+    logger.addHandler(caplog.handler)
+    yield lambda: [record.getMessage() for record in caplog.records]
+    MMLogger._instance_dict.pop("test")
+
+
+@pytest.fixture
+def lines(notes) -> Callable[[], list[str]]:
+    """The lines in MMEngine's log that report a backbone's load."""
+    return lambda: [line for line in notes() if ": loaded " in line]

@@ -221,11 +221,12 @@ def test_file_in_place_of_the_environment(tmp_path):
     assert_one_sentence(run_script("--venv", tmp_path / "env"), "is not a folder", "VENV=")
 
 
-def test_pins_are_part_of_the_stamp(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["REQUIREMENTS", "MMPRETRAIN_REQUIREMENTS"])
+def test_pins_are_part_of_the_stamp(tmp_path, monkeypatch, file):
     before = setup_env.wanted_stamp(None, None)
     pins = tmp_path / "requirements.txt"
     pins.write_text("torch==0\n")
-    monkeypatch.setattr(setup_env, "REQUIREMENTS", str(pins))
+    monkeypatch.setattr(setup_env, file, str(pins))
     after = setup_env.wanted_stamp(None, None)
     assert {key for key in before if before[key] != after[key]} == {"pins"}
 
@@ -287,11 +288,14 @@ def fake_work(monkeypatch):
 def test_set_up_installs_wheels_and_the_package_then_does_nothing(tmp_path, fake_work):
     venv = str(tmp_path / "env")
     assert setup_env.main(["--venv", venv]) == 0
-    created, pins, package, proved = fake_work
+    created, pins, package, peer, proved = fake_work
     assert (created, proved) == ("create", "prove")
     assert pins[:2] == ["install", "--only-binary=:all:"]
     assert pins[-2:] == ["-r", setup_env.REQUIREMENTS]
     assert {"--no-deps", "--no-build-isolation", "--editable", str(ROOT)} <= set(package)
+    assert {"--only-binary=:all:", "--no-deps"} <= set(peer)
+    assert peer[peer.index("--target") + 1] == os.path.join(venv, "peers", "mmpretrain")
+    assert peer[-2:] == ["-r", setup_env.MMPRETRAIN_REQUIREMENTS]
     fake_work.clear()
     assert setup_env.main(["--venv", venv, "--python-chosen"]) == 0
     assert fake_work == []
@@ -314,6 +318,15 @@ def test_update_keeps_the_environment_and_its_torch_index(tmp_path, fake_work):
     assert "create" not in fake_work
     assert "http://cpu" in fake_work[0]
     assert setup_env.plan(str(venv), setup_env.wanted_stamp(None, "http://cpu")) == "nothing"
+
+
+def test_update_leaves_nothing_of_an_older_mmpretrain(tmp_path, fake_work):
+    venv = tmp_path / "env"
+    make_finished(venv, pins="other")
+    peer = venv / "peers" / "mmpretrain"
+    (peer / "mmpretrain-1.1.0.dist-info").mkdir(parents=True)
+    assert setup_env.main(["--venv", str(venv)]) == 0
+    assert not peer.exists()  # pip, which is not run here, makes it anew
 
 
 def test_other_python_rebuilds_and_says_so(tmp_path, fake_work, capsys):
@@ -350,7 +363,7 @@ def test_unreachable_index_is_one_sentence(tmp_path):
         NO_PROXY="127.0.0.1",
     )
     assert_one_sentence(result, "No network", "PIP_INDEX_URL", "setup.log")
-    assert "Step 1/2" in result.stdout
+    assert "Step 1/3" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -517,10 +530,11 @@ def read_setup():
     return given
 
 
-def read_pins():
-    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+def read_pins(file="requirements.txt", **environ):
+    """Returns the pins that count in this Python, or where the given markers hold."""
+    lines = (ROOT / file).read_text("utf-8").splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    return [pin for pin in pins if pin.marker is None or pin.marker.evaluate(environ)]
 
 
 def test_setup_names_the_package_and_its_rooms():
@@ -557,7 +571,14 @@ def test_pins_lie_within_the_ranges_of_setup():
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
 def test_every_python_gets_one_pin_of_each(python):
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    environ = {"python_version": python}
-    names = [pin.name for pin in pins if pin.marker is None or pin.marker.evaluate(environ)]
-    assert sorted(names) == sorted({pin.name for pin in pins})
+    all_names = {Requirement(line).name for line in lines if line and not line.startswith("#")}
+    names = [pin.name for pin in read_pins(python_version=python)]
+    assert sorted(names) == sorted(all_names)
+
+
+def test_mmpretrain_is_pinned_only_in_the_folder_of_its_own():
+    peers = read_pins("requirements-mmpretrain.txt")
+    assert all(next(iter(pin.specifier)).operator == "==" for pin in peers)
+    assert "mmpretrain" in {pin.name for pin in peers}
+    # What lies in both would hide the environment's own.
+    assert not {pin.name for pin in peers} & {pin.name for pin in read_pins()}

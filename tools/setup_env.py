@@ -8,7 +8,8 @@ standard library.
 
 What it leaves in the environment: `setup.json`, the stamp, which is written last and says what
 the environment was made from; `setup.lock`, by which it knows the environment for its own;
-`setup.log`, all that pip said.
+`setup.log`, all that pip said; `peers/mmpretrain`, a folder that no interpreter looks into by
+itself, with what the tests compare with but what cannot lie beside the other packages.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REQUIREMENTS = os.path.join(ROOT, "requirements.txt")
+MMPRETRAIN_REQUIREMENTS = os.path.join(ROOT, "requirements-mmpretrain.txt")
 
 OLDEST = (3, 10)
 TOO_NEW = (3, 14)
@@ -168,9 +170,16 @@ def wanted_stamp(python, torch_index):
         python: the version of Python, like "3.12", or None for whichever the environment has.
         torch_index: URL of the index for torch, or None for whichever was used before.
     """
-    with open(REQUIREMENTS, "rb") as file:
-        pins = hashlib.sha256(file.read()).hexdigest()
-    return {"pins": pins, "project": ROOT, "python": python, "torch_index": torch_index}
+    pins = hashlib.sha256()
+    for path in (REQUIREMENTS, MMPRETRAIN_REQUIREMENTS):
+        with open(path, "rb") as file:
+            pins.update(file.read())
+    return {
+        "pins": pins.hexdigest(),
+        "project": ROOT,
+        "python": python,
+        "torch_index": torch_index,
+    }
 
 
 def plan(venv, wanted):
@@ -244,6 +253,17 @@ def clear(venv):
             shutil.rmtree(path)
         else:
             os.remove(path)
+
+
+def empty_peers(venv):
+    """Removes what an earlier set-up put into the folder of mmpretrain, and returns its path.
+
+    pip does not look at what a target folder holds: of two versions both would stay.
+    """
+    path = os.path.join(venv, "peers", "mmpretrain")
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    return path
 
 
 def child_environ():
@@ -389,7 +409,7 @@ def explain(lines, venv, index):
 
 
 def install(venv, torch_index, progress):
-    """Installs the pins and, editable, the package itself.
+    """Installs the pins, the package itself, editable, and mmpretrain in its own folder.
 
     Args:
         venv: where the environment is.
@@ -415,6 +435,9 @@ def install(venv, torch_index, progress):
     package = ["install", "--no-deps", "--no-build-isolation", "--editable", ROOT]
     steps.append(("the pins of requirements.txt", wheels + ["-r", REQUIREMENTS], environ, None))
     steps.append(("mmconvnext itself, editable", package, environ, None))
+    # Without dependencies: torch and the others that it shares with us are not to be there twice.
+    peer = ["--no-deps", "--target", empty_peers(venv), "-r", MMPRETRAIN_REQUIREMENTS]
+    steps.append(("mmpretrain, for the tests, in its own folder", wheels + peer, environ, None))
     with io.open(os.path.join(venv, "setup.log"), "w", encoding="utf-8") as log:
         for number, (title, arguments, step_environ, index) in enumerate(steps, start=1):
             progress.say("Step {}/{}: {}".format(number, len(steps), title))

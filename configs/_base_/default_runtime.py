@@ -30,4 +30,5 @@ env_cfg = dict(
 randomness = dict(seed=0)
 log_level = "INFO"
 load_from = None
+load_adapt = []  # what may differ in load_from: in_channels, kernel_size, num_classes, parts
 resume = False

@@ -4,8 +4,9 @@ Needed by: mmengine 0.10, which calls ``torch.load`` without ``weights_only``. S
 refuses every checkpoint that mmengine itself writes (its log history, numpy arrays and scalars), so
 that resuming, testing and ``load_from`` fail; before, it runs whatever code a file carries.
 
-Here mmengine's loaders of local files and URLs read with ``weights_only=True``, and what mmengine
-writes is allowed, for the time of the call only: the rest of the process keeps torch's own list.
+Here mmengine's loader of local files reads with ``weights_only=True``, and what mmengine writes is
+allowed, for the time of the call only: the rest of the process keeps torch's own list. The loaders
+of URLs and other places do the same; they are in ``mmconvnext.weights.sources``.
 """
 
 from __future__ import annotations
@@ -15,13 +16,11 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, is_main_process
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -55,12 +54,22 @@ class UnsafeCheckpointError(CheckpointError):
     """A checkpoint that carries something else than tensors, numbers and mmengine's log."""
 
 
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Any:
+class DownloadError(CheckpointError):
+    """A file that did not arrive, or not the one that was asked for."""
+
+
+class SourceError(CheckpointError):
+    """The name of a source that is a mistake: no other source makes up for it."""
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
     """Read a checkpoint, never running anything in it.
 
     Args:
         path: a file written by ``torch.save`` or by mmengine, or a ``.safetensors`` file.
         map_location: the device to read to, as for ``torch.load``.
+        mmap: leave the tensors on disk until they are used. Files in torch's format of before 1.6
+            cannot be mapped and are read as a whole; ``.safetensors`` files are always mapped.
 
     Returns:
         What the file holds, usually a dict.
@@ -72,7 +81,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Any:
         CheckpointError: it cannot be read here: it is a folder, or its package is missing.
     """
     path = Path(path).expanduser()
-    _check_file(path)
+    check_file(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -81,60 +90,64 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Any:
             device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
             return load_file(path, device=str(device))
         with torch.serialization.safe_globals(_newly_allowed()):
-            return torch.load(path, map_location=map_location, weights_only=True)
+            # torch refuses to map what is no zip archive
+            mapped = (mmap and zipfile.is_zipfile(path)) or None
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _explain(path, error) from error
     except ImportError as error:
         raise CheckpointError(f"{path} needs a package: {error}; install it with pip") from error
     except Exception as error:
-        raise UnreadableCheckpointError(f"cannot read {path} ({_looks(path)}): {error}") from error
+        raise UnreadableCheckpointError(
+            f"cannot read {path} ({looks_of(path)}): {error}"
+        ) from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse what cannot be a checkpoint, without reading it.
+
+    Args:
+        path: where the checkpoint should be.
+
+    Raises:
+        MissingCheckpointError: there is no such file.
+        UnreadableCheckpointError: it is empty.
+        CheckpointError: it is a folder.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint")
+    if not path.is_file():
+        raise MissingCheckpointError(f"there is no checkpoint {path}")
+    if path.stat().st_size == 0:
+        raise UnreadableCheckpointError(f"{path} is empty")
+
+
+def looks_of(path: Path) -> str:
+    """Say in a few words what a file that is no checkpoint looks like.
+
+    Args:
+        path: a file that is there.
+
+    Returns:
+        A phrase for an error message.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.lstrip()[:1] == b"<":
+        return "it looks like a web page: the download failed"
+    if start[:2] == b"PK":
+        return "a zip archive" if zipfile.is_zipfile(path) else "a zip archive that was cut off"
+    return f"it starts with {start[:8]!r}"
 
 
 def install() -> None:
-    """Let mmengine read local files and URLs through :func:`read_checkpoint`."""
+    """Let mmengine read local files through :func:`read_checkpoint`."""
     CheckpointLoader.register_scheme("", load_from_local, force=True)
-    CheckpointLoader.register_scheme(("http://", "https://"), load_from_http, force=True)
 
 
 def load_from_local(filename: str, map_location: Any) -> Any:
     """Read local files for mmengine."""
     return read_checkpoint(filename, map_location)
-
-
-def load_from_http(filename: str, map_location: Any = None, model_dir: str | None = None) -> Any:
-    """Read URLs for mmengine; one process downloads, through torch's hub and to its cache."""
-    folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
-    path = folder / filename.rpartition("/")[2].partition("?")[0]
-    try:
-        if is_main_process():
-            _download(filename, path)
-    finally:
-        barrier()  # also after a failure: the others would wait for the main process in vain
-    _download(filename, path)  # on a machine that does not share the main process's disk
-    return read_checkpoint(path, map_location)
-
-
-def _download(url: str, path: Path) -> None:
-    """Download ``url`` to ``path``, unless it is there.
-
-    Raises:
-        CheckpointError: nothing, or only a part of it, arrived; ``path`` does not exist then.
-    """
-    if path.is_file():
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))
-        # torch's hub takes the part that came before a connection broke off for the whole
-        read_checkpoint(path)
-    except UnsafeCheckpointError:
-        return  # it is whole: whoever reads it is told
-    except (OSError, HTTPException, UnreadableCheckpointError) as error:
-        path.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"cannot download {url}: {error}; put the file there by other means and name its path "
-            "instead of the URL"
-        ) from error
 
 
 def _history_buffer_method(owner: Any, name: str, *default: Any) -> Callable:
@@ -159,15 +172,6 @@ def _allowed_globals() -> list[Any]:
     return [*names, *dtypes]
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint")
-    if not path.is_file():
-        raise MissingCheckpointError(f"there is no checkpoint {path}")
-    if path.stat().st_size == 0:
-        raise UnreadableCheckpointError(f"{path} is empty")
-
-
 def _explain(path: Path, error: Exception) -> CheckpointError:
     found = REFUSED.search(str(error))
     if found:
@@ -177,16 +181,6 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
         )
     reason = REASON.search(str(error))
     return UnreadableCheckpointError(
-        f"{path} is damaged or no checkpoint of torch ({_looks(path)})"
+        f"{path} is damaged or no checkpoint of torch ({looks_of(path)})"
         + (f": {reason[1]}" if reason else "")
     )
-
-
-def _looks(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.lstrip()[:1] == b"<":
-        return "it looks like a web page: the download failed"
-    if start[:2] == b"PK":
-        return "a zip archive" if zipfile.is_zipfile(path) else "a zip archive that was cut off"
-    return f"it starts with {start[:8]!r}"

@@ -121,7 +121,7 @@ def drop_pretrained_parts(cfg: Config) -> list[str]:
         cfg: changed in place; ``load_from`` stays.
 
     Returns:
-        The checkpoints that were dropped.
+        The checkpoints that were dropped; of alternatives the first, and how many others.
     """
     dropped = []
 
@@ -131,7 +131,7 @@ def drop_pretrained_parts(cfg: Config) -> list[str]:
         pretrained = [entry for entry in entries if _is_pretrained(entry)]
         if not pretrained:
             return value
-        dropped.extend(str(entry.get("checkpoint")) for entry in pretrained)
+        dropped.extend(_checkpoint_name(entry.get("checkpoint")) for entry in pretrained)
         kept = [entry for entry in entries if not _is_pretrained(entry)]
         return ConfigDict({**value, "init_cfg": kept or None})
 
@@ -245,6 +245,14 @@ def replace_types(cfg: Config, old: Sequence[str], new: str) -> int:
 
 def _is_pretrained(init_cfg: Any) -> bool:
     return isinstance(init_cfg, Mapping) and init_cfg.get("type") in ("Pretrained", PretrainedInit)
+
+
+def _checkpoint_name(checkpoint: Any) -> str:
+    """Name one checkpoint, or the first of a list of alternatives."""
+    if not isinstance(checkpoint, list | tuple) or not checkpoint:
+        return str(checkpoint)
+    more = len(checkpoint) - 1
+    return f"{checkpoint[0]} and {more} alternative{'s' * (more > 1)}" if more else checkpoint[0]
 
 
 def _map_values(value: Any, function: Callable[[Any], Any]) -> Any:

@@ -11,10 +11,10 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
-from torch import nn
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine.config import (
@@ -30,10 +30,11 @@ from mmconvnext.engine.data_checks import (
     check_dataset,
     explain_annotation_file,
 )
+from mmconvnext.engine.detector_weights import fit_detector
 from mmconvnext.engine.device import adapt_to_device, check_launcher, init_distributed_on_cpu
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.errors import ConfigError, UserError
-from mmconvnext.weights import WeightsError
+from mmconvnext.weights.sources import fetch_first
 
 # What registries and constructors say; where data is read, other errors come from its files.
 SETTING_FAULTS = (" registry. ", 'must contain the key "type"', "unexpected keyword argument")
@@ -68,21 +69,29 @@ class DetectionRunner(Runner):
                 f"--cfg-options load_from={filename}, without --resume"
             ) from error
 
-    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
-        """Load weights, which have to fill the whole model unless they are only where it starts.
+    def load_checkpoint(
+        self, filename: str, map_location: Any = "cpu", strict: bool = False, **kwargs: Any
+    ) -> dict:
+        """Load weights of any known layout, strictly, and log a line on the backbone.
 
         MMEngine warns and goes on: another detector's file would be evaluated as random weights.
+        In a test and when resuming every tensor must arrive; ``load_from`` allows what the
+        config's ``load_adapt`` names, see :func:`mmconvnext.engine.detector_weights.fit_detector`.
 
         Raises:
-            WeightsError: in a test or when resuming, a tensor is missing or of another shape.
+            WeightsError: a tensor is missing or of another shape.
         """
-        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
-        fault = explain_misfit(self.model, checkpoint) if self._must_fit else None
-        if fault:
-            raise WeightsError(
-                f"{filename} does not fit the model of {self.cfg.filename}: {fault}. Give the "
-                "config that it was trained with"
-            )
+        checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, logger="silent")
+        adapt = self.cfg.get("load_adapt") or ()
+        fitted = fit_detector(self.model, checkpoint, filename, adapt, self._must_fit)
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            checkpoint = {}
+        checkpoint["state_dict"] = fitted
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        load_state_dict(model, fitted, strict, self.logger)
+        self._has_loaded = True
+        self.logger.info("loaded %s", filename)
         return checkpoint
 
     def build_train_loop(self, loop: Any) -> Any:
@@ -187,30 +196,6 @@ def _check_optimizer_type(optim_wrapper: Any) -> None:
             raise KeyError(f"{kind} is not in the optimizer registry, which has torch's by name")
 
 
-def explain_misfit(model: nn.Module, checkpoint: Mapping[str, Any]) -> str | None:
-    """Say which tensors of a model a checkpoint does not fill.
-
-    Args:
-        model: may be wrapped, for distributed running or for test-time augmentation.
-        checkpoint: of MMEngine, or a state dict.
-
-    Returns:
-        A sentence, or None if every tensor has its value.
-    """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    found = checkpoint.get("state_dict", checkpoint)
-    found = {key.removeprefix("module."): value for key, value in found.items()}
-    own = {k: v for k, v in model.state_dict().items() if "num_batches_tracked" not in k}
-    missing = [k for k in own if k not in found]
-    other = [
-        k for k, v in own.items() if k in found and getattr(found[k], "shape", None) != v.shape
-    ]
-    parts = ((missing, "are missing"), (other, "have another shape"))
-    faults = [f"{len(k)} of {len(own)} tensors {what} ({k[0]}, ...)" for k, what in parts if k]
-    return ", ".join(faults) or None
-
-
 def _is_coco(dataset: Mapping[str, Any]) -> bool:
     kind = dataset.get("type")
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
@@ -277,6 +262,8 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
             raise ConfigError(f"{cfg.filename} has no {split}_dataloader: nothing to {split} on")
     check_data_paths(cfg, tuple(splits))
     notes = list(notes)
+    if isinstance(cfg.get("load_from"), Sequence) and not isinstance(cfg.load_from, str):
+        cfg.load_from = str(fetch_first(list(cfg.load_from))[1])
     if cfg.get("load_from"):
         check_checkpoint(cfg.load_from)
         dropped = drop_pretrained_parts(cfg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmconvnext.models.layers import Block, LayerNorm2d
 from mmconvnext.models.variants import NUM_STAGES, is_positive_int, resolve_arch
-from mmconvnext.weights.loader import load_pretrained, pretrained_cfg
+from mmconvnext.weights.loader import arrange, load_pretrained, pretrained_cfg
 
 INIT_STD = 0.02
 # Layer-wise decay counts this many blocks of the third stage as one layer; see `layer_id`.
@@ -44,9 +45,9 @@ class ConvNeXt(BaseModule):
             the first k stages (with the downsampling before them). Frozen parts do not require
             gradients and stay in eval mode. Output norms are new in a detector and never frozen.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, see
-            :func:`mmconvnext.weights.loader.load_pretrained`; ``None`` keeps the initialisation
-            of the paper (truncated normal of std 0.02, zero biases).
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, with
+            the arguments of :func:`mmconvnext.weights.loader.load_pretrained`; ``None`` keeps the
+            initialisation of the paper (truncated normal of std 0.02, zero biases).
 
     Raises:
         ValueError: an argument is out of range; the message names it, its value and the choices.
@@ -144,6 +145,13 @@ class ConvNeXt(BaseModule):
             return
         load_pretrained(self, **pretrained)
         self.is_init = True
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *rest: Any
+    ) -> None:
+        # torch's place for what a module does to a state dict before it is loaded
+        arrange(self, state_dict, prefix, local_metadata)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def train(self, mode: bool = True) -> ConvNeXt:
         """Set the mode of all but the frozen parts, which stay in eval mode."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 LAYER_NORM_EPS = 1e-6
@@ -29,8 +30,9 @@ class GRN(nn.Module):
     """Global Response Normalisation ("ConvNeXt V2", arXiv 2301.00808, section 3.2).
 
     Of x (N, H, W, C): ``g = ||x||_2`` over H and W; ``n = g / (mean of g over channels + eps)``;
-    the result is ``gamma * (x * n) + beta + x``. The statistics are computed in float32 whatever
-    the type of ``x``: the sum of squares of a feature map overflows in float16.
+    the result is ``gamma * (x * n) + beta + x``. Whatever is summed over positions, forward and
+    backward, is summed in float32 even where ``x`` is of lower precision: sums of squares and
+    gradients of ``gamma`` overflow in float16, and their terms vanish.
     """
 
     def __init__(self, num_channels: int, eps: float = GRN_EPS):
@@ -41,13 +43,46 @@ class GRN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` of shape (N, H, W, C); the result has the same shape and type."""
-        norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=_at_least_float32(x))
-        scale = 1 + self.gamma * (norm / (norm.mean(dim=-1, keepdim=True) + self.eps))
-        return torch.addcmul(self.beta.to(x.dtype), x, scale.to(x.dtype))
+        return _ResponseNormalisation.apply(x, self.gamma, self.beta, self.eps)
 
     def extra_repr(self) -> str:
         """Channels and eps, for ``print(model)``."""
         return f"{self.gamma.shape[-1]}, eps={self.eps}"
+
+
+class _ResponseNormalisation(torch.autograd.Function):
+    """GRN with a backward pass that torch's own differentiation does in the type of ``x``."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=_at_least_float32(x))
+        divisor = norm.mean(dim=-1, keepdim=True) + eps
+        ctx.save_for_backward(x, gamma, norm, divisor)
+        scale = 1 + gamma * (norm / divisor)
+        return torch.addcmul(beta.to(x.dtype), x, scale.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, gamma, norm, divisor = ctx.saved_tensors
+        response, wide = norm / divisor, norm.dtype
+        # bfloat16 has the range for products of gradients and activations, float16 has not
+        dtype = wide if x.dtype == torch.float16 else x.dtype
+        product = grad * x if x.dtype == dtype else grad.to(dtype).mul_(x)
+        grad_scale = product.sum((1, 2), keepdim=True, dtype=wide)
+        del product
+        grad_gamma = (grad_scale * response).sum(0, keepdim=True)
+        grad_beta = grad.sum((0, 1, 2), keepdim=True, dtype=wide)
+
+        # a norm acts on the response of its own channel and, by the mean, on those of all
+        grad_response = grad_scale * gamma
+        through_mean = (grad_response * response).mean(dim=-1, keepdim=True)
+        grad_norm = (grad_response - through_mean) / divisor
+        per_x = torch.where(norm > 0, grad_norm / norm, 0)  # torch, too, takes 0 for its slope at 0
+        # computed in the type of the factors, stored in that of x
+        scale = (1 + gamma * response).to(dtype)
+        grad_x = torch.mul(grad, scale, out=torch.empty_like(x)).addcmul_(x, per_x.to(dtype))
+        return grad_x, grad_gamma.to(gamma.dtype), grad_beta.to(gamma.dtype), None
 
 
 def _at_least_float32(x: Tensor) -> torch.dtype:

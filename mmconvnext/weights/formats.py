@@ -1,55 +1,363 @@
-"""Key layouts of checkpoints: pure functions from state dict to state dict."""
+"""Key layouts of ConvNeXt checkpoints: finding which one a file has, and converting it to ours.
+
+All of it is pure: from dict to dict. Our layout is the official one of detection: the names of
+``mmconvnext.ConvNeXt``, with ``norm.*`` and ``head.*`` for the final norm and the classifier of a
+classification model. Tensors are renamed and reshaped without copies.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
-WRAPPERS = ("state_dict", "model")
-CLASSIFIER = re.compile(r"(norm|head)\.(weight|bias)")
-OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
-STAGE = re.compile(r"(?:downsample_layers|stages)\.(\d+)\.")
+Tensors = Mapping[str, Tensor]
+Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
+
+# Averaged weights: of the official code, of timm, and the teacher of self-distillation (DINO).
+EMA = re.compile(r"(^|[._])(ema|teacher)([._]|$)")
+# With MMEngine's EMAHook the averaged weights are in `state_dict`, and these are the others.
+NOT_AVERAGED = re.compile(r"(^|\.)ema_state_dict\.")
 
 
-def unwrap(checkpoint: object) -> Mapping[str, Tensor]:
-    """Find the state dict inside a checkpoint.
+class Layout(NamedTuple):
+    """One way to name the tensors of a ConvNeXt.
+
+    Attributes:
+        name: as shown to users.
+        depthwise: a pattern of the names of the depthwise convolutions' weights, which no other
+            layout has; what stands before it is the prefix of the backbone.
+        convert: from names without the prefix to our names; names that it does not know stay.
+    """
+
+    name: str
+    depthwise: str
+    convert: Callable[[Tensors], dict[str, Tensor]]
+
+
+class Found(NamedTuple):
+    """Where in a file a backbone lies, and in which layout.
+
+    Attributes:
+        layout: of its names.
+        prefix: what its names begin with, such as ``state_dict.backbone.``; may be empty.
+        also: prefixes of other backbones in the file that were not chosen.
+    """
+
+    layout: Layout
+    prefix: str
+    also: tuple[str, ...]
+
+    @property
+    def is_ema(self) -> bool:
+        """Whether the weights are averaged ones."""
+        return bool(EMA.search(self.prefix))
+
+
+def flatten(checkpoint: object) -> dict[str, Tensor]:
+    """Collect the tensors of a checkpoint; the names of nested dicts are joined by dots.
+
+    So wrappers such as ``model``, ``state_dict`` or ``model_ema`` become prefixes like any other.
 
     Args:
-        checkpoint: what the file held: a state dict, or a dict that has one under ``state_dict``
-            (MMEngine) or ``model`` (the official code).
+        checkpoint: what a file held.
 
     Returns:
-        Parameter names and tensors.
+        Names and tensors.
 
     Raises:
-        ValueError: there is no mapping from names to tensors.
+        ValueError: it holds no tensor under a name.
     """
-    for key in WRAPPERS:
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
-    if not isinstance(checkpoint, Mapping) or not checkpoint:
-        raise ValueError(f"it holds a {type(checkpoint).__name__}, not a dict of named tensors")
-    strangers = [str(k) for k, v in checkpoint.items() if not isinstance(v, Tensor)]
-    if strangers:
-        raise ValueError(
-            f"it holds no dict of named tensors under {' or '.join(WRAPPERS)}, nor is it one: "
-            f"{', '.join(strangers[:3])} is no tensor"
-        )
-    return checkpoint
+    tensors: dict[str, Tensor] = {}
+
+    def collect(node: object, name: str) -> None:
+        if isinstance(node, Tensor) and name:
+            tensors[name] = node
+        elif isinstance(node, Mapping):
+            for key, value in node.items():
+                collect(value, f"{name}.{key}" if name else str(key))
+
+    collect(checkpoint, "")
+    if not tensors:
+        kind = type(checkpoint).__name__
+        keys = ", ".join(map(str, checkpoint))[:80] if isinstance(checkpoint, Mapping) else ""
+        raise ValueError(f"it holds no named tensors, but a {kind}" + f" with {keys}" * bool(keys))
+    return tensors
 
 
-def select_prefix(state_dict: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
-    """Keep the parameters under a prefix, without it.
+def find_backbone(tensors: Tensors, prefix: str | None = None, ema: bool = False) -> Found:
+    """Find a ConvNeXt among named tensors by its depthwise convolutions.
 
     Args:
-        state_dict: parameter names and tensors.
-        prefix: for example ``backbone.`` for a detector's file (the final dot may be missing);
-            None for ``backbone.`` where the file has such names, and everything otherwise.
+        tensors: of a whole checkpoint, see :func:`flatten`.
+        prefix: the end of the backbone's prefix, such as ``backbone.`` or ``student.backbone``
+            (the final dot may be missing), for files with several; None finds it.
+        ema: take averaged weights (``model_ema``, ``teacher``, …) where a file has both.
+
+    Returns:
+        The layout, the prefix, and the prefixes that were not chosen.
+
+    Raises:
+        ValueError: there is no ConvNeXt of a known layout, no such prefix, no averaged weights, or
+            a choice is left that the arguments do not make.
     """
-    if prefix is None:
-        prefix = "backbone." if any(k.startswith("backbone.") for k in state_dict) else ""
-    elif prefix and not prefix.endswith("."):
-        prefix += "."
-    return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    places = _places(tensors)
+    if not places:
+        raise ValueError(_explain_unknown(tensors))
+    chosen = places
+    if prefix is not None:
+        chosen = {p: layout for p, layout in places.items() if _ends_with(p, prefix)}
+        if not chosen:
+            raise ValueError(f"no ConvNeXt under prefix={prefix!r}; {_shown(places)}")
+    chosen = _choose_average(chosen, ema)
+    if len(chosen) > 1:
+        raise ValueError(f"several ConvNeXts; {_shown(chosen)}: choose with prefix=")
+    ((place, layout),) = chosen.items()
+    return Found(layout, place, tuple(p for p in places if p != place))
+
+
+def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
+    """Take a backbone out of a checkpoint, in our layout.
+
+    Args:
+        tensors: of the whole checkpoint, see :func:`flatten`.
+        found: which part of it, see :func:`find_backbone`.
+
+    Returns:
+        Our names and tensors that share memory with those of the checkpoint. Names that the layout
+        does not explain are kept as they are.
+
+    Raises:
+        ValueError: two tensors would get the same name, or a sparse kernel has an odd shape.
+    """
+    inside = {k.removeprefix(found.prefix): v for k, v in tensors.items() if _is_in(k, found)}
+    return {k: _in_our_shape(k, v) for k, v in found.layout.convert(inside).items()}
+
+
+def outside(tensors: Tensors, found: Found) -> list[str]:
+    """Names of the tensors that belong to other parts than the backbone."""
+    return [k for k in tensors if not _is_in(k, found)]
+
+
+def _is_in(key: str, found: Found) -> bool:
+    return key.startswith(found.prefix)
+
+
+def _places(tensors: Tensors) -> dict[str, Layout]:
+    """Prefixes of ConvNeXts, and in which layout each is named."""
+    counts: Counter[tuple[str, int]] = Counter()
+    for key in tensors:
+        for index, pattern in enumerate(PATTERNS):
+            match = pattern.match(key)
+            if match:
+                counts[match[1], index] += 1
+    # Of a file whose names are mixed up, the layout that most of them have: the others are named.
+    places: dict[str, Layout] = {}
+    for (prefix, index), _ in counts.most_common():
+        places.setdefault(prefix, LAYOUTS[index])
+    return places
+
+
+def _ends_with(place: str, prefix: str) -> bool:
+    wanted = f"{prefix.removesuffix('.')}." if prefix else ""
+    return place == wanted or (bool(wanted) and place.endswith(f".{wanted}"))
+
+
+def _choose_average(places: Mapping[str, Layout], ema: bool) -> Mapping[str, Layout]:
+    others = {p: layout for p, layout in places.items() if not NOT_AVERAGED.search(p)}
+    swapped = len(others) < len(places)  # the file is MMEngine's, `state_dict` is averaged
+    averaged = {p: layout for p, layout in others.items() if EMA.search(p)}
+    plain = {p: layout for p, layout in others.items() if p not in averaged}
+    if ema and not averaged and not swapped:
+        raise ValueError(f"no averaged weights for ema=True; {_shown(places)}")
+    return (averaged if ema else plain) or averaged or plain or places
+
+
+def _shown(places: Iterable[str]) -> str:
+    return "it has one under " + ", ".join(repr(place) for place in places)
+
+
+# What other networks name their tensors, for a file that is none of ours.
+OTHER_NETWORKS = (
+    (r"(^|\.)layer1\.0\.conv1\.", "a ResNet"),
+    (r"relative_position_bias_table", "a Swin Transformer"),
+    (r"\.attn\.(qkv|proj)\.", "a Vision Transformer"),
+    (r"(^|\.)block\d\.0\.attn\.|(^|\.)patch_embed1\.", "a PVT"),
+)
+
+
+def _explain_unknown(tensors: Tensors) -> str:
+    looks = next((n for p, n in OTHER_NETWORKS if any(re.search(p, k) for k in tensors)), None)
+    first = ", ".join(f"{k} {'x'.join(map(str, v.shape))}" for k, v in list(tensors.items())[:4])
+    return (
+        f"no ConvNeXt of a known layout is in it ({', '.join(layout.name for layout in LAYOUTS)})"
+        + (f"; it looks like {looks}" if looks else "")
+        + f"; its tensors are {first}"
+        + ", …" * (len(tensors) > 4)
+    )
+
+
+def _in_our_shape(name: str, tensor: Tensor) -> Tensor:
+    """Drop or add axes of length 1 where layouts differ in them alone."""
+    if re.search(r"\.pwconv\d\.weight$", name) and tensor.shape[2:] == (1, 1):
+        return tensor.flatten(1)  # stored as a 1x1 convolution
+    if re.search(r"\.grn\.(gamma|beta)$", name) and tensor.numel() == max(tensor.shape, default=0):
+        return tensor.reshape(1, 1, 1, -1)
+    if re.search(r"\.(gamma|bias)$", name) and tensor.numel() == max(tensor.shape, default=0):
+        return tensor.flatten()  # (C, 1, 1) in torchvision, (1, C) in the sparse layout
+    return tensor
+
+
+def _renamed(tensors: Tensors, rules: Rules) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for old, tensor in tensors.items():
+        new = old
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        if new in renamed:
+            raise ValueError(f"two tensors would be called {new}, one of them is {old}")
+        renamed[new] = tensor
+    return renamed
+
+
+def from_official(tensors: Tensors) -> dict[str, Tensor]:
+    """The official code: V1, V2, DINOv3 and detectors of MMDetection 2.x. The same names."""
+    return dict(tensors)
+
+
+def from_fcmae(tensors: Tensors) -> dict[str, Tensor]:
+    """The official V2 self-supervised models: an implementation with sparse convolutions.
+
+    A ``kernel`` (k*k, C) is a depthwise weight, one of (k*k, in, out) a dense one; the positions
+    run down the columns. The reference is ``remap_checkpoint_keys`` of the official code.
+    """
+    dense = {k: _dense_kernel(k, v) if k.endswith(".kernel") else v for k, v in tensors.items()}
+    return _renamed(dense, ((r"\.kernel$", ".weight"), (r"\.(ln|linear)\.(\w+)$", r".\2")))
+
+
+def _dense_kernel(name: str, kernel: Tensor) -> Tensor:
+    size = math.isqrt(kernel.shape[0])
+    if kernel.ndim not in (2, 3) or size**2 != kernel.shape[0]:
+        raise ValueError(
+            f"{name} has the shape {tuple(kernel.shape)}; a sparse kernel has (k*k, channels) or "
+            "(k*k, channels in, channels out)"
+        )
+    if kernel.ndim == 2:
+        kernel = kernel.unsqueeze(1)
+    # (columns, rows, in, out) -> (out, in, rows, columns)
+    return kernel.unflatten(0, (size, size)).permute(3, 2, 1, 0)
+
+
+def from_mmpretrain(tensors: Tensors) -> dict[str, Tensor]:
+    """mmpretrain, also inside of detectors of MMDetection 3.x.
+
+    Its classifiers call the final norm ``norm3``, as a detector does the norm of the last output;
+    a ``norm3`` without any of ``norm0`` to ``norm2`` is taken for the former.
+    """
+    rules = [(r"\.depthwise_conv\.", ".dwconv."), (r"\.pointwise_conv(\d)\.", r".pwconv\1.")]
+    if not any(re.match(r"norm[012]\.", key) for key in tensors):
+        rules.append((r"^norm3\.", "norm."))
+    return _renamed(tensors, rules)
+
+
+GRN_NAMES = ((r"\.grn\.weight$", ".grn.gamma"), (r"\.grn\.bias$", ".grn.beta"))
+
+
+def from_timm(tensors: Tensors) -> dict[str, Tensor]:
+    """timm: plain and ``features_only`` (an underscore before the index), V1, V2, DINOv3, CLIP."""
+    return _renamed(
+        tensors,
+        (
+            (r"^(stem|stages)_(\d)\.", r"\1.\2."),
+            (r"^stem\.", "downsample_layers.0."),
+            (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+            (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+            (r"\.conv_dw\.", ".dwconv."),
+            (r"\.mlp\.fc(\d)\.", r".pwconv\1."),
+            (r"\.mlp\.grn\.", ".grn."),
+            *GRN_NAMES,
+            # the final norm before or after pooling; features of stages are the same
+            (r"^(head\.norm|norm_pre)\.", "norm."),
+            (r"^head\.fc\.", "head."),
+        ),
+    )
+
+
+def from_torchvision(tensors: Tensors) -> dict[str, Tensor]:
+    """torchvision: even ``features`` are downsampling layers, odd ones stages."""
+    parts = {"0": "dwconv", "2": "norm", "3": "pwconv1", "5": "pwconv2"}
+    return _renamed(
+        tensors,
+        (
+            (
+                r"^features\.([1357])\.(\d+)\.block\.([0235])\.",
+                lambda m: f"stages.{int(m[1]) // 2}.{m[2]}.{parts[m[3]]}.",
+            ),
+            (
+                r"^features\.([1357])\.(\d+)\.layer_scale$",
+                lambda m: f"stages.{int(m[1]) // 2}.{m[2]}.gamma",
+            ),
+            (r"^features\.([0246])\.", lambda m: f"downsample_layers.{int(m[1]) // 2}."),
+            (r"^classifier\.0\.", "norm."),
+            (r"^classifier\.2\.", "head."),
+        ),
+    )
+
+
+def from_transformers(tensors: Tensors) -> dict[str, Tensor]:
+    """ConvNext and ConvNextV2 of transformers; the norms of its Backbone classes are ours."""
+    return _renamed(
+        tensors,
+        (
+            (r"^embeddings\.patch_embeddings\.", "downsample_layers.0.0."),
+            (r"^embeddings\.layernorm\.", "downsample_layers.0.1."),
+            (r"^encoder\.stages\.(\d)\.downsampling_layer\.", r"downsample_layers.\1."),
+            (r"^encoder\.stages\.(\d)\.layers\.", r"stages.\1."),
+            (r"\.layer_scale_parameter$", ".gamma"),
+            (r"\.layernorm\.", ".norm."),
+            *GRN_NAMES,
+            (r"^hidden_states_norms\.stage(\d)\.", lambda m: f"norm{int(m[1]) - 1}."),
+            (r"^layernorm\.", "norm."),
+        ),
+    )
+
+
+def from_transformers_dinov3(tensors: Tensors) -> dict[str, Tensor]:
+    """DINOv3ConvNext of transformers."""
+    return _renamed(
+        tensors,
+        (
+            (r"^model\.", ""),
+            (r"^stages\.(\d)\.downsample_layers\.", r"downsample_layers.\1."),
+            (r"^stages\.(\d)\.layers\.", r"stages.\1."),
+            (r"\.depthwise_conv\.", ".dwconv."),
+            (r"\.pointwise_conv(\d)\.", r".pwconv\1."),
+            (r"\.layer_norm\.", ".norm."),
+            (r"^layer_norm\.", "norm."),
+        ),
+    )
+
+
+LAYOUTS = (
+    Layout("official", r"stages\.\d+\.\d+\.dwconv\.weight", from_official),
+    Layout("official FCMAE, sparse", r"stages\.\d+\.\d+\.dwconv\.kernel", from_fcmae),
+    Layout("mmpretrain", r"stages\.\d+\.\d+\.depthwise_conv\.weight", from_mmpretrain),
+    Layout("timm", r"stages[._]\d+\.blocks\.\d+\.conv_dw\.weight", from_timm),
+    Layout("torchvision", r"features\.\d+\.\d+\.block\.0\.weight", from_torchvision),
+    Layout(
+        "transformers",
+        r"encoder\.stages\.\d+\.layers\.\d+\.dwconv\.weight",
+        from_transformers,
+    ),
+    Layout(
+        "transformers DINOv3",
+        r"(?:model\.)?stages\.\d+\.layers\.\d+\.depthwise_conv\.weight",
+        from_transformers_dinov3,
+    ),
+)
+# As short a prefix as can be.
+PATTERNS = tuple(re.compile(rf"((?:.+?\.)??){layout.depthwise}$") for layout in LAYOUTS)

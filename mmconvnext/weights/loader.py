@@ -1,18 +1,24 @@
-"""Reading a backbone's weights and matching them strictly."""
+"""Loading weights into a backbone: from a source, through its layout, strictly, with one line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from mmconvnext.compat import read_checkpoint
 from mmconvnext.errors import UserError
-from mmconvnext.weights.formats import CLASSIFIER, OUTPUT_NORM, STAGE, select_prefix, unwrap
+from mmconvnext.weights.anatomy import describe
+from mmconvnext.weights.formats import Found, convert, find_backbone, flatten, outside
+from mmconvnext.weights.matching import first, match
+from mmconvnext.weights.sources import fetch_first
 
-SHOWN_KEYS = 4
+# Where in a state dict's metadata (torch's own place for what goes with one) the line is that
+# reports a conversion which has been done already.
+REPORT = "mmconvnext_report"
 
 
 class WeightsError(UserError, ValueError):
@@ -45,103 +51,126 @@ def pretrained_cfg(init_cfg: dict | Sequence[dict] | None) -> dict | None:
 
 
 def load_pretrained(
-    backbone: nn.Module, checkpoint: str, prefix: str | None = None, map_location: str = "cpu"
+    backbone: nn.Module,
+    checkpoint: str | Sequence[str],
+    prefix: str | None = None,
+    map_location: str = "cpu",
+    sha256: str | None = None,
+    ema: bool = False,
+    adapt: Collection[str] = (),
 ) -> None:
-    """Load a checkpoint into a ConvNeXt backbone, strictly, and log one line on it.
+    """Load a checkpoint of any known layout into a ConvNeXt backbone, strictly.
 
-    Classification checkpoints lack the detector's output norms and have a classifier with its own
-    norm; these differences are allowed and reported, and so are stages that the backbone did not
-    build. Anything else is an error: users have lost whole trainings to weights that silently did
-    not load.
+    The layout is found by itself (:mod:`mmconvnext.weights.formats`). Which differences are allowed
+    is said in :func:`mmconvnext.weights.matching.match`; anything else is an error that changes
+    nothing: users have lost whole trainings to weights that silently did not load. One line in the
+    log says what was loaded.
 
     Args:
         backbone: the module to fill; its parameter names are the official ones.
-        checkpoint: a file or URL with a state dict in the official layout (classification or
-            detection), or with one of ours.
-        prefix: where the backbone is inside of the file's names; found by itself if None.
+        checkpoint: where the file is: a path (``.pth``, ``.pt``, ``.safetensors``), an http(s) URL,
+            ``timm://NAME``, ``hf://ORG/NAME[@REVISION][:FILE]``, ``torchvision://NAME``; or several
+            of these, which are tried in order.
+        prefix: where the backbone is inside of the file's names, for files that have several.
         map_location: the device to read the file to.
+        sha256: what the file's SHA-256 must be, in hexadecimal digits.
+        ema: take the averaged weights of a file that has both.
+        adapt: differences to mend, out of ``in_channels`` and ``kernel_size``.
 
     Raises:
-        WeightsError: a tensor is missing, unexpected or of another shape, or the file holds no
-            named tensors.
-        FileNotFoundError: there is no such file.
+        WeightsError: it has no ConvNeXt of a known layout, a tensor is missing, unexpected or of
+            another shape, or an argument is wrong.
+        CheckpointError: no source can be had or read; a FileNotFoundError, too, where there is no
+            such file.
     """
-    raw = CheckpointLoader.load_checkpoint(checkpoint, map_location=map_location, logger="silent")
+    source, path = fetch_first(checkpoint, sha256)
+    # Mapped, not read: a tensor is copied once, from the file into the model.
+    raw = read_checkpoint(path, map_location, mmap=True)
+    fitted, line = fit(backbone, raw, source, prefix=prefix, ema=ema, adapt=adapt)
+    state_dict = OrderedDict(fitted)
+    state_dict._metadata = {"": {REPORT: line}}
+    backbone.load_state_dict(state_dict, strict=False)
+
+
+def fit(
+    backbone: nn.Module,
+    checkpoint: object,
+    source: str,
+    prefix: str | None = None,
+    ema: bool = False,
+    adapt: Collection[str] = (),
+    name: str = "backbone",
+) -> tuple[dict[str, Tensor], str]:
+    """Find a backbone in a checkpoint, convert it, and match it strictly; nothing is loaded.
+
+    Args:
+        backbone: what it is for.
+        checkpoint: what a file held: a dict of tensors, or nested ones.
+        source: what to call it in messages.
+        prefix: see :func:`load_pretrained`, as ``ema`` and ``adapt``.
+        ema: see there.
+        adapt: see there.
+        name: what to call the backbone in the line.
+
+    Returns:
+        The tensors to load, by the backbone's names, and the line that reports them.
+
+    Raises:
+        WeightsError: it does not fit.
+    """
+    layout = ""
     try:
-        state_dict = select_prefix(unwrap(raw), prefix)
+        tensors = flatten(checkpoint)
+        found = find_backbone(tensors, prefix, ema)
+        converted = convert(tensors, found)
+        layout = f" ({found.layout.name} layout, {describe(converted)})"
+        matched = match(backbone.state_dict(), converted, adapt)
     except ValueError as error:
-        raise WeightsError(f"cannot load the backbone from {checkpoint}: {error}") from error
-
-    own = backbone.state_dict()
-    num_stages = len(backbone.stages)
-    left_out = {k for k in state_dict.keys() - own.keys() if _is_not_needed(k, num_stages)}
-    initialised = {k for k in own.keys() - state_dict.keys() if OUTPUT_NORM.fullmatch(k)}
-    problems = _problems(own, state_dict, left_out, initialised)
-    if problems:
-        raise WeightsError(
-            f"cannot load the backbone from {checkpoint}: it does not fit depths="
-            f"{tuple(backbone.depths)}, widths={tuple(backbone.widths)}. {' '.join(problems)} "
-            "Choose the arch (and use_grn, layer_scale_init_value) that the file was made with."
-        )
-    matched = {k: v for k, v in state_dict.items() if k not in left_out}
-    backbone.load_state_dict(matched, strict=False)
-    print_log(_report(checkpoint, own, matched, left_out, initialised), logger="current")
+        raise WeightsError(f"cannot load the {name} from {source}{layout}: {error}") from error
+    others = outside(tensors, found)
+    line = f"{name}: loaded {matched.report()}"
+    if others:
+        line += f"; other parts of the file: {len(others)} tensors ({first(sorted(others))})"
+    return matched.tensors, f"{line}; from {source}{layout}{_choice(found)}"
 
 
-def _is_not_needed(key: str, num_stages: int) -> bool:
-    """Whether a tensor of the file belongs to a part that the backbone does without."""
-    stage = STAGE.match(key)
-    beyond = stage is not None and int(stage[1]) >= num_stages
-    return beyond or bool(CLASSIFIER.fullmatch(key) or OUTPUT_NORM.fullmatch(key))
+def arrange(
+    backbone: nn.Module,
+    state_dict: MutableMapping[str, Tensor],
+    prefix: str,
+    metadata: Mapping[str, object],
+) -> None:
+    """Prepare a state dict that is about to be loaded into a backbone, and report it in one line.
+
+    The backbone calls it whenever torch or MMEngine load into it, so that no path is silent, and
+    detectors of other code bases load wherever checkpoints are loaded. torch does not tell a module
+    whether its caller is strict: the backbone always is.
+
+    Args:
+        backbone: about to be filled.
+        state_dict: changed in place: its part under ``prefix`` is brought into our layout.
+        prefix: of the backbone's names.
+        metadata: that of the state dict for this module.
+
+    Raises:
+        WeightsError: it does not fit.
+    """
+    line = metadata.get(REPORT)
+    if line is None:
+        part = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+        name = prefix.removesuffix(".") or "backbone"
+        fitted, line = fit(backbone, part, "a state dict", prefix="", name=name)
+        for key in part:
+            del state_dict[prefix + key]
+        state_dict.update({prefix + key: value for key, value in fitted.items()})
+    print_log(str(line), logger="current")
 
 
-def _problems(
-    own: Mapping[str, Tensor],
-    state_dict: Mapping[str, Tensor],
-    left_out: set[str],
-    initialised: set[str],
-) -> list[str]:
-    missing = [k for k in own if k not in state_dict and k not in initialised]
-    unexpected = [k for k in state_dict if k not in own and k not in left_out]
-    other_shape = [k for k in own if k in state_dict and own[k].shape != state_dict[k].shape]
-    sentences = []
-    if missing:
-        sentences.append(f"Missing: {_shown(missing, own)}.")
-    if unexpected:
-        sentences.append(f"Unexpected: {_shown(unexpected, state_dict)}.")
-    if other_shape:
-        pairs = (f"{k} {_shape(state_dict[k])} for {_shape(own[k])}" for k in other_shape)
-        sentences.append(f"Of another shape: {_first(list(pairs))}.")
-    return sentences
-
-
-def _report(
-    checkpoint: str,
-    own: Mapping[str, Tensor],
-    matched: Mapping[str, Tensor],
-    left_out: set[str],
-    initialised: set[str],
-) -> str:
-    share = sum(own[k].numel() for k in matched) / sum(v.numel() for v in own.values())
-    line = (
-        f"backbone: loaded {len(matched)} of {len(own)} tensors ({share:.2%} of the parameters) "
-        f"from {checkpoint}"
+def _choice(found: Found) -> str:
+    """Which of several backbones of a file was taken."""
+    if not found.also:
+        return ""
+    kind = "averaged weights" if found.is_ema else "weights"
+    return f", the {kind} under {found.prefix!r}, not those under " + ", ".join(
+        map(repr, found.also)
     )
-    if initialised:
-        line += f"; new, not in the file: {_first(sorted(initialised))}"
-    if left_out:
-        line += f"; in the file, not needed: {_first(sorted(left_out))}"
-    return line
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _shown(keys: Sequence[str], tensors: Mapping[str, Tensor]) -> str:
-    return _first([f"{k} {_shape(tensors[k])}" for k in keys])
-
-
-def _first(items: Sequence[str]) -> str:
-    more = len(items) - SHOWN_KEYS
-    return ", ".join(items[:SHOWN_KEYS]) + (f" and {more} more" if more > 0 else "")

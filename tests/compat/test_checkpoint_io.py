@@ -46,6 +46,21 @@ def save(path: Path, content: object, **kwargs) -> str:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
+def test_what_can_be_mapped_is_left_on_disk(tmp_path, monkeypatch, zipped):
+    path = save(tmp_path / "x.pth", {"w": torch.ones(3)}, _use_new_zipfile_serialization=zipped)
+    mapped = []
+    whole_load = torch.load
+    monkeypatch.setattr(
+        torch,
+        "load",
+        lambda *args, **kw: mapped.append(bool(kw["mmap"])) or whole_load(*args, **kw),
+    )
+    for mmap in (True, False):
+        assert torch.equal(read_checkpoint(path, mmap=mmap)["w"], torch.ones(3))
+    assert mapped == [zipped, False]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
 def test_mmengines_training_state_comes_back_whole(tmp_path, zipped):
     state = training_state() | {"state_dict": {"w": torch.arange(3.0)}}
     path = save(tmp_path / "epoch_1.pth", state, _use_new_zipfile_serialization=zipped)

@@ -14,7 +14,6 @@ def test_importing_mmconvnext_has_installed_everything():
     finders, schemes = state()
     assert [type(f).__name__ for f in finders].count("StandInFinder") == 1
     assert schemes[""] is checkpoint_io.load_from_local
-    assert schemes["http://"] is schemes["https://"] is checkpoint_io.load_from_http
 
 
 def test_a_second_call_changes_nothing():

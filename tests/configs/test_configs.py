@@ -1,11 +1,17 @@
 """The configs reproduce the published recipes to the number, build, train a step and predict."""
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import torch
-from mmdet.registry import DATASETS, HOOKS, MODELS
+from mmcv.ops import batched_nms, soft_nms
+from mmdet.models.layers import multiclass_nms
+from mmdet.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -16,6 +22,15 @@ from mmconvnext.models import VARIANTS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HOST = "https://dl.fbaipublicfiles.com/convnext/"
+# The same weights at timm, by the name of the official file.
+AT_TIMM = {
+    "tiny_1k_224_ema": "tiny.fb_in1k",
+    "small_1k_224_ema": "small.fb_in1k",
+    "base_1k_224_ema": "base.fb_in1k",
+    "base_22k_224": "base.fb_in22k",
+    "large_22k_224": "large.fb_in22k",
+    "xlarge_22k_224": "xlarge.fb_in22k",
+}
 # FACTS section 3: lr, decay rate, layers, drop path, mixed precision, arch, weights.
 RECIPES = {
     "mask_rcnn_convnext_t_coco": (1e-4, 0.95, 6, 0.4, True, "tiny", "tiny_1k_224_ema"),
@@ -27,12 +42,37 @@ RECIPES = {
     "cascade_convnext_xl_in22k_coco": (1e-4, 0.7, 12, 0.8, False, "xlarge", "xlarge_22k_224"),
 }
 OTHERS = ["mask_rcnn_convnext_t_1x_coco", "mask_rcnn_convnext_s_coco", "mask_rcnn_convnext_b_coco"]
+# Variant and drop path, of FACTS section 2's {0.2 ... 0.5}.
+V2 = {
+    "mask_rcnn_convnextv2_atto_coco": ("atto", 0.2),
+    "mask_rcnn_convnextv2_femto_coco": ("femto", 0.2),
+    "mask_rcnn_convnextv2_pico_coco": ("pico", 0.2),
+    "mask_rcnn_convnextv2_nano_coco": ("nano", 0.2),
+    "mask_rcnn_convnextv2_t_coco": ("tiny", 0.3),
+    "mask_rcnn_convnextv2_b_coco": ("base", 0.4),
+    "mask_rcnn_convnextv2_l_coco": ("large", 0.5),
+    "mask_rcnn_convnextv2_h_coco": ("huge", 0.5),
+}
+# Which config each takes its recipe from.
+DINOV3 = {
+    "cascade_convnext_t_dinov3_coco": "cascade_convnext_t_coco",
+    "cascade_convnext_s_dinov3_coco": "cascade_convnext_s_coco",
+    "cascade_convnext_b_dinov3_coco": "cascade_convnext_b_coco",
+    "cascade_convnext_l_dinov3_coco": "cascade_convnext_l_in22k_coco",
+}
+PUBLISHED_V2 = {f"mask_rcnn_convnextv2_{size}_coco" for size in "blh"}
 SHAPES = ["mask_rcnn_convnext_shapes", "cascade_convnext_shapes"]
-COCO = [*RECIPES, *OTHERS]
+MULTI_SCALE = [*RECIPES, *OTHERS, *DINOV3]
+COCO = [*MULTI_SCALE, *V2]
+
+
+@cache
+def parse(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f"{name}.py")
 
 
 def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f"{name}.py")
+    return deepcopy(parse(name))
 
 
 def test_every_config_is_tested():
@@ -43,7 +83,7 @@ def test_every_config_is_tested():
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_the_published_ones(name):
     cfg = load(name)
-    lr, rate, num_layers, drop_path, amp, arch, weights = RECIPES[name]
+    lr, rate, num_layers, drop_path, amp, arch, _ = RECIPES[name]
     optim = cfg.optim_wrapper
     assert optim.type == ("AmpOptimWrapper" if amp else "OptimWrapper")
     assert optim.constructor == "LayerDecayOptimWrapperConstructor"
@@ -61,9 +101,83 @@ def test_recipes_are_the_published_ones(name):
     backbone = cfg.model.backbone
     assert (backbone.arch, backbone.drop_path_rate) == (arch, drop_path)
     assert backbone.layer_scale_init_value == 1.0
-    assert backbone.init_cfg.checkpoint == f"{HOST}convnext_{weights}.pth"
     with torch.device("meta"):
         assert MODELS.build({**backbone, "init_cfg": None}).num_layers == num_layers
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        *((name, recipe[-1]) for name, recipe in RECIPES.items()),
+        ("mask_rcnn_convnext_t_1x_coco", "tiny_1k_224_ema"),
+        ("mask_rcnn_convnext_s_coco", "small_1k_224_ema"),
+        ("mask_rcnn_convnext_b_coco", "base_1k_224_ema"),
+    ],
+)
+def test_weights_are_the_official_ones_or_the_same_at_timm(name, weights):
+    checkpoint = load(name).model.backbone.init_cfg.checkpoint
+    assert checkpoint == [f"{HOST}convnext_{weights}.pth", f"timm://convnext_{AT_TIMM[weights]}"]
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_timm_has_the_weights_that_configs_name(name):
+    timm_models = pytest.importorskip("timm.models")
+    official, *alternatives = load(name).model.backbone.init_cfg.checkpoint
+    (at_timm,) = (c for c in (official, *alternatives) if c.startswith("timm://"))
+    known = timm_models.get_pretrained_cfg(
+        at_timm.removeprefix("timm://"), allow_unregistered=False
+    )
+    if name not in DINOV3:
+        assert known.url == official
+
+
+@pytest.mark.parametrize("name", V2)
+def test_recipes_of_v2(name):
+    cfg = load(name)
+    arch, drop_path = V2[name]
+    optim = cfg.optim_wrapper
+    assert (optim.type, optim.constructor) == (
+        "AmpOptimWrapper",
+        "LayerDecayOptimWrapperConstructor",
+    )
+    assert optim.paramwise_cfg == {
+        "decay_rate": 0.95,
+        "decay_type": "layer_wise",
+        "num_layers": "auto",
+    }
+    assert (optim.optimizer.lr, optim.optimizer.weight_decay) == (1e-4, 0.05)
+    backbone = cfg.model.backbone
+    assert (backbone.arch, backbone.drop_path_rate) == (arch, drop_path)
+    assert backbone.use_grn
+    assert backbone.layer_scale_init_value == 0.0
+    assert backbone.init_cfg.checkpoint == [
+        f"{HOST}convnextv2/pt_only/convnextv2_{arch}_1k_224_fcmae.pt",
+        f"timm://convnextv2_{arch}.fcmae",
+    ]
+    assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": 32}
+    assert cfg.train_dataloader.batch_size * 8 == 32
+
+
+@pytest.mark.parametrize("name", DINOV3)
+def test_dinov3_changes_nothing_but_the_weights(name):
+    cfg, base = load(name).to_dict(), load(DINOV3[name]).to_dict()
+    init_cfg = cfg["model"]["backbone"]["init_cfg"]
+    arch = cfg["model"]["backbone"]["arch"]
+    assert init_cfg.pop("checkpoint") == [
+        f"timm://convnext_{arch}.dinov3_lvd1689m",
+        f"hf://facebook/dinov3-convnext-{arch}-pretrain-lvd1689m",
+    ]
+    del base["model"]["backbone"]["init_cfg"]["checkpoint"]
+    assert cfg == base
+    assert cfg["model"]["backbone"]["layer_scale_init_value"] == 1.0
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_what_nobody_has_published_says_so(name):
+    text = (CONFIGS / f"{name}.py").read_text()
+    published = name in RECIPES or name in PUBLISHED_V2
+    assert text.startswith("# Published: ") == published
+    assert ("nobody has published a result" in text) != published
 
 
 @pytest.mark.parametrize("name", [n for n in COCO if "1x" not in n])
@@ -78,8 +192,9 @@ def test_the_3x_schedule(name):
         False,
     )
     assert (steps.milestones, steps.gamma, steps.end, steps.by_epoch) == ([27, 33], 0.1, 36, True)
-    assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": 16}
-    assert cfg.train_dataloader.batch_size == 2
+    if name not in V2:
+        assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": 16}
+        assert cfg.train_dataloader.batch_size == 2
 
 
 def test_the_1x_schedule():
@@ -88,7 +203,7 @@ def test_the_1x_schedule():
     assert (cfg.param_scheduler[1].milestones, cfg.param_scheduler[1].end) == ([8, 11], 12)
 
 
-@pytest.mark.parametrize("name", COCO)
+@pytest.mark.parametrize("name", MULTI_SCALE)
 def test_augmentation_and_data(name):
     cfg = load(name)
     load_image, annotations, flip, choice, pack = cfg.train_pipeline
@@ -109,7 +224,96 @@ def test_augmentation_and_data(name):
         (384, 600),
         True,
     )
+    assert cfg.train_dataloader.dataset.pipeline == cfg.train_pipeline
+
+
+@pytest.mark.parametrize("name", V2)
+def test_large_scale_jitter(name):
+    cfg = load(name)
+    _, _, resize, crop, filtering, flip, _ = cfg.train_dataloader.dataset.pipeline
+    assert [t.type for t in cfg.train_dataloader.dataset.pipeline] == [
+        "LoadImageFromFile",
+        "LoadAnnotations",
+        "RandomResize",
+        "RandomCrop",
+        "FilterAnnotations",
+        "RandomFlip",
+        "PackDetInputs",
+    ]
+    assert (resize.scale, resize.ratio_range, resize.keep_ratio) == ((1024, 1024), (0.1, 2.0), True)
+    assert (crop.crop_type, crop.crop_size) == ("absolute", (1024, 1024))
+    assert crop.recompute_bbox
+    assert crop.allow_negative_crop
+    assert filtering.min_gt_bbox_wh == (1e-2, 1e-2)
+    assert flip.prob == 0.5
+    assert cfg.train_dataloader.batch_sampler is None
+    (pad,) = cfg.model.data_preprocessor.batch_augments
+    assert pad == {"type": "BatchFixedSizePad", "size": (1024, 1024), "pad_mask": True}
+
+
+def polygon_image(folder: Path) -> dict:
+    """What CocoDataset says of an image of 320 x 240 with a large and a small rectangle."""
+    path = folder / "image.png"
+    cv2.imwrite(str(path), np.full((240, 320, 3), 100, np.uint8))
+    corners = [(40, 60, 140, 120), (290, 210, 310, 230)]
+    instances = [
+        {
+            "bbox": [x1, y1, x2, y2],
+            "mask": [[x1, y1, x2, y1, x2, y2, x1, y2]],
+            "bbox_label": label,
+            "ignore_flag": 0,
+        }
+        for label, (x1, y1, x2, y2) in enumerate(corners)
+    ]
+    return {
+        "img_path": str(path),
+        "img_id": 0,
+        "height": 240,
+        "width": 320,
+        "instances": instances,
+    }
+
+
+def test_jittered_images_fit_their_masks_and_are_padded_to_one_size(tmp_path):
+    cfg = load("mask_rcnn_convnextv2_t_coco")
+    info = polygon_image(tmp_path)
+    pipeline = TRANSFORMS.build({"type": "Compose", "transforms": cfg.train_pipeline})
+    np.random.seed(0)
+    packed = [pipeline(deepcopy(info)) for _ in range(24)]
+    packed = [p for p in packed if p is not None]
+    sides = [max(p["inputs"].shape[1:]) for p in packed]
+    assert max(sides) == 1024
+    assert min(sides) < 512
+    counts = set()
+    for sample in (p["data_samples"] for p in packed):
+        objects, (height, width) = sample.gt_instances, sample.img_shape
+        counts.add(len(objects))
+        assert len(objects.masks) == len(objects.bboxes) == len(objects.labels)
+        for mask, (x1, y1, x2, y2) in zip(objects.masks.masks, objects.bboxes.tensor, strict=True):
+            points = torch.as_tensor(np.concatenate(mask)).reshape(-1, 2).float()
+            torch.testing.assert_close(points.amin(0), torch.stack([x1, y1]))
+            torch.testing.assert_close(points.amax(0), torch.stack([x2, y2]))
+            assert 0 <= x1 < x2 <= width
+            assert 0 <= y1 < y2 <= height
+    assert counts >= {1, 2}  # some lost an object to the crop
+
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    small = [p for p, side in zip(packed, sides, strict=True) if side < 512][:2]
+    batch = {key: [p[key] for p in small] for key in ("inputs", "data_samples")}
+    assert max(preprocessor(deepcopy(batch), training=False)["inputs"].shape[2:]) <= 512
+    trained = preprocessor(batch, training=True)
+    assert trained["inputs"].shape == (2, 3, 1024, 1024)
+    for sample in trained["data_samples"]:
+        assert sample.batch_input_shape == sample.pad_shape == (1024, 1024)
+        masks = sample.gt_instances.masks
+        assert (masks.height, masks.width) == (1024, 1024)
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_images_are_prepared_as_the_weights_want_them(name):
+    cfg = load(name)
     assert cfg.test_pipeline[1].scale == (1333, 800)
+    assert cfg.test_dataloader.dataset.pipeline == cfg.test_pipeline
     preprocessor = cfg.model.data_preprocessor
     assert preprocessor.mean == [123.675, 116.28, 103.53]
     assert preprocessor.std == [58.395, 57.12, 57.375]
@@ -138,7 +342,35 @@ def test_testing(name):
     cfg = load(name)
     rcnn = cfg.model.test_cfg.rcnn
     assert (rcnn.score_thr, rcnn.nms.iou_threshold, rcnn.max_per_img) == (0.05, 0.5, 100)
+    assert rcnn.nms.type == ("soft_nms" if name in V2 else "nms")
     assert cfg.test_evaluator.metric == ["bbox", "segm"]
+
+
+def test_soft_nms_lowers_the_score_of_an_overlapping_box():
+    rcnn = load("mask_rcnn_convnextv2_t_coco").model.test_cfg.rcnn
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [50, 50, 60, 60]])
+    scores = torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.7, 0.0]])
+    dets, _ = multiclass_nms(boxes, scores, rcnn.score_thr, rcnn.nms, rcnn.max_per_img)
+    # by the linear rule: 0.8 x (1 - overlap of 0.8)
+    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, 0.7, 0.8 * 0.2]))
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_convnextv2_t_coco", "mask_rcnn_convnext_t_coco"])
+def test_soft_nms_is_what_detectors_of_v2_predict_with(name, monkeypatch):
+    calls = []
+
+    def spy(*args, **kwargs):
+        calls.append(kwargs)
+        return soft_nms(*args, **kwargs)
+
+    monkeypatch.setitem(batched_nms.__globals__, "soft_nms", spy)
+    cfg = load(name)
+    cfg.model.test_cfg.rcnn.score_thr = 0.0  # of 81 classes none is likely before the training
+    model = build_small(cfg).eval()
+    with torch.no_grad():
+        model.test_step(demo_mm_inputs(1, [[3, 64, 64]], num_classes=80, with_mask=True))
+    settings = {"iou_threshold": 0.5, "method": "linear", "sigma": 0.5, "min_score": 1e-3}
+    assert calls == ([settings] if name in V2 else [])
 
 
 @pytest.mark.parametrize("name", COCO)
@@ -173,15 +405,14 @@ def test_heads_of_another_number_of_classes_are_refused(name):
         hook.before_train_epoch(runner)
 
 
-@pytest.mark.parametrize("name", [*COCO, *SHAPES])
-def test_builds_trains_a_step_and_predicts(name):
+def build_small(cfg: Config) -> torch.nn.Module:
     """At one block a stage, an eighth of the width and few RoIs; all else is as the config says."""
-    cfg = load(name)
     drop_pretrained(cfg)
     replace_types(cfg, ["SyncBN"], "BN")
-    widths = tuple(cfg.model.neck.in_channels)
-    if name in COCO:
-        widths = tuple(w // 8 for w in widths)
+    # another test pads images to their full size
+    cfg.model.data_preprocessor.batch_augments = None
+    if isinstance(cfg.model.backbone.arch, str):
+        widths = tuple(w // 8 for w in cfg.model.neck.in_channels)
         cfg.model.backbone.arch = {"depths": (1, 1, 4, 1), "widths": widths}
         cfg.model.neck.in_channels = list(widths)
     rcnn = cfg.model.train_cfg.rcnn
@@ -191,6 +422,14 @@ def test_builds_trains_a_step_and_predicts(name):
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
+    return model
+
+
+# Without their weights the ones of DINOv3 are their bases.
+@pytest.mark.parametrize("name", [n for n in [*COCO, *SHAPES] if n not in DINOV3])
+def test_builds_trains_a_step_and_predicts(name):
+    cfg = load(name)
+    model = build_small(cfg)
     num_classes = 80 if name in COCO else len(CLASSES)
     data = demo_mm_inputs(
         2, [[3, 96, 128], [3, 128, 96]], num_classes=num_classes, with_mask=True, num_items=[2, 0]

@@ -107,6 +107,24 @@ def test_from_scratch_drops_every_pretrained_checkpoint():
     assert [entry.type for entry in cfg.model.head.init_cfg] == ["Normal"]
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "reported"),
+    [
+        ("a.pth", "a.pth"),
+        (["a.pth"], "a.pth"),
+        (["a.pth", "timm://b"], "a.pth and 1 alternative"),
+        (("a.pth", "timm://b", "hf://c/d"), "a.pth and 2 alternatives"),
+        ([], "[]"),
+        (None, "None"),
+    ],
+)
+def test_of_alternative_checkpoints_the_first_is_reported(checkpoint, reported):
+    init_cfg = {"type": "Pretrained", "checkpoint": checkpoint}
+    cfg = Config({"model": {"backbone": {"init_cfg": init_cfg}}})
+    assert configs.drop_pretrained(cfg) == [reported]
+    assert cfg.model.backbone.init_cfg is None
+
+
 def test_work_dir_prefers_the_command_line_then_the_config_then_its_name(tmp_path):
     cfg = configs.load_config(write(tmp_path, "work_dir = 'from_config'\n"))
     configs.set_work_dir(cfg, "from_args")

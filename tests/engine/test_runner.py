@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from torch.utils.data import DataLoader
@@ -13,7 +14,6 @@ from mmconvnext.engine.runner import (
     DetectionRunner,
     build_runner,
     check_checkpoint,
-    explain_misfit,
     resume_from,
 )
 from mmconvnext.errors import ConfigError, UserError
@@ -200,29 +200,38 @@ def test_a_split_that_the_config_lacks_is_named(tmp_path, split):
 # checkpoints that do not fit
 
 
-def test_a_model_says_what_a_checkpoint_does_not_fill():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    state = model.state_dict()
-    assert explain_misfit(model, {"state_dict": state, "meta": {}}) is None
-    assert explain_misfit(model, {f"module.{k}": v for k, v in state.items()}) is None
-    wrapper = torch.nn.parallel.DataParallel(model)
-    assert explain_misfit(wrapper, {**state, "another.weight": state["0.bias"]}) is None
-    # Files from before there was such a counter lack it.
-    assert explain_misfit(model, {k: v for k, v in state.items() if "num_batches" not in k}) is None
-    fault = explain_misfit(model, {**state, "0.bias": torch.zeros(4)})
-    assert fault == "1 of 6 tensors have another shape (0.bias, ...)"
-    fault = explain_misfit(model, {"model": state})
-    assert fault == "6 of 6 tensors are missing (0.weight, ...)"
-
-
-def test_tests_and_resumed_runs_need_the_whole_model(runner, tmp_path):
+def test_every_load_is_strict_and_reported(runner, tmp_path, notes):
+    """More on what fits: test_detector_weights.py."""
+    state = runner.model.state_dict()
     path = tmp_path / "other.pth"
     torch.save({"state_dict": {"head.weight": torch.zeros(1)}, "meta": {}}, path)
-    runner.load_checkpoint(str(path))  # a start for another training: MMEngine warns
-    for action in ("test", "resume"):
-        runner._must_fit = False
-        with pytest.raises(WeightsError, match=r"other\.pth does not fit the model of .*missing"):
+    for action in ("load", "test", "resume"):
+        with pytest.raises(WeightsError, match=r"from \S+other\.pth: no ConvNeXt of a known"):
             _act(runner, action, str(path))
+    torch.save({"state_dict": state, "meta": {}}, path)
+    runner.load_checkpoint(str(path))
+    assert sum("loaded" in note and "100.00% of the parameters" in note for note in notes()) == 1
+
+
+def test_load_adapt_is_what_may_differ(runner, tmp_path):
+    path = tmp_path / "other.pth"
+    detector = Config({"model": {**TINY, "in_channels": 4}}).model
+    torch.save(MODELS.build(detector).state_dict(), path)
+    with pytest.raises(WeightsError, match="in_channels is 4 in the file and 3 in the backbone"):
+        runner.load_checkpoint(str(path))
+    runner.cfg.load_adapt = ["in_channels"]
+    runner.load_checkpoint(str(path))
+    with pytest.raises(WeightsError, match="in_channels"):
+        _act(runner, "test", str(path))
+
+
+def test_of_several_sources_the_first_that_can_be_had_is_taken(tmp_path, notes):
+    path = tmp_path / "there.pth"
+    torch.save(MODELS.build(TINY).state_dict(), path)
+    missing = str(tmp_path / "missing.pth")
+    runner = build_runner(config(tmp_path, load_from=[missing, str(path)]), ())
+    assert runner._load_from == str(path)
+    assert any(f"trying {path}" in note for note in notes())
 
 
 def test_weights_alone_cannot_be_resumed(runner, tmp_path):
@@ -233,8 +242,8 @@ def test_weights_alone_cannot_be_resumed(runner, tmp_path):
 
 
 def _act(runner, action, path):
-    if action == "resume":
-        runner.resume(path)
+    if action != "test":
+        {"load": runner.load_checkpoint, "resume": runner.resume}[action](path)
         return
     runner._load_from, runner._has_loaded = path, False
     runner._test_loop = type("Loop", (), {"run": lambda self: {}})()

@@ -1,10 +1,15 @@
+import copy
+from collections import OrderedDict
+
 import pytest
 import torch
-from mmengine.logging import MMLogger
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
 
+from mmconvnext.compat import CheckpointError, UnsafeCheckpointError
 from mmconvnext.models import ConvNeXt
 from mmconvnext.weights import WeightsError, load_pretrained
-from mmconvnext.weights.formats import select_prefix, unwrap
+from mmconvnext.weights.loader import fit
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
 
@@ -34,15 +39,6 @@ def same(model: ConvNeXt, state: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(own[k], state[k]) for k in own if not k.startswith("norm"))
 
 
-@pytest.fixture
-def log(caplog):
-    logger = MMLogger.get_instance("weights_test", log_level="INFO")
-    logger.addHandler(caplog.handler)
-    MMLogger.get_current_instance()
-    yield caplog
-    logger.removeHandler(caplog.handler)
-
-
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -53,17 +49,17 @@ def log(caplog):
     ],
     ids=["official", "mmengine", "bare", "inside a detector"],
 )
-def test_a_classifiers_weights_all_arrive(tmp_path, wrap, log):
+def test_a_classifiers_weights_all_arrive(tmp_path, wrap, lines):
     state = classifier_state()
     model = backbone(init_cfg={"type": "Pretrained", "checkpoint": write(tmp_path, wrap(state))})
     model.init_weights()
     assert same(model, state)
-    lines = [r.getMessage() for r in log.records if "backbone: loaded" in r.getMessage()]
-    assert len(lines) == 1
+    (line,) = lines()
     total, own = len(model.state_dict()), len(model.state_dict()) - 8
-    assert f"loaded {own} of {total} tensors" in lines[0]
-    assert "new, not in the file: norm0.bias" in lines[0]
-    assert "not needed: head.bias, head.weight, norm.bias, norm.weight" in lines[0]
+    assert f"backbone: loaded {own} of {total} tensors" in line
+    assert "new, not in the file: norm0.bias" in line
+    assert "not needed: head.bias, head.weight, norm.bias, norm.weight" in line
+    assert f"from {tmp_path / 'weights.pth'} (official layout, V1 depths=(1, 1, 3, 1)" in line
 
 
 def test_an_official_detectors_backbone_arrives_with_its_norms(tmp_path):
@@ -100,47 +96,191 @@ def without(key):
     return lambda s: {k: v for k, v in s.items() if k != key}
 
 
+def renamed(old, new):
+    return lambda s: {new if k == old else k: v for k, v in s.items()}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (without("stages.2.1.gamma"), "Missing: stages.2.1.gamma 24"),
-        (lambda s: s | {"stages.2.9.gamma": torch.ones(24)}, "Unexpected: stages.2.9.gamma 24"),
+        (without("stages.2.1.gamma"), r"Missing: stages\.2\.1\.gamma 24\."),
+        (lambda s: s | {"stages.0.0.more": torch.ones(3)}, r"Unexpected: stages\.0\.0\.more 3\."),
         (
             lambda s: s | {"stages.0.0.pwconv1.weight": torch.ones(32, 9)},
-            "Of another shape: stages.0.0.pwconv1.weight 32x9 for 32x8",
+            r"Of another shape: stages\.0\.0\.pwconv1\.weight 32x9 for 32x8\.",
         ),
-        (lambda s: {"conv1.weight": torch.ones(1), "fc.bias": torch.ones(1)}, "and 66 more"),
+        (
+            renamed("stages.1.0.norm.bias", "stages.1.0.nrom.bias"),
+            r"Missing: stages\.1\.0\.norm\.bias 16\. Unexpected: stages\.1\.0\.nrom\.bias 16\.",
+        ),
     ],
-    ids=["missing", "unexpected", "another shape", "another architecture"],
+    ids=["missing", "unexpected", "another shape", "renamed"],
 )
 def test_anything_else_is_refused_and_changes_nothing(tmp_path, change, says):
     model = backbone()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(WeightsError, match=says):
+    with pytest.raises(
+        WeightsError, match=r"cannot load the backbone from .*weights\.pth.*" + says
+    ):
         load_pretrained(model, write(tmp_path, change(classifier_state())))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_v2_weights_do_not_fit_v1(tmp_path):
     path = write(tmp_path, classifier_state(use_grn=True, layer_scale_init_value=0))
-    with pytest.raises(WeightsError, match=r"Missing: stages.0.0.gamma.*Unexpected: .*grn"):
+    with pytest.raises(WeightsError) as caught:
         load_pretrained(backbone(), path)
+    assert "Missing: stages.0.0.gamma 8, stages.1.0.gamma 16" in str(caught.value)
+    assert "Unexpected: stages.0.0.grn.gamma 1x1x1x32" in str(caught.value)
+    fix = "The file is a V2, the backbone a V1: set use_grn=True, layer_scale_init_value=0.0."
+    assert fix in str(caught.value)
+
+
+def test_small_weights_do_not_fit_tiny(tmp_path):
+    with torch.device("meta"):
+        small, tiny = ConvNeXt("small"), ConvNeXt("tiny")
+    with pytest.raises(WeightsError) as caught:
+        fit(tiny, small.state_dict(), "FILE")
+    assert "FILE (official layout, V1 small)" in str(caught.value)
+    assert "Unexpected: stages.2.9.gamma 384" in str(caught.value)
+    assert "and 158 more" in str(caught.value)
+    assert "The file is V1 small, the backbone V1 tiny: set arch='small'." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "resnet18",
+            "no ConvNeXt of a known layout is in it .*timm.*; it looks like a ResNet; its",
+        ),
+        ("vit_tiny_patch16_224", "it looks like a Vision Transformer"),
+        ("swin_tiny_patch4_window7_224", "it looks like a Swin Transformer"),
+        ("convnext_atto_ols", r"an overlapping stem \(timm's _ols, of two convolutions\)"),
+        ("convnext_zepto_rms", r"RMS norm \(timm's _rms: norms without a bias\)"),
+        ("convnext_zepto_rms_ols", "an overlapping stem .* and RMS norm"),
+        ("convnext_xxlarge", r"an eps of 1e-5 \(timm's convnext_xxlarge\)"),
+    ],
+)
+def test_other_architectures_are_refused_by_name(name, says):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+        model = ConvNeXt("atto")
+        if name == "convnext_xxlarge":  # all else would fit
+            model = ConvNeXt({"depths": (3, 4, 30, 3), "widths": (384, 768, 1536, 3072)})
+    with pytest.raises(WeightsError, match=says):
+        fit(model, state, "FILE")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"model": {"a": 3}}, {"epoch": 3}])
 def test_a_file_without_tensors_is_refused(tmp_path, content):
-    with pytest.raises(WeightsError, match="cannot load the backbone from"):
+    with pytest.raises(
+        WeightsError, match=r"cannot load the backbone from .*no named tensors, but"
+    ):
         load_pretrained(backbone(), write(tmp_path, content))
 
 
-def test_prefixes():
-    state = {"a.b": torch.ones(1), "backbone.c": torch.ones(1)}
-    assert list(select_prefix(state, None)) == ["c"]
-    assert list(select_prefix(state, "a")) == list(select_prefix(state, "a.")) == ["b"]
-    assert list(select_prefix({"c": torch.ones(1)}, None)) == ["c"]
-    assert list(select_prefix(state, "")) == ["a.b", "backbone.c"]
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(CheckpointError, match=r"empty\.pth is empty"):
+        load_pretrained(backbone(), str(tmp_path / "empty.pth"))
 
 
-def test_unwrap_finds_the_innermost_state_dict():
-    state = {"w": torch.ones(1)}
-    assert unwrap({"state_dict": {"model": state}}) is state
+class Hostile:
+    """A pickle that would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_hostile_file_is_refused_and_not_run(tmp_path):
+    target = tmp_path / "created"
+    path = write(tmp_path, {"model": classifier_state(), "more": Hostile(target)})
+    with pytest.raises(UnsafeCheckpointError, match="refused, and nothing in it was run"):
+        load_pretrained(backbone(), path)
+    assert not target.exists()
+    torch.load(path, weights_only=False)  # the file is as hostile as it says
+    assert target.exists()
+
+
+@pytest.mark.parametrize("layout", ["zip", "old"])
+def test_a_truncated_file_is_refused(tmp_path, layout):
+    path = tmp_path / "weights.pth"
+    torch.save(classifier_state(), path, _use_new_zipfile_serialization=layout == "zip")
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(CheckpointError, match=r"damaged|cannot read"):
+        load_pretrained(backbone(), str(path))
+
+
+def test_half_precision_files_arrive_in_single_precision(tmp_path):
+    state = {k: v.half() for k, v in classifier_state().items()}
+    model = backbone()
+    load_pretrained(model, write(tmp_path, state))
+    assert model.stages[0][0].gamma.dtype is torch.float32
+    assert same(model, {k: v.float() for k, v in state.items()})
+
+
+# on request
+
+
+def test_other_numbers_of_channels_only_on_request(tmp_path, lines):
+    model = backbone(in_channels=4)
+    path = write(tmp_path, classifier_state())
+    with pytest.raises(WeightsError, match=r"8x3x4x4 for 8x4x4x4.*adapt=\['in_channels'\]"):
+        load_pretrained(model, path)
+    load_pretrained(model, path, adapt=["in_channels"])
+    (line,) = lines()
+    assert "; adapted: in_channels 3 -> 4; from" in line
+    with pytest.raises(
+        WeightsError, match=r"adapt=\['channels'\] must be a list out of in_channels"
+    ):
+        load_pretrained(model, path, adapt=["channels"])
+
+
+# every way into a backbone
+
+
+def test_torchs_own_loading_is_reported_and_converted(lines):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        model, state = ConvNeXt("atto"), timm.create_model("convnext_atto").state_dict()
+    model.to_empty(device="cpu")
+    state = {k: torch.full_like(v, 0.5, device="cpu") for k, v in state.items()}
+    result = model.load_state_dict(state, strict=False)
+    assert all(key.startswith("norm") for key in result.missing_keys)
+    assert not result.unexpected_keys
+    assert bool((model.stages[0][0].pwconv1.weight == 0.5).all())
+    assert "of the parameters)" in lines()[0]
+    assert "from a state dict (timm layout, V1 atto)" in lines()[0]
+
+
+def test_a_part_is_refused_whatever_torch_is_asked_for():
+    """torch tells no module whether it is asked to be strict."""
+    model = backbone()
+    for strict in (True, False):
+        with pytest.raises(WeightsError, match=r"Missing: downsample_layers\.0\.0\.weight"):
+            part = {"stages.0.0.dwconv.weight": torch.zeros(8, 1, 7, 7)}
+            model.load_state_dict(part, strict=strict)
+
+
+def test_mmengines_loading_is_strict_and_reported(lines):
+    detector = nn.Module()
+    detector.backbone = backbone()
+    state = {f"backbone.{k}": v for k, v in backbone(1).state_dict().items()}
+    load_state_dict(detector, OrderedDict(state))
+    assert same(detector.backbone, backbone(1).state_dict())
+    assert len(lines()) == 1
+    del state["backbone.stages.0.0.gamma"]
+    with pytest.raises(WeightsError, match=r"Missing: stages\.0\.0\.gamma"):
+        load_state_dict(detector, OrderedDict(state))
+
+
+def test_copies_of_a_backbone_load_and_report(lines):
+    twin = copy.deepcopy(backbone())
+    assert twin.load_state_dict(backbone(1).state_dict()).missing_keys == []
+    assert same(twin, backbone(1).state_dict())
+    assert len(lines()) == 1

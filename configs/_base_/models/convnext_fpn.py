@@ -15,7 +15,10 @@ model = dict(
         layer_scale_init_value=1.0,
         init_cfg=dict(
             type="Pretrained",
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_tiny_1k_224_ema.pth",
+            checkpoint=[
+                "https://dl.fbaipublicfiles.com/convnext/convnext_tiny_1k_224_ema.pth",
+                "timm://convnext_tiny.fb_in1k",
+            ],
         ),
     ),
     neck=dict(type="FPN", in_channels=[96, 192, 384, 768], out_channels=256, num_outs=5),

@@ -1,0 +1,14 @@
+# Cascade B's recipe with DINOv3's weights; nobody has published a result for it.
+# Licence and access of the weights: see cascade_convnext_t_dinov3_coco.py.
+_base_ = "./cascade_convnext_b_coco.py"
+
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            checkpoint=[
+                "timm://convnext_base.dinov3_lvd1689m",
+                "hf://facebook/dinov3-convnext-base-pretrain-lvd1689m",
+            ],
+        ),
+    ),
+)

@@ -1,0 +1,188 @@
+"""What a file of weights is, and which of our configs it fits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from terminaltables import AsciiTable
+from torch import Tensor
+
+from mmconvnext.compat import read_checkpoint
+from mmconvnext.engine.config import drop_pretrained, load_config
+from mmconvnext.engine.detector_weights import fit_detector
+from mmconvnext.weights.anatomy import describe
+from mmconvnext.weights.download import sha256_of
+from mmconvnext.weights.formats import Found, convert, find_backbone, flatten, outside
+from mmconvnext.weights.loader import WeightsError
+from mmconvnext.weights.matching import CLASSIFIER, MisfitError, first, match
+
+MIB = 2**20
+HEADS = re.compile(r"(^|\.)(roi_head|bbox_head|mask_head)\.")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file of weights is.
+
+    Attributes:
+        file: its path.
+        mebibytes: its size.
+        sha256: for ``sha256=`` in a config.
+        layout: of the names.
+        kind: version and variant, or depths and widths.
+        prefix: what the backbone's names begin with.
+        tensors: number of the backbone's, without a classifier.
+        parameters: in them.
+        types: number of tensors of each data type.
+        classifier: names of the classifier's tensors and the final norm.
+        other_parts: number of tensors of each other part of the file.
+        also: prefixes of further backbones, such as averaged ones.
+        odd: why this backbone cannot load it; empty if it can.
+        configs: those that it fits strictly.
+    """
+
+    file: str
+    mebibytes: float
+    sha256: str
+    layout: str
+    kind: str
+    prefix: str
+    tensors: int
+    parameters: int
+    types: dict[str, int]
+    classifier: tuple[str, ...]
+    other_parts: dict[str, int]
+    also: tuple[str, ...]
+    odd: tuple[str, ...]
+    configs: tuple[str, ...]
+
+
+def inspect(
+    path: Path, configs: Sequence[Path], prefix: str | None = None, ema: bool = False
+) -> Inspection:
+    """Look into a file of weights.
+
+    Args:
+        path: of the file.
+        configs: which of them fit is tried out, on models without memory.
+        prefix: of the backbone, see :func:`mmconvnext.weights.formats.find_backbone`, as ``ema``.
+        ema: see there.
+
+    Raises:
+        WeightsError: it has no ConvNeXt of a known layout.
+        CheckpointError: it cannot be read.
+    """
+    raw = read_checkpoint(path, mmap=True)
+    try:
+        tensors = flatten(raw)
+        found = find_backbone(tensors, prefix, ema)
+        converted = convert(tensors, found)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    backbone = {k: v for k, v in converted.items() if not CLASSIFIER.match(k)}
+    anatomy = describe(backbone)
+    return Inspection(
+        file=str(path),
+        mebibytes=round(path.stat().st_size / MIB, 1),
+        sha256=sha256_of(path),
+        layout=found.layout.name,
+        kind=str(anatomy),
+        prefix=found.prefix,
+        tensors=len(backbone),
+        parameters=sum(v.numel() for v in backbone.values()),
+        types=dict(Counter(str(v.dtype).removeprefix("torch.") for v in backbone.values())),
+        classifier=tuple(sorted(converted.keys() - backbone.keys())),
+        other_parts=_parts(outside(tensors, found), found),
+        also=found.also,
+        odd=anatomy.odd,
+        configs=tuple(path.name for path in _fitting(configs, raw, backbone, tensors)),
+    )
+
+
+def inspection_table(inspection: Inspection) -> str:
+    """Format an inspection for the terminal."""
+    parts = ", ".join(f"{name} {number}" for name, number in inspection.other_parts.items())
+    rows = [
+        ("file", f"{inspection.file} ({inspection.mebibytes} MiB)"),
+        ("sha256", inspection.sha256),
+        ("layout", inspection.layout),
+        ("kind", inspection.kind),
+        ("backbone", f"{inspection.tensors} tensors, {inspection.parameters:,} parameters"),
+        ("types", ", ".join(f"{name} {number}" for name, number in inspection.types.items())),
+        ("prefix", inspection.prefix or "none"),
+        ("classifier", first(inspection.classifier) or "none"),
+        ("other parts, tensors", parts or "none"),
+        ("other backbones", ", ".join(inspection.also) or "none"),
+        *(("not for this backbone", odd) for odd in inspection.odd),
+        *_config_rows(inspection.configs),
+    ]
+    table = AsciiTable([list(row) for row in rows])
+    table.inner_heading_row_border = False
+    return table.table
+
+
+def write_inspection(inspection: Inspection, path: str | Path) -> None:
+    """Write an inspection as JSON."""
+    Path(path).write_text(json.dumps(asdict(inspection), indent=2) + "\n", encoding="utf-8")
+
+
+def _config_rows(configs: Iterable[str]) -> list[tuple[str, str]]:
+    names = list(configs) or ["none of configs/"]
+    return [("fits" if index == 0 else "", name) for index, name in enumerate(names)]
+
+
+def _parts(names: Sequence[str], found: Found) -> dict[str, int]:
+    """Count tensors by their part: the name below what is around the backbone."""
+    around = found.prefix.rstrip(".").rpartition(".")[0]
+    parent = f"{around}." if around else ""
+    return dict(Counter(name.removeprefix(parent).partition(".")[0] for name in names))
+
+
+def _fitting(
+    configs: Sequence[Path],
+    raw: object,
+    backbone: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+) -> list[Path]:
+    is_detector = any(map(HEADS.search, tensors))
+    known: dict[str, bool] = {}
+    fitting = []
+    for path in configs:
+        cfg = load_config(str(path))
+        init_default_scope(cfg.get("default_scope", "mmdet"))
+        drop_pretrained(cfg)
+        settings = repr(sorted(cfg.model.backbone.to_dict().items()))
+        if settings not in known:  # many configs share a backbone
+            known[settings] = _fits_backbone(cfg, backbone)
+        if known[settings] and (not is_detector or _fits_detector(cfg, raw)):
+            fitting.append(path)
+    return fitting
+
+
+def _fits_backbone(cfg: Config, backbone: Mapping[str, Tensor]) -> bool:
+    with torch.device("meta"):
+        own = MODELS.build(cfg.model.backbone).state_dict()
+    try:
+        match(own, backbone)
+    except MisfitError:
+        return False
+    return True
+
+
+def _fits_detector(cfg: Config, raw: object) -> bool:
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    try:
+        fit_detector(model, raw, "the file", must_fill=True)
+    except WeightsError:
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""Writing weights in our layout, as safetensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from mmconvnext.weights.formats import convert, find_backbone, flatten
+from mmconvnext.weights.loader import WeightsError
+
+
+def in_our_layout(
+    checkpoint: object, source: str, prefix: str | None = None, ema: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Convert a checkpoint as a whole: a backbone, a classifier, or a detector.
+
+    Args:
+        checkpoint: what a file held.
+        source: what to call it.
+        prefix: of the backbone, see :func:`mmconvnext.weights.formats.find_backbone`, as ``ema``.
+        ema: see there.
+
+    Returns:
+        Names and tensors: of a detector all of its parts, of other files the ConvNeXt with its
+        final norm and classifier, if it has them; and what to write down about their origin.
+
+    Raises:
+        WeightsError: it has no ConvNeXt of a known layout.
+    """
+    try:
+        tensors = flatten(checkpoint)
+        found = find_backbone(tensors, prefix, ema)
+        converted = convert(tensors, found)
+    except ValueError as error:
+        raise WeightsError(f"cannot convert {source}: {error}") from error
+    if found.prefix.endswith("backbone."):
+        parent = found.prefix.removesuffix("backbone.")
+        rest = {
+            k.removeprefix(parent): v
+            for k, v in tensors.items()
+            if k.startswith(parent) and not k.startswith(found.prefix)
+        }
+        converted = {f"backbone.{k}": v for k, v in converted.items()} | rest
+    origin = {"source": source, "source_layout": found.layout.name, "prefix": found.prefix}
+    return converted, {**origin, "layout": "mmconvnext"}
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str], force: bool = False
+) -> Path:
+    """Write tensors to a file, in one move: it is never half there.
+
+    Args:
+        path: ends in ``.safetensors``.
+        tensors: by name.
+        notes: text to keep in the file's header.
+        force: replace a file that is there.
+
+    Raises:
+        WeightsError: the name ends otherwise, or the file is there.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path).expanduser()
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: the name must end in .safetensors, which is what is written")
+    if path.exists() and not force:
+        raise WeightsError(
+            f"{path} is there already; name another file, or replace it with --force"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        # the format refuses tensors that share memory or are views with gaps
+        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, part, dict(notes))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

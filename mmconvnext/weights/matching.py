@@ -1,0 +1,214 @@
+"""Matching a state dict to a backbone: strict, explained, and adapted only on request. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmconvnext.weights.anatomy import Anatomy, describe
+
+SHOWN_KEYS = 4
+ADAPTATIONS = ("in_channels", "kernel_size")
+
+# FACTS of detection: a classification file has these two and a detector needs neither ...
+CLASSIFIER = re.compile(r"(norm|norms\.\d+|head|projectors)\.")
+# ... and lacks these.
+OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
+STAGE = re.compile(r"(?:downsample_layers|stages)\.(\d+)\.")
+STEM_WEIGHT = re.compile(r"downsample_layers\.0\.0\.weight")
+DEPTHWISE_WEIGHT = re.compile(r"stages\.\d+\.\d+\.dwconv\.weight")
+
+
+class MisfitError(ValueError):
+    """A state dict that does not fit; the message says how and why."""
+
+
+class Match(NamedTuple):
+    """What of a file goes into a backbone, and what not.
+
+    Attributes:
+        tensors: to load, by the backbone's names.
+        total: number of the backbone's tensors.
+        share: of the backbone's parameters that the tensors fill, in 0-1.
+        new: the backbone's tensors that the file lacks and may lack.
+        left_out: the file's tensors that the backbone does without.
+        adapted: what was changed on request, in words.
+    """
+
+    tensors: dict[str, Tensor]
+    total: int
+    share: float
+    new: tuple[str, ...]
+    left_out: tuple[str, ...]
+    adapted: tuple[str, ...]
+
+    def report(self) -> str:
+        """One line: how much was loaded, what was not, what was adapted."""
+        line = f"{len(self.tensors)} of {self.total} tensors ({self.share:.2%} of the parameters)"
+        if self.new:
+            line += f"; new, not in the file: {first(self.new)}"
+        if self.left_out:
+            line += f"; in the file, not needed: {first(self.left_out)}"
+        if self.adapted:
+            line += f"; adapted: {', '.join(self.adapted)}"
+        return line
+
+
+def match(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], adapt: Collection[str] = ()
+) -> Match:
+    """Match named tensors to those of a backbone.
+
+    Exactly these differences are allowed (FACTS of the field, section 5): the classifier and the
+    final norm of a classification model, which a detector does without; the detector's output
+    norms, which a classification file lacks; stages that the backbone did not build.
+
+    Args:
+        own: the backbone's state dict.
+        tensors: in our layout.
+        adapt: differences to mend, out of ``in_channels`` (the stem's weights are summed for one
+            channel, and otherwise repeated and scaled) and ``kernel_size`` (depthwise kernels are
+            padded with zeros, which changes nothing, or cut to their centre).
+
+    Raises:
+        MisfitError: anything else is different; the message shows the first names and shapes, and
+            the likely reason.
+        ValueError: ``adapt`` has something else.
+    """
+    check_adaptations(adapt)
+    num_stages = len({m[1] for m in map(STAGE.match, own) if m})
+    left_out = {k for k in tensors.keys() - own.keys() if _is_not_needed(k, num_stages)}
+    taken = {k: v for k, v in tensors.items() if k not in left_out}
+    taken, adapted = _adapted(own, taken, adapt)
+    new = {k for k in own.keys() - taken.keys() if OUTPUT_NORM.fullmatch(k)}
+    problems = _problems(own, taken, new)
+    odd = describe(tensors).odd
+    if problems or odd:
+        raise MisfitError(" ".join([*problems, *_reasons(describe(own), describe(tensors))]))
+    filled = sum(own[k].numel() for k in taken)
+    return Match(
+        tensors=taken,
+        total=len(own),
+        share=filled / sum(v.numel() for v in own.values()),
+        new=tuple(sorted(new)),
+        left_out=tuple(sorted(left_out)),
+        adapted=tuple(adapted),
+    )
+
+
+def check_adaptations(adapt: Collection[str], choices: Sequence[str] = ADAPTATIONS) -> None:
+    """Raise ValueError unless every adaptation is one of the choices."""
+    names = [adapt] if isinstance(adapt, str) else list(adapt)
+    unknown = [name for name in names if name not in choices]
+    if unknown or isinstance(adapt, str):
+        raise ValueError(f"adapt={adapt!r} must be a list out of {', '.join(choices)}")
+
+
+def first(items: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = len(items) - SHOWN_KEYS
+    return ", ".join(items[:SHOWN_KEYS]) + (f" and {more} more" if more > 0 else "")
+
+
+def shape(tensor: Tensor) -> str:
+    """A tensor's shape as text, for example ``96x3x4x4``."""
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _is_not_needed(key: str, num_stages: int) -> bool:
+    """Whether a tensor of the file belongs to a part that the backbone does without."""
+    stage = STAGE.match(key)
+    beyond = stage is not None and int(stage[1]) >= num_stages
+    return beyond or bool(CLASSIFIER.match(key) or OUTPUT_NORM.fullmatch(key))
+
+
+def _problems(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], new: set[str]) -> list[str]:
+    missing = [k for k in own if k not in tensors and k not in new]
+    unexpected = [k for k in tensors if k not in own]
+    other_shape = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    sentences = []
+    if missing:
+        sentences.append(f"Missing: {first([f'{k} {shape(own[k])}' for k in missing])}.")
+    if unexpected:
+        names = [f"{k} {shape(tensors[k])}" for k in unexpected]
+        sentences.append(f"Unexpected: {first(names)}.")
+    if other_shape:
+        pairs = [f"{k} {shape(tensors[k])} for {shape(own[k])}" for k in other_shape]
+        sentences.append(f"Of another shape: {first(pairs)}.")
+    return sentences
+
+
+def _reasons(own: Anatomy, file: Anatomy) -> list[str]:
+    """The likely reason of a misfit, with the fix; empty if there is none to be seen."""
+    if file.odd:
+        return [f"The file's model has {' and '.join(file.odd)}, which this backbone has not."]
+    reasons = []
+    stages = len(own.depths)
+    if (own.depths, own.widths) != (file.depths[:stages], file.widths[:stages]) and file.depths:
+        fix = f"arch='{file.arch}'" if file.arch else f"arch={_arch(file)}"
+        reasons.append(f"The file is {file}, the backbone {own}: set {fix}.")
+    if own.use_grn != file.use_grn:
+        grn, scale = ("True", "0.0") if file.use_grn else ("False", "1.0")
+        reasons.append(
+            f"The file is a {file.version}, the backbone a {own.version}: set use_grn={grn}, "
+            f"layer_scale_init_value={scale}."
+        )
+    elif own.has_layer_scale != file.has_layer_scale:
+        value = "1.0" if file.has_layer_scale else "0.0"
+        reasons.append(f"The layer scale differs: set layer_scale_init_value={value}.")
+    for name in ADAPTATIONS:
+        mine, theirs = getattr(own, name), getattr(file, name)
+        if mine != theirs and theirs:
+            reasons.append(
+                f"{name} is {theirs} in the file and {mine} in the backbone: set it, or ask for "
+                f"adapt=['{name}'] in init_cfg."
+            )
+    return reasons
+
+
+def _arch(anatomy: Anatomy) -> str:
+    return f"dict(depths={anatomy.depths}, widths={anatomy.widths})"
+
+
+def _adapted(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], adapt: Collection[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    tensors, notes = dict(tensors), []
+    for what, names, change in (
+        ("in_channels", STEM_WEIGHT, _other_channels),
+        ("kernel_size", DEPTHWISE_WEIGHT, _other_kernel_size),
+    ):
+        if what not in adapt:
+            continue
+        differ = [
+            k
+            for k, v in tensors.items()
+            if names.fullmatch(k) and k in own and v.ndim == 4 and v.shape != own[k].shape
+        ]
+        for key in differ:
+            before, after = tensors[key], change(tensors[key], own[key])
+            tensors[key] = after
+        if differ:
+            axis = 1 if what == "in_channels" else 3
+            notes.append(f"{what} {before.shape[axis]} -> {after.shape[axis]}")
+    return tensors, notes
+
+
+def _other_channels(weight: Tensor, target: Tensor) -> Tensor:
+    """The stem's weights for other numbers of channels, so that equal channels give equal maps."""
+    channels, wanted = weight.shape[1], target.shape[1]
+    if wanted == 1:
+        return weight.sum(dim=1, keepdim=True)
+    repeated = weight[:, torch.arange(wanted) % channels]
+    return repeated * (channels / wanted)
+
+
+def _other_kernel_size(weight: Tensor, target: Tensor) -> Tensor:
+    """A depthwise kernel with zeros around it, or its centre; sizes are odd."""
+    margin = (target.shape[-1] - weight.shape[-1]) // 2
+    return functional.pad(weight, (margin,) * 4)

@@ -1,0 +1,269 @@
+"""Published detectors load into our configs as they are, and anything else is explained."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.runner.checkpoint import load_state_dict
+from torch import Tensor
+
+from mmconvnext.engine.config import drop_pretrained
+from mmconvnext.engine.detector_weights import fit_detector
+from mmconvnext.models import VARIANTS
+from mmconvnext.weights import WeightsError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+WRITTEN_DOWN = Path(__file__).with_name("official_cascade_t.txt")
+ZOO = Path(mmdet.__file__).parent / ".mim" / "configs" / "convnext"
+ZOO_CASCADE = "cascade-mask-rcnn_convnext-{}-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py"
+DETECTORS = {
+    "cascade_convnext_t_coco": ("tiny", ZOO_CASCADE.format("t")),
+    "cascade_convnext_s_coco": ("small", ZOO_CASCADE.format("s")),
+    "mask_rcnn_convnext_t_coco": ("tiny", "mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py"),
+}
+
+# Names by FACTS section 5, independent of our modules.
+OFFICIAL = {"dw": "dwconv", "pw": "pwconv"}
+MMPRETRAIN = {"dw": "depthwise_conv", "pw": "pointwise_conv"}
+
+
+def backbone_shapes(arch: str, names: dict[str, str]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a detector's V1 backbone."""
+    depths, widths = VARIANTS[arch]
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(name: str, *shape: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    for s, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+        norm, conv = (1, 0) if s == 0 else (0, 1)
+        before, size = (3, 4) if s == 0 else (widths[s - 1], 2)
+        add(f"downsample_layers.{s}.{conv}", width, before, size, size)
+        add(f"downsample_layers.{s}.{norm}", width if s == 0 else before)
+        for b in range(depth):
+            block = f"stages.{s}.{b}"
+            shapes[f"{block}.gamma"] = (width,)
+            add(f"{block}.{names['dw']}", width, 1, 7, 7)
+            add(f"{block}.norm", width)
+            add(f"{block}.{names['pw']}1", 4 * width, width)
+            add(f"{block}.{names['pw']}2", width, 4 * width)
+        add(f"norm{s}", width)
+    return {f"backbone.{k}": v for k, v in shapes.items()}
+
+
+def rest_shapes(config: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of neck and heads, from MMDetection's own config and modules."""
+    cfg = Config.fromfile(ZOO / config, import_custom_modules=False).model
+    cfg.backbone = {"type": "ResNet", "depth": 18}  # mmpretrain's is not at hand
+    with torch.device("meta"):
+        state = MODELS.build(cfg).state_dict()
+    return {k: tuple(v.shape) for k, v in state.items() if not k.startswith("backbone.")}
+
+
+def published(name: str, layout: dict[str, str]) -> dict[str, tuple[int, ...]]:
+    arch, config = DETECTORS[name]
+    return backbone_shapes(arch, layout) | rest_shapes(config)
+
+
+def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        k: torch.tensor(7) if k.endswith("tracked") else torch.rand(v, generator=generator)
+        for k, v in shapes.items()
+    }
+
+
+def ours(name: str, **roi_head) -> torch.nn.Module:
+    cfg = Config.fromfile(CONFIGS / f"{name}.py")
+    drop_pretrained(cfg)
+    cfg.model.roi_head.update(roi_head)
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    return model.to_empty(device="cpu")
+
+
+def test_the_official_cascade_t_is_written_down():
+    shapes = published("cascade_convnext_t_coco", OFFICIAL)
+    lines = [f"{k} {'x'.join(map(str, v)) or 'scalar'}" for k, v in shapes.items()]
+    assert WRITTEN_DOWN.read_text("utf-8").splitlines() == lines
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("layout", [OFFICIAL, MMPRETRAIN], ids=["official", "mmpretrain"])
+def test_published_detectors_load_strictly(name, layout, lines):
+    state = random_state(published(name, layout))
+    checkpoint = {"meta": {"epoch": 36}, "state_dict": OrderedDict(state), "optimizer": {}}
+    model = ours(name)
+    load_state_dict(model, fit_detector(model, checkpoint, "FILE", must_fill=True), strict=True)
+    for key, value in model.state_dict().items():
+        old = key
+        if key.startswith("backbone."):
+            old = key.replace("dwconv", layout["dw"]).replace("pwconv", layout["pw"])
+        assert torch.equal(value, state[old]), key
+    (line,) = lines()
+    number = sum(k.startswith("backbone.") for k in state)
+    assert f"backbone: loaded {number} of {number} tensors (100.00% of the parameters)" in line
+
+
+def test_mmengines_own_loading_converts_too(lines):
+    """As MMDetection's tools and inferencers do it."""
+    state = random_state(published("cascade_convnext_t_coco", MMPRETRAIN))
+    model = ours("cascade_convnext_t_coco")
+    load_state_dict(model, OrderedDict(state), strict=True)
+    mine = model.backbone.stages[2][8].pwconv1.weight
+    assert torch.equal(mine, state["backbone.stages.2.8.pointwise_conv1.weight"])
+    assert "from a state dict (mmpretrain layout, V1 tiny)" in lines()[0]
+
+
+# What does not fit, on a small detector
+
+
+def small(num_classes: int = 3, **backbone) -> torch.nn.Module:
+    cfg = Config.fromfile(CONFIGS / "mask_rcnn_convnext_shapes.py")
+    cfg.model.backbone.update(backbone)
+    cfg.model.roi_head.bbox_head.num_classes = num_classes
+    cfg.model.roi_head.mask_head.num_classes = num_classes
+    torch.manual_seed(num_classes)
+    return MODELS.build(cfg.model)
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    return dict(small().state_dict())
+
+
+@pytest.mark.parametrize("must_fill", [False, True])
+@pytest.mark.parametrize("wrap", [dict, lambda s: {"state_dict": s}, "module."])
+def test_the_whole_of_it_fits(state, wrap, must_fill):
+    if wrap == "module.":
+        checkpoint = {f"module.{k}": v for k, v in state.items()}
+    else:
+        checkpoint = wrap(state)
+    wrapper = torch.nn.parallel.DataParallel(small())
+    fitted = fit_detector(wrapper, checkpoint, "FILE", must_fill=must_fill)
+    assert fitted.keys() == state.keys()
+    assert all(torch.equal(fitted[k], state[k]) for k in state)
+
+
+def test_files_from_before_batches_were_counted(state):
+    older = {k: v for k, v in state.items() if "num_batches" not in k}
+    assert len(older) < len(state)
+    assert fit_detector(small(), older, "FILE", must_fill=True).keys() == older.keys()
+
+
+CHANGES = {
+    "a head is missing": (
+        lambda s: {k: v for k, v in s.items() if not k.startswith("roi_head.mask")},
+        r"FILE does not fit the model: \d+ of \d+ tensors are missing \(roi_head\.mask_head",
+        "parts",
+    ),
+    "another shape": (
+        lambda s: s | {"neck.fpn_convs.0.conv.weight": torch.zeros(64, 64, 1, 1)},
+        r"1 of \d+ tensors have another shape \(neck\.fpn_convs\.0\.conv\.weight 64x64x1x1 for 64x",
+        None,
+    ),
+    "other classes": (
+        lambda s: dict(small(5).state_dict()),
+        r"6 of \d+ tensors have another first axis .*fc_cls\.weight 6x256 for 4x256",
+        "num_classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("must_fill", [False, True])
+def test_what_does_not_fit_is_named(state, change, must_fill):
+    changed, says, fix = CHANGES[change]
+    with pytest.raises(WeightsError, match=says) as caught:
+        fit_detector(small(), changed(state), "FILE", must_fill=must_fill)
+    assert (f"load_adapt=['{fix}']" in str(caught.value)) == bool(fix)
+
+
+@pytest.mark.parametrize("change", [c for c in CHANGES if CHANGES[c][2]])
+def test_on_request_it_is_adapted_and_said(state, change, notes):
+    changed, _, fix = CHANGES[change]
+    model = small()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    file = changed(state)
+    fitted = fit_detector(model, file, "FILE", [fix])
+    load_state_dict(model, fitted)
+    for key, value in model.state_dict().items():
+        fits = key in file and file[key].shape == value.shape
+        assert torch.equal(value, file[key] if fits else before[key])
+    assert any(f"they start new, as load_adapt has '{fix}'" in note for note in notes())
+    with pytest.raises(WeightsError):  # a test cannot do without
+        fit_detector(model, file, "FILE", [fix], must_fill=True)
+
+
+def test_a_backbone_that_is_missing_needs_a_request(state, notes):
+    file = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+    with pytest.raises(WeightsError, match="cannot load the backbone from FILE: it holds no named"):
+        fit_detector(small(), file, "FILE")
+    fitted = fit_detector(small(), file, "FILE", ["parts"])
+    assert fitted.keys() == file.keys()
+    assert "backbone: not in FILE, it starts new" in notes()
+
+
+def test_output_norms_may_be_new_in_a_training_but_not_in_a_test(state):
+    file = {k: v for k, v in state.items() if not k.startswith("backbone.norm")}
+    assert fit_detector(small(), file, "FILE").keys() == file.keys()
+    with pytest.raises(WeightsError, match=r"8 of \d+ tensors are missing"):
+        fit_detector(small(), file, "FILE", must_fill=True)
+
+
+def test_other_channels_are_adapted_on_request(state):
+    grey = small(in_channels=1)
+    with pytest.raises(WeightsError, match="in_channels is 3 in the file and 1 in the backbone"):
+        fit_detector(grey, state, "FILE")
+    fitted = fit_detector(grey, state, "FILE", ["in_channels"])
+    assert fitted["backbone.downsample_layers.0.0.weight"].shape[1] == 1
+
+
+def test_tensors_that_the_model_has_not_are_said(state, notes):
+    fitted = fit_detector(small(), state | {"ema.w": torch.ones(1)}, "FILE", must_fill=True)
+    assert fitted.keys() == state.keys()
+    assert "FILE: 1 tensors of it are not in the model (ema.w)" in notes()
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda s: {"model": s}])
+def test_a_backbone_alone_fills_the_backbone(state, wrap, notes):
+    part = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    fitted = fit_detector(small(), wrap(part), "timm://x")
+    assert fitted.keys() == {k for k in state if k.startswith("backbone.")}
+    assert "timm://x has a backbone alone: all else starts new" in notes()
+    with pytest.raises(WeightsError):
+        fit_detector(small(), wrap(part), "timm://x", must_fill=True)
+
+
+@pytest.mark.parametrize("content", [{}, [1], {"state_dict": {}}, {"a": torch.ones(1)}])
+@pytest.mark.parametrize("must_fill", [False, True])
+def test_a_file_of_something_else(content, must_fill):
+    with pytest.raises(WeightsError, match="cannot load the backbone from FILE"):
+        fit_detector(small(), content, "FILE", must_fill=must_fill)
+
+
+def test_unknown_adaptations_are_refused(state):
+    with pytest.raises(WeightsError, match=r"load_adapt=\['heads'\] must be a list out of in_ch"):
+        fit_detector(small(), state, "FILE", ["heads"])
+
+
+def test_a_converted_detector_predicts_the_same(state):
+    theirs = {
+        k.replace("dwconv", "depthwise_conv").replace("pwconv", "pointwise_conv"): v
+        for k, v in state.items()
+    }
+    assert theirs.keys() != state.keys()
+    results = []
+    for file in (state, theirs):
+        model = small().eval()
+        load_state_dict(model, fit_detector(model, file, "FILE", must_fill=True), strict=True)
+        data = demo_mm_inputs(1, [[3, 64, 96]], num_classes=3, with_mask=True)
+        with torch.no_grad():
+            results.append(model.test_step(data)[0].pred_instances)
+    assert torch.equal(results[0].bboxes, results[1].bboxes)
+    assert torch.equal(results[0].scores, results[1].scores)

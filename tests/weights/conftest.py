@@ -1,0 +1,36 @@
+"""What the tests of weights share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmconvnext.weights import transfer
+from tests.weights.server import Server, running
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(transfer, "PAUSE", 0)
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """Where torch's hub keeps checkpoints."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def logged(monkeypatch) -> list[str]:
+    """The lines that the package logs, from all rooms that log them."""
+    from mmconvnext.weights import download, hub, sources
+
+    lines = []
+    for module in (download, hub, sources, transfer):
+        monkeypatch.setattr(module, "print_log", lambda line, **_: lines.append(line))
+    return lines

@@ -1,0 +1,146 @@
+"""ConvNeXts of other libraries with random weights: their state dicts and their own features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmconvnext.models import VARIANTS
+from tests.models.peers import randomise
+
+Features = Callable[[nn.Module, Tensor], list[Tensor]]
+
+
+class Peer(NamedTuple):
+    """A module of another library; ``features`` gives the maps after each stage."""
+
+    module: nn.Module
+    features: Features
+
+
+def timm(name: str) -> Peer:
+    import timm as library
+
+    return Peer(_empty(lambda: library.create_model(name)), _stages)
+
+
+def timm_clip(arch: str) -> Peer:
+    """As open_clip has it: a trunk of timm with an MLP head, beside a tower for text."""
+    from timm.models.convnext import ConvNeXt
+
+    depths, widths = VARIANTS[arch]
+
+    class Clip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual = nn.Module()
+            self.visual.trunk = ConvNeXt(depths=depths, dims=widths, head_hidden_size=24)
+            self.text = nn.Linear(3, 3)
+
+    return Peer(_empty(Clip), lambda model, x: _stages(model.visual.trunk, x))
+
+
+def timm_features_only(name: str) -> Peer:
+    import timm as library
+
+    module = _empty(lambda: library.create_model(name, features_only=True))
+    return Peer(module, lambda model, x: model(x))
+
+
+def _stages(model: nn.Module, x: Tensor) -> list[Tensor]:
+    x = model.stem(x)
+    return [x := stage(x) for stage in model.stages]
+
+
+def _empty(build: Callable[[], nn.Module]) -> nn.Module:
+    """Without the time that initialisation takes; all of it gets random values afterwards."""
+    with torch.device("meta"):
+        module = build()
+    return module.to_empty(device="cpu")
+
+
+def torchvision(arch: str) -> Peer:
+    from torchvision import models
+
+    def features(model: nn.Module, x: Tensor) -> list[Tensor]:
+        maps = [x := layer(x) for layer in model.features]
+        return maps[1::2]
+
+    return Peer(_empty(lambda: models.get_model(f"convnext_{arch}", weights=None)), features)
+
+
+def transformers(arch: str, kind: str, head: str = "Model") -> Peer:
+    """Kind is ConvNext, ConvNextV2 or DINOv3ConvNext, head Model or ForImageClassification."""
+    import transformers as library
+
+    config = getattr(library, f"{kind}Config")(**_transformers_shape(arch))
+    module = _empty(lambda: getattr(library, f"{kind}{head}")(config))
+    body = module if head == "Model" else module.base_model
+
+    def features(_: nn.Module, x: Tensor) -> list[Tensor]:
+        return list(body(x, output_hidden_states=True).hidden_states[1:])
+
+    return Peer(module, features)
+
+
+def transformers_backbone(arch: str, kind: str) -> Peer:
+    """Here ``features`` are the maps after the output norms."""
+    import transformers as library
+
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    config = getattr(library, f"{kind}Config")(**_transformers_shape(arch), out_features=stages)
+    module = _empty(lambda: getattr(library, f"{kind}Backbone")(config))
+    return Peer(module, lambda model, x: list(model(x).feature_maps))
+
+
+def _transformers_shape(arch: str) -> dict[str, list[int]]:
+    depths, widths = VARIANTS[arch]
+    return {"depths": list(depths), "hidden_sizes": list(widths)}
+
+
+@torch.no_grad()
+def randomised(peer: Peer, x: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The state dict and the features of a module with random weights."""
+    randomise(peer.module)
+    for name, param in peer.module.named_parameters():
+        if name.endswith("layer_scale_parameter") or name.endswith("layer_scale"):
+            param.mul_(0.2).add_(0.5)
+    peer.module.eval()
+    return peer.module.state_dict(), peer.features(peer.module, x)
+
+
+def sparse_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of the rule for official self-supervised V2 files: dense to sparse."""
+    sparse = {}
+    for name, value in state.items():
+        stem = name.startswith("downsample_layers.0.")
+        if not stem and value.ndim == 4 and name.endswith(".weight"):
+            # the spatial axes swapped, then one axis of positions
+            positions = value.transpose(2, 3).flatten(2)  # out, in, positions
+            kernel = positions.permute(2, 1, 0)
+            depthwise = value.shape[1] == 1
+            sparse[name.replace(".weight", ".kernel")] = kernel[:, 0] if depthwise else kernel
+        elif not stem and ".grn." not in name and value.ndim <= 2:
+            *place, leaf = name.split(".")
+            infix = (
+                []
+                if place[-1] == "dwconv" or _is_downsampling_conv(name)
+                else ["linear" if "pwconv" in name else "ln"]
+            )
+            row = value.unsqueeze(0) if leaf == "bias" and not infix else value
+            sparse[".".join([*place, *infix, leaf])] = row
+        else:
+            sparse[name] = value.reshape(1, -1) if ".grn." in name else value
+    return {f"encoder.{k}": v for k, v in sparse.items()} | {
+        "mask_token": torch.zeros(1, 8, 1, 1),
+        "proj.weight": torch.zeros(8, 8, 1, 1),
+        "decoder.0.dwconv.weight": torch.zeros(8, 1, 7, 7),
+        "pred.bias": torch.zeros(8),
+    }
+
+
+def _is_downsampling_conv(name: str) -> bool:
+    return name.startswith("downsample_layers.") and name.split(".")[2] == "1"

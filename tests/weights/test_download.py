@@ -1,0 +1,380 @@
+import errno
+import io
+import json
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import SoftFileLock
+
+from mmconvnext.compat import CheckpointError
+from mmconvnext.compat.checkpoint_io import DownloadError, SourceError
+from mmconvnext.weights import download as module
+from mmconvnext.weights import transfer
+from mmconvnext.weights.download import download, obtain, place_of
+from tests.weights.server import checkpoint, content_of, sha256
+
+WEIGHTS = {"w": torch.arange(5000)}
+CONTENT = checkpoint(WEIGHTS)
+PATH = "/models/x.pth"
+GET = (PATH, None)
+
+
+def contents(format_: str) -> tuple[str, bytes]:
+    """A whole file: its path and what it holds."""
+    if format_ == "safetensors":
+        return "/x.safetensors", pytest.importorskip("safetensors.torch").save(WEIGHTS)
+    return "/x.pth", checkpoint(WEIGHTS, _use_new_zipfile_serialization=format_ == "zip")
+
+
+@pytest.fixture
+def url(server, cache) -> str:
+    server.files[PATH] = CONTENT
+    return server.url(PATH)
+
+
+def refused(url: str, **kwargs) -> str:
+    with pytest.raises(DownloadError) as caught:
+        download(url, **kwargs)
+    message = str(caught.value)
+    assert message.startswith(f"cannot download {url.partition('#')[0]}: ")
+    assert "instead of the URL" in message
+    return message
+
+
+@pytest.mark.parametrize("format_", ["zip", "old", "safetensors"])
+def test_a_file_is_downloaded_once(server, cache, format_):
+    path, content = contents(format_)
+    server.files[path] = content
+    for _ in range(2):
+        assert download(server.url(path)).read_bytes() == content
+    assert server.requests == [(path, None)]
+    assert content_of(cache) == [path[1:]]
+
+
+@pytest.mark.parametrize(
+    "host", ["dl.fbaipublicfiles.com", "download.openmmlab.com", "download.pytorch.org"]
+)
+def test_what_torch_or_mmengine_downloaded_needs_no_server(cache, host):
+    cache.mkdir(parents=True)
+    (cache / "x.pth").touch()
+    assert download(f"https://{host}/models/x.pth?download=1") == cache / "x.pth"
+
+
+def test_files_of_one_name_are_kept_apart(server, cache):
+    urls = []
+    for path in ("/a/model.safetensors", "/b/model.safetensors"):
+        content = pytest.importorskip("safetensors.torch").save({"w": torch.tensor(ord(path[1]))})
+        server.files[path] = content
+        urls += [server.url(path), server.url(path + "?version=2")]
+    found = [download(url) for url in urls]
+    assert len(set(found)) == 4
+    assert all(path.name == "model.safetensors" for path in found)
+    assert found[0].read_bytes() != found[2].read_bytes()
+    assert [path for path, _ in server.requests][1] == "/a/model.safetensors?version=2"
+
+
+def test_the_folder_can_be_chosen(url, cache, tmp_path):
+    assert download(url, tmp_path / "own" / "place") == tmp_path / "own" / "place" / "x.pth"
+    assert content_of(cache) == []
+
+
+@pytest.mark.parametrize("url", ["https://host/", "https://host", "https://host/a/..", "http://[x"])
+def test_a_url_without_a_file_is_a_mistake(cache, url):
+    with pytest.raises(SourceError, match=r"names no file|is no URL"):
+        place_of(url)
+
+
+def test_a_download_goes_on_where_it_broke_off(url, server, cache):
+    server.cuts = [500, 700]
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == [GET, (PATH, "bytes=500-"), (PATH, "bytes=1200-")]
+    assert content_of(cache) == ["x.pth"]
+
+
+def test_a_later_call_goes_on_where_the_last_one_gave_up(url, server, cache):
+    server.cuts = [500] + [0] * (transfer.ATTEMPTS - 1)
+    message = refused(url)
+    assert f"the connection ended after 500 of {len(CONTENT)} bytes" in message
+    assert f"{transfer.ATTEMPTS} attempts; the 500 bytes that came are kept" in message
+    assert content_of(cache) == ["x.pth.part", "x.pth.part.json"]
+    server.requests.clear()
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == [(PATH, "bytes=500-")]
+
+
+def test_dates_will_do_where_there_is_no_etag(url, server):
+    server.headers |= {"ETag": 'W/"weak"', "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    server.cuts = [500, 700]
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == [GET, (PATH, "bytes=500-"), (PATH, "bytes=1200-")]
+
+
+def test_without_either_it_starts_anew(url, server):
+    server.headers["ETag"] = ""
+    server.cuts = [500]
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == [GET, GET]
+
+
+def test_a_file_that_changed_is_not_patched_together(url, server):
+    server.cuts = [500] + [0] * (transfer.ATTEMPTS - 1)
+    refused(url)
+    server.files[PATH] = checkpoint({"w": torch.ones(5000)})
+    assert download(url).read_bytes() == server.files[PATH]
+    assert server.requests[-1] == (PATH, "bytes=500-")
+
+
+def test_nor_where_the_server_does_not_look_at_what_we_have(url, server):
+    server.checks_if_range = False
+    server.cuts = [500] + [0] * (transfer.ATTEMPTS - 1)
+    refused(url)
+    server.files[PATH] = checkpoint({"w": torch.ones(5000, dtype=torch.int64)})
+    assert len(server.files[PATH]) == len(CONTENT)
+    assert download(url).read_bytes() == server.files[PATH]
+    assert server.requests[-2:] == [(PATH, "bytes=500-"), GET]
+
+
+def test_nor_is_a_file_of_another_url_in_the_same_folder(url, server, tmp_path):
+    server.headers |= {"ETag": "", "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    server.files["/other/x.pth"] = checkpoint({"w": torch.ones(5000, dtype=torch.int64)})
+    server.cuts = [len(CONTENT) // 2] + [0] * (transfer.ATTEMPTS - 1)
+    refused(url, folder=tmp_path)
+    path = download(server.url("/other/x.pth"), tmp_path)
+    assert path.read_bytes() == server.files["/other/x.pth"]
+
+
+def test_a_server_that_knows_no_ranges_sends_all(url, server):
+    server.ranges = False
+    server.cuts = [500]
+    assert download(url).read_bytes() == CONTENT
+
+
+def test_another_piece_than_asked_for_is_not_taken(url, server):
+    server.shift = 3
+    server.cuts = [500]
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == [GET, (PATH, "bytes=500-"), GET]
+
+
+def leave_part(content: bytes, url: str, size: int) -> Path:
+    """What a process that died left behind, with the right validator."""
+    path = place_of(url)
+    path.parent.mkdir(parents=True)
+    path.with_name("x.pth.part").write_bytes(content)
+    record = {"url": url, "validator": f'"{sha256(CONTENT)}"', "size": size}
+    path.with_name("x.pth.part.json").write_text(json.dumps(record))
+    return path
+
+
+def test_a_part_that_is_too_long_is_thrown_away(url, server):
+    leave_part(CONTENT + b"more", url, len(CONTENT))
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == [(PATH, f"bytes={len(CONTENT) + 4}-"), GET]
+
+
+def test_a_part_that_is_whole_needs_no_server(url, server, cache):
+    leave_part(CONTENT, url, len(CONTENT))
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == []
+    assert content_of(cache) == ["x.pth"]
+
+
+def test_a_part_without_a_readable_record_is_not_trusted(url, server):
+    path = leave_part(b"zeros", url, len(CONTENT))
+    path.with_name("x.pth.part.json").write_text("{")
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == [GET]
+
+
+@pytest.mark.parametrize("status", [404, 403, 410])
+def test_a_file_that_is_not_there(url, server, cache, status):
+    leave_part(CONTENT[:500], url, len(CONTENT))
+    server.refusals = [status]
+    assert f"HTTP Error {status}" in refused(url)
+    assert len(server.requests) == 1
+    assert content_of(cache) == []
+
+
+def test_a_server_that_is_busy_is_asked_again(url, server, logged):
+    server.refusals = [503, 429]
+    assert download(url).read_bytes() == CONTENT
+    assert sum("trying again" in line for line in logged) == 2
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/x.pth", "https://127.0.0.1:1/x.pth", "http://127.0.0.1:port/x.pth"]
+)
+@pytest.mark.usefixtures("server")
+def test_a_server_that_is_not_there(cache, url):
+    refused(url)
+    assert content_of(cache) == []
+
+
+@pytest.mark.parametrize("name", ["/x.pth", "/x.safetensors"])
+@pytest.mark.parametrize("content", [b"<html>Log in to this network</html>", b"\n<!DOCTYPE html>"])
+def test_a_web_page_in_place_of_the_file_is_not_kept(server, cache, name, content):
+    server.files[name] = content
+    message = refused(server.url(name))
+    assert "what came is no checkpoint, and was removed" in message
+    assert "it looks like a web page" in message
+    assert content_of(cache) == []
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("format_", ["zip", "old", "safetensors"])
+def test_a_piece_that_the_server_takes_for_the_whole_is_not_kept(
+    server, cache, format_, length, share
+):
+    path, content = contents(format_)
+    server.length = length
+    server.files[path] = content[: int(len(content) * share)]
+    assert "what came is no checkpoint, and was removed" in refused(server.url(path))
+    assert content_of(cache) == []
+    server.files[path] = content
+    assert download(server.url(path)).read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", [str.lower, str.upper])
+def test_the_right_hash(url, server, kind):
+    digest = kind(sha256(CONTENT))
+    path = download(url, sha256=digest)
+    assert download(f"{url}#sha256={digest}") == path
+    assert server.requests == [GET]
+
+
+def test_a_hash_in_the_url_is_not_sent(url, server):
+    download(f"{url}#sha256={sha256(CONTENT)}")
+    assert server.requests == [GET]
+
+
+@pytest.mark.parametrize("in_url", [True, False])
+def test_a_file_with_a_wrong_hash_is_not_kept(url, cache, in_url):
+    wrong = "0" * 64
+    message = refused(f"{url}#sha256={wrong}") if in_url else refused(url, sha256=wrong)
+    assert f"sha256 {sha256(CONTENT)}, not {wrong}" in message
+    assert content_of(cache) == []
+
+
+def test_a_wrong_hash_does_not_remove_what_the_user_has(url, cache):
+    path = download(url)
+    with pytest.raises(DownloadError, match=f"{sha256(CONTENT)}, not {'0' * 64}.*Remove it to get"):
+        download(url, sha256="0" * 64)
+    assert path.read_bytes() == CONTENT
+
+
+def test_some_digits_of_a_hash_will_do_for_names_that_carry_them(url, tmp_path):
+    obtain(url, tmp_path / "x.pth", sha256(CONTENT)[:8])
+    with pytest.raises(DownloadError):
+        obtain(url, tmp_path / "y.pth", "00000000")
+    assert not (tmp_path / "y.pth").exists()
+
+
+@pytest.mark.parametrize("value", ["", "0" * 63, "g" * 64, "sha256:" + "0" * 64])
+def test_what_is_no_hash_is_a_mistake(url, server, value):
+    with pytest.raises(SourceError, match="is no sha256, which has 64 hexadecimal digits"):
+        download(url, sha256=value)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("fragment", ["sha256=123", "sha512=" + "0" * 64, "SHA256:" + "0" * 64])
+def test_a_misspelt_hash_in_a_url_is_not_overlooked(url, fragment):
+    with pytest.raises(SourceError, match="is no sha256"):
+        download(f"{url}#{fragment}")
+
+
+def test_two_hashes_that_differ_are_a_mistake(url):
+    with pytest.raises(SourceError, match="two different hashes"):
+        download(f"{url}#sha256={'0' * 64}", sha256="1" * 64)
+
+
+def test_code_in_a_file_is_not_run_while_it_is_checked(server, cache):
+    """It is whole, so it is kept; whoever reads it is told."""
+    server.files[PATH] = checkpoint({"model": torch.nn.Linear(1, 1)})
+    assert download(server.url(PATH)).is_file()
+
+
+def test_a_disk_that_takes_nothing(url, server, tmp_path):
+    (tmp_path / "file").touch()
+    refused(url, folder=tmp_path / "file")
+    assert server.requests == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no fork")
+def test_of_two_processes_one_downloads_while_the_other_waits(url, server, cache):
+    server.before_body = lambda: time.sleep(0.5)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=download, args=(url,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(20)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert server.requests == [GET]
+    assert content_of(cache) == ["x.pth"]
+
+
+def test_a_lock_that_a_dead_process_left_does_not_matter(url):
+    path = place_of(url)
+    path.parent.mkdir(parents=True)
+    path.with_name(".x.pth.lock").touch()
+    assert download(url).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, "no locks")])
+def test_a_file_system_without_locks(url, cache, monkeypatch, error):
+    class Lockless(SoftFileLock):
+        def _acquire(self):
+            raise error
+
+    monkeypatch.setattr(module, "FileLock", Lockless)
+    assert download(url).read_bytes() == CONTENT
+    assert not any(path.name.endswith(".lock") for path in cache.rglob("*"))
+
+
+def test_who_waits_is_told_for_what(url, logged):
+    path = place_of(url)
+    path.parent.mkdir(parents=True)
+    lock = path.with_name(".x.pth.lock")
+
+    class Taken(module.FileLock):
+        def acquire(self, timeout=None, **kwargs):
+            if timeout == 0:
+                raise module.Timeout(self.lock_file)
+            return super().acquire(**kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FileLock", Taken)
+        download(url)
+    assert any("waiting for another process" in line and str(lock) in line for line in logged)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_on_a_terminal(url, server, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    server.cuts = [len(CONTENT) // 2]
+    download(url)
+    shown = sys.stderr.getvalue().split("\r")
+    assert "x.pth: 100%" in shown[-1]
+    assert any("x.pth:  50%" in line for line in shown)
+    assert "B/s" in shown[-1]
+
+
+def test_no_progress_is_shown_where_nobody_watches(url, monkeypatch, logged):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    path = download(url)
+    assert sys.stderr.getvalue() == ""
+    assert logged == [f"downloading {url} to {path}"]
+
+
+def test_every_failure_is_a_checkpoint_error():
+    assert issubclass(DownloadError, CheckpointError)
+    assert issubclass(SourceError, CheckpointError)

@@ -1,0 +1,187 @@
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+
+from mmconvnext.models import VARIANTS
+from mmconvnext.weights import known
+from mmconvnext.weights.known import KnownWeights, known_table, known_weights
+
+ENTRIES = known_weights()
+REFUSED = re.compile(r"_ols|zepto|rms|xxlarge")
+SOURCE = re.compile(
+    r"https://\S+\.pth?|timm://convnext\w+\.\w+|hf://facebook/[\w-]+|torchvision://convnext_\w+\.\w+"
+)
+
+
+def sources(scheme):
+    """Returns the names behind a scheme with their entries."""
+    return [
+        (source.removeprefix(scheme), entry)
+        for entry in ENTRIES
+        for source in entry.sources
+        if source.startswith(scheme)
+    ]
+
+
+TIMM = sources("timm://")
+
+
+@pytest.fixture
+def without_libraries(monkeypatch):
+    for name in ("timm", "torchvision", "torchvision.models"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_names_and_sources_are_unique():
+    names = [entry.name for entry in ENTRIES]
+    assert len(set(names)) == len(names)
+    places = [source for entry in ENTRIES for source in entry.sources]
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_entry_is_complete(entry):
+    assert entry.arch in VARIANTS
+    assert entry.version in (1, 2)
+    assert entry.sources
+    for source in entry.sources:
+        assert SOURCE.fullmatch(source), source
+    assert entry.pretraining.startswith(("ImageNet-", "FCMAE", "LVD-", "LAION-"))
+    assert entry.licence
+    assert (entry.accuracy is None) == (entry.accuracy_source is None)
+    assert entry.accuracy is None or 76 < entry.accuracy < 89
+
+
+def test_accuracy_needs_a_classifier_for_imagenet_1k():
+    for entry in ENTRIES:
+        if entry.accuracy is not None:
+            assert re.search(r"ImageNet-1K(, supervised)?$", entry.pretraining), entry.name
+            assert not entry.pretraining.endswith("self-supervised"), entry.name
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "version", "licence", "accuracy"),
+    [
+        ("convnext_tiny_1k_224_ema", "tiny", 1, "MIT", 82.1),
+        ("convnext_xlarge_22k_1k_224_ema", "xlarge", 1, "MIT", 87.0),
+        ("convnext_large_22k_224", "large", 1, "MIT", None),
+        ("convnextv2_atto_1k_224_ema", "atto", 2, "CC-BY-NC 4.0", 76.7),
+        ("convnextv2_huge_22k_512_ema", "huge", 2, "CC-BY-NC 4.0", 88.9),
+        ("convnextv2_base_1k_224_fcmae", "base", 2, "CC-BY-NC 4.0", None),
+        ("dinov3-convnext-small-pretrain-lvd1689m", "small", 1, "DINOv3 License", None),
+        ("convnext_large_mlp.clip_laion2b_augreg_ft_in1k_384", "large", 1, "apache-2.0", 87.8),
+        ("convnext_tiny.eupe_lvd1689m", "tiny", 1, "fair-noncommercial-research-license", None),
+    ],
+)
+def test_some_of_each_kind(name, arch, version, licence, accuracy):
+    (entry,) = [entry for entry in ENTRIES if entry.name == name]
+    assert (entry.arch, entry.version, entry.licence) == (arch, version, licence)
+    assert entry.accuracy == accuracy
+
+
+def test_pretraining_in_words():
+    words = {entry.name: entry.pretraining for entry in ENTRIES}
+    assert words["convnext_tiny_1k_224_ema"] == "ImageNet-1K, supervised"
+    assert words["convnextv2_tiny_22k_224_ema"].startswith("FCMAE, then ImageNet-22K, then")
+    assert words["convnext_nano.r384_ad_in12k"] == "ImageNet-12K, supervised"
+    assert words["convnext_base.clip_laiona_320"] == "LAION-Aesthetics, CLIP"
+    assert words["convnext_base.clip_laion2b_augreg_ft_in12k_in1k_384"] == (
+        "LAION-2B, CLIP; then ImageNet-12K, then ImageNet-1K, supervised"
+    )
+
+
+def test_official_weights_have_all_their_places():
+    places = {entry.name: entry.sources for entry in ENTRIES}
+    assert places["convnext_base_22k_1k_384"] == (
+        f"{known.HOST}/convnext_base_22k_1k_384.pth",
+        "hf://facebook/convnext-base-384-22k-1k",
+        "timm://convnext_base.fb_in22k_ft_in1k_384",
+    )
+    assert places["convnextv2_nano_22k_224_ema"] == (
+        f"{known.HOST}/convnextv2/im22k/convnextv2_nano_22k_224_ema.pt",
+        "hf://facebook/convnextv2-nano-22k-224",
+        "timm://convnextv2_nano.fcmae_ft_in22k_in1k",
+    )
+    assert places["dinov3-convnext-tiny-pretrain-lvd1689m"] == (
+        "hf://facebook/dinov3-convnext-tiny-pretrain-lvd1689m",
+        "timm://convnext_tiny.dinov3_lvd1689m",
+    )
+
+
+def test_v2_is_for_non_commercial_use():
+    licences = {entry.licence for entry in ENTRIES if entry.version == 2}
+    assert licences == {"CC-BY-NC 4.0"}
+
+
+# timm
+
+
+def test_timm_is_covered_but_for_what_the_backbone_refuses():
+    names = [name for name, _ in TIMM]
+    wanted = [name for name in timm.list_pretrained("convnext*") if not REFUSED.search(name)]
+    assert sorted(names) == sorted(wanted)
+
+
+def test_timm_licences_of_its_own_entries():
+    for name, entry in TIMM:
+        if entry.name == name:
+            assert entry.licence == timm.models.get_pretrained_cfg(name).license
+
+
+def test_accuracies_are_of_models_that_timm_has():
+    assert set(known.TIMM_TOP1) <= {name for name, entry in TIMM if entry.name == name}
+
+
+@pytest.mark.parametrize("model", sorted({name.partition(".")[0] for name, _ in TIMM}))
+def test_arch_is_that_of_the_timm_model(model):
+    with torch.device("meta"):
+        module = timm.create_model(model, pretrained=False)
+    depths = tuple(len(stage.blocks) for stage in module.stages)
+    widths = tuple(info["num_chs"] for info in module.feature_info)
+    grn = any("grn" in name for name, _ in module.named_parameters())
+    for name, entry in TIMM:
+        if name.partition(".")[0] == model:
+            assert VARIANTS[entry.arch] == (depths, widths), name
+            assert entry.version == (2 if grn else 1), name
+
+
+# torchvision, and libraries that are missing
+
+
+def test_torchvision_gives_its_own_accuracies():
+    entries = dict(sources("torchvision://"))
+    assert len(entries) == 4
+    tiny = entries["convnext_tiny.IMAGENET1K_V1"]
+    assert tiny.accuracy == pytest.approx(82.52)
+    assert tiny.sources[1].startswith("https://download.pytorch.org/models/convnext_tiny-")
+
+
+def test_written_entries_need_no_library(without_libraries):
+    entries = known_weights()
+    assert len(entries) == len(known.V1_FILES) + len(known.V2_FILES) + 4
+    assert not any(s.startswith(("timm:", "torchvision:")) for e in entries for s in e.sources)
+
+
+def test_table_has_a_row_for_each_and_a_line_for_each_source():
+    entry = KnownWeights(
+        name="some_weights",
+        arch="tiny",
+        version=2,
+        sources=("https://here/some.pth", "hf://there/some"),
+        pretraining="on much",
+        licence="MIT",
+        accuracy=82.06,
+        accuracy_source="a paper",
+    )
+    other = replace(entry, name="others", sources=("timm://others",), accuracy=None)
+    lines = known_table([entry, other]).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+    assert rows[1:] == [
+        ["some_weights", "tiny V2", "on much", "82.1", "MIT", "https://here/some.pth"],
+        ["", "", "", "", "", "hf://there/some"],
+        ["others", "tiny V2", "on much", "-", "MIT", "timm://others"],
+    ]

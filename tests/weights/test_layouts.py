@@ -1,0 +1,255 @@
+"""Every layout, against the library that it comes from: all tensors arrive, features are equal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmconvnext.models import VARIANTS, ConvNeXt
+from mmconvnext.weights import WeightsError, load_pretrained
+from tests.models.peers import randomise
+from tests.peers import mmpretrain_peer
+from tests.weights import libraries as lib
+
+V1 = ("tiny", "small", "base")
+CASES = {
+    **{f"timm {a}": (a, lambda a=a: lib.timm(f"convnext_{a}"), "timm") for a in V1},
+    **{
+        f"timm features_only {a}": (a, lambda a=a: lib.timm_features_only(f"convnext_{a}"), "timm")
+        for a in V1
+    },
+    **{f"torchvision {a}": (a, lambda a=a: lib.torchvision(a), "torchvision") for a in V1},
+    **{
+        f"transformers {a}": (a, lambda a=a: lib.transformers(a, "ConvNext"), "transformers")
+        for a in V1
+    },
+    **{
+        f"transformers DINOv3 {a}": (
+            a,
+            lambda a=a: lib.transformers(a, "DINOv3ConvNext"),
+            "transformers DINOv3",
+        )
+        for a in V1
+    },
+    "timm V2": ("tiny", lambda: lib.timm("convnextv2_tiny"), "timm"),
+    "timm V2, 1x1 convolutions": ("atto", lambda: lib.timm("convnextv2_atto"), "timm"),
+    "timm V2 features_only": ("tiny", lambda: lib.timm_features_only("convnextv2_tiny"), "timm"),
+    "timm, norm before pooling, 1x1 convolutions": (
+        "tiny",
+        lambda: lib.timm("convnext_tiny_hnf"),
+        "timm",
+    ),
+    "timm CLIP": ("atto", lambda: lib.timm_clip("atto"), "timm"),
+    "transformers V2": ("tiny", lambda: lib.transformers("tiny", "ConvNextV2"), "transformers"),
+    "transformers classifier": (
+        "tiny",
+        lambda: lib.transformers("tiny", "ConvNext", "ForImageClassification"),
+        "transformers",
+    ),
+    "transformers V2 classifier": (
+        "tiny",
+        lambda: lib.transformers("tiny", "ConvNextV2", "ForImageClassification"),
+        "transformers",
+    ),
+}
+
+
+def image(seed: int = 0) -> Tensor:
+    return torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(seed))
+
+
+def backbone(arch: str, state: dict[str, Tensor], **kwargs) -> ConvNeXt:
+    """Without values: what is not loaded would be garbage."""
+    v2 = any("grn" in name for name in state)
+    with torch.device("meta"):
+        model = ConvNeXt(arch, use_grn=v2, layer_scale_init_value=0.0 if v2 else 1.0, **kwargs)
+    return model.to_empty(device="cpu").eval()
+
+
+def without_output_norms(model: ConvNeXt) -> ConvNeXt:
+    for index in model.out_indices:
+        setattr(model, f"norm{index}", nn.Identity())
+    return model
+
+
+def assert_equal(ours: tuple[Tensor, ...], theirs: list[Tensor]) -> None:
+    assert len(ours) == len(theirs) == 4
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.shape == other.shape
+        assert (mine - other).norm() <= 1e-4 * other.norm()
+        assert other.std() > 1e-3  # an equality of zeros would prove nothing
+
+
+def load(model: ConvNeXt, state: dict, tmp_path, **kwargs) -> ConvNeXt:
+    torch.save(state, tmp_path / "weights.pth")
+    load_pretrained(model, str(tmp_path / "weights.pth"), **kwargs)
+    return model
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_features_equal_those_of_the_library(case, tmp_path, lines):
+    arch, build, layout = CASES[case]
+    with torch.no_grad():
+        state, features = lib.randomised(build(), image())
+        model = load(backbone(arch, state), state, tmp_path)
+        assert_equal(without_output_norms(model)(image()), features)
+    (line,) = lines()
+    assert f"({layout} layout, V" in line
+    own = len(model.state_dict())  # without the eight of the output norms
+    assert f"loaded {own} of {own + 8} tensors" in line
+
+
+@pytest.mark.parametrize("kind", ["ConvNext", "ConvNextV2", "DINOv3ConvNext"])
+def test_the_norms_of_a_transformers_backbone_are_ours(kind, tmp_path, lines):
+    with torch.no_grad():
+        state, features = lib.randomised(lib.transformers_backbone("atto", kind), image())
+        model = load(backbone("atto", state), state, tmp_path)
+        if kind == "DINOv3ConvNext":  # it has no such norms
+            model = without_output_norms(model)
+        assert_equal(model(image()), features)
+    if kind != "DINOv3ConvNext":
+        total = len(model.state_dict())
+        assert f"loaded {total} of {total} tensors (100.00% of the parameters)" in lines()[0]
+
+
+MMPRETRAIN = {"tiny": "tiny", "small": "small", "base": "base", "V2 tiny": "tiny"}
+
+
+@pytest.mark.parametrize("case", MMPRETRAIN)
+def test_mmpretrains_detection_backbones(case, tmp_path, lines):
+    """From an environment of its own; with their output norms."""
+    depths, widths = VARIANTS[MMPRETRAIN[case]]
+    v2 = case.startswith("V2")
+    peer = mmpretrain_peer.run(
+        {"depths": depths, "widths": widths, "use_grn": v2, "layer_scale": 0.0 if v2 else 1.0}
+    )
+    state = peer["state_dict"]
+    model = load(backbone(MMPRETRAIN[case], state), state, tmp_path)
+    with torch.no_grad():
+        assert_equal(model(peer["input"]), peer["outputs"])
+        assert_equal(without_output_norms(model)(peer["input"]), peer["stages"])
+    assert f"(mmpretrain layout, {'V2' if v2 else 'V1'} {MMPRETRAIN[case]})" in lines()[0]
+    assert "(100.00% of the parameters)" in lines()[0]
+
+
+def test_mmpretrains_classifiers(tmp_path, lines):
+    depths, widths = VARIANTS["atto"]
+    peer = mmpretrain_peer.run({"depths": depths, "widths": widths, "detector": False})
+    state = {f"backbone.{k}": v for k, v in peer["state_dict"].items()}
+    state["head.fc.weight"] = torch.zeros(10, 320)
+    model = load(backbone("atto", state), {"state_dict": state}, tmp_path)
+    with torch.no_grad():
+        assert_equal(without_output_norms(model)(peer["input"]), peer["stages"])
+    assert "not needed: norm.bias, norm.weight; other parts of the file: 1 tensors" in lines()[0]
+
+
+@pytest.mark.parametrize("arch", ["tiny", "atto"])
+def test_sparse_self_supervised_weights(arch, tmp_path, lines):
+    with torch.no_grad():
+        state, features = lib.randomised(lib.timm(f"convnextv2_{arch}"), image())
+        official = load(backbone(arch, state), state, tmp_path).state_dict()
+        official = {k: v for k, v in official.items() if not k.startswith("norm")}
+        sparse = lib.sparse_layout(official)
+        assert sparse["encoder.stages.0.0.dwconv.kernel"].shape == (
+            49,
+            official["stages.0.0.dwconv.bias"].numel(),
+        )
+        assert sparse["encoder.downsample_layers.1.1.kernel"].ndim == 3
+        model = load(backbone(arch, state), {"model": sparse}, tmp_path)
+        assert_equal(without_output_norms(model)(image()), features)
+    line = lines()[-1]
+    assert "(official FCMAE, sparse layout, V2" in line
+    assert "other parts of the file: 4 tensors (model.decoder.0.dwconv.weight, model.mask" in line
+
+
+def official_state(arch: str, norms: bool) -> dict[str, Tensor]:
+    model = ConvNeXt(arch)
+    randomise(model)
+    return {k: v for k, v in model.state_dict().items() if norms or not k.startswith("norm")}
+
+
+def test_official_dinov3_weights(tmp_path, lines):
+    """V1's layout with the final norm twice and no classifier."""
+    state = official_state("atto", norms=False)
+    final = {f"{n}.{k}": torch.ones(320) for n in ("norm", "norms.3") for k in ("weight", "bias")}
+    model = load(backbone("atto", state), state | final, tmp_path)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items() if k in state)
+    left_out = "norm.bias, norm.weight, norms.3.bias, norms.3.weight"
+    assert f"in the file, not needed: {left_out}" in lines()[0]
+
+
+WRAPPERS = {
+    "model": lambda s: {"model": s},
+    "state_dict": lambda s: {
+        "state_dict": s,
+        "meta": {"epoch": 1},
+        "optimizer": {"state": {0: {}}},
+    },
+    "module.": lambda s: {f"module.{k}": v for k, v in s.items()},
+    "model in module": lambda s: {"module": {f"model.{k}": v for k, v in s.items()}},
+    "student alone": lambda s: {"student": {f"backbone.{k}": v for k, v in s.items()}},
+    "torch.compile": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+    "a detector": lambda s: {
+        "state_dict": {f"backbone.{k}": v for k, v in s.items()} | {"neck.w": torch.ones(1)}
+    },
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_wrappers_are_seen_through(wrap, tmp_path):
+    state = official_state("atto", norms=True)
+    model = load(backbone("atto", state), WRAPPERS[wrap](state), tmp_path)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+AVERAGED = {
+    "official": lambda s, e: {"model": s, "model_ema": e},
+    "timm": lambda s, e: {"state_dict": s, "state_dict_ema": e},
+    "DINO": lambda s, e: {"student": s, "teacher": e},
+    "DINO, inside": lambda s, e: {
+        "model": {f"student.backbone.{k}": v for k, v in s.items()}
+        | {f"teacher.backbone.{k}": v for k, v in e.items()}
+    },
+    # MMEngine's hook swaps them when it saves: `state_dict` is averaged
+    "MMEngine": lambda s, e: {
+        "state_dict": {f"backbone.{k}": v for k, v in e.items()},
+        "ema_state_dict": {f"module.backbone.{k}": v for k, v in s.items()}
+        | {"steps": torch.ones(1)},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGED)
+@pytest.mark.parametrize("ema", [False, True])
+def test_averaged_weights_by_choice(kind, ema, tmp_path, lines):
+    state = official_state("atto", norms=True)
+    average = {k: v + 1 for k, v in state.items()}
+    file = AVERAGED[kind](state, average)
+    model = load(backbone("atto", state), file, tmp_path, ema=ema)
+    wanted = average if ema or kind == "MMEngine" else state
+    assert all(torch.equal(v, wanted[k]) for k, v in model.state_dict().items())
+    assert "not those under '" in lines()[0]
+
+
+def test_averaged_weights_that_are_not_there(tmp_path):
+    state = official_state("atto", norms=True)
+    with pytest.raises(
+        WeightsError, match=r"no averaged weights for ema=True; it has .* 'model\.'"
+    ):
+        load(backbone("atto", state), {"model": state}, tmp_path, ema=True)
+
+
+def test_two_backbones_need_a_choice(tmp_path):
+    state = official_state("atto", norms=True)
+    other = {k: v + 1 for k, v in state.items()}
+    file = {"rgb": {f"backbone.{k}": v for k, v in state.items()}, "depth": other}
+    model = backbone("atto", state)
+    with pytest.raises(WeightsError, match=r"'rgb\.backbone\.', 'depth\.': choose with prefix="):
+        load(model, file, tmp_path)
+    load(model, file, tmp_path, prefix="depth")
+    assert torch.equal(model.norm0.bias, other["norm0.bias"])
+    load(model, file, tmp_path, prefix="backbone.")
+    assert torch.equal(model.norm0.bias, state["norm0.bias"])
+    with pytest.raises(WeightsError, match=r"no ConvNeXt under prefix='neck'; it has one under"):
+        load(model, file, tmp_path, prefix="neck")
