@@ -34,6 +34,7 @@ def load_script():
 
 
 setup_env = load_script()
+PIN_FILES = ["requirements.txt", *(f"requirements-{peer}.txt" for peer in setup_env.PEERS)]
 
 
 def run_script(*arguments, **environ):
@@ -221,12 +222,16 @@ def test_file_in_place_of_the_environment(tmp_path):
     assert_one_sentence(run_script("--venv", tmp_path / "env"), "is not a folder", "VENV=")
 
 
-@pytest.mark.parametrize("file", ["REQUIREMENTS", "MMPRETRAIN_REQUIREMENTS"])
-def test_pins_are_part_of_the_stamp(tmp_path, monkeypatch, file):
+@pytest.mark.parametrize("changed", PIN_FILES)
+def test_pins_are_part_of_the_stamp(tmp_path, monkeypatch, changed):
     before = setup_env.wanted_stamp(None, None)
-    pins = tmp_path / "requirements.txt"
-    pins.write_text("torch==0\n")
-    monkeypatch.setattr(setup_env, file, str(pins))
+    for file in PIN_FILES:
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / changed).write_text("torch==0\n")
+    monkeypatch.setattr(setup_env, "REQUIREMENTS", str(tmp_path / "requirements.txt"))
+    monkeypatch.setattr(
+        setup_env, "peer_requirements", lambda peer: str(tmp_path / f"requirements-{peer}.txt")
+    )
     after = setup_env.wanted_stamp(None, None)
     assert {key for key in before if before[key] != after[key]} == {"pins"}
 
@@ -288,14 +293,16 @@ def fake_work(monkeypatch):
 def test_set_up_installs_wheels_and_the_package_then_does_nothing(tmp_path, fake_work):
     venv = str(tmp_path / "env")
     assert setup_env.main(["--venv", venv]) == 0
-    created, pins, package, peer, proved = fake_work
+    created, pins, package, *peers, proved = fake_work
     assert (created, proved) == ("create", "prove")
     assert pins[:2] == ["install", "--only-binary=:all:"]
     assert pins[-2:] == ["-r", setup_env.REQUIREMENTS]
     assert {"--no-deps", "--no-build-isolation", "--editable", str(ROOT)} <= set(package)
-    assert {"--only-binary=:all:", "--no-deps"} <= set(peer)
-    assert peer[peer.index("--target") + 1] == os.path.join(venv, "peers", "mmpretrain")
-    assert peer[-2:] == ["-r", setup_env.MMPRETRAIN_REQUIREMENTS]
+    assert len(peers) == 2
+    for name, peer in zip(["mmpretrain", "transformers"], peers, strict=True):
+        assert {"--only-binary=:all:", "--no-deps"} <= set(peer)
+        assert peer[peer.index("--target") + 1] == os.path.join(venv, "peers", name)
+        assert peer[-2:] == ["-r", str(ROOT / f"requirements-{name}.txt")]
     fake_work.clear()
     assert setup_env.main(["--venv", venv, "--python-chosen"]) == 0
     assert fake_work == []
@@ -320,13 +327,13 @@ def test_update_keeps_the_environment_and_its_torch_index(tmp_path, fake_work):
     assert setup_env.plan(str(venv), setup_env.wanted_stamp(None, "http://cpu")) == "nothing"
 
 
-def test_update_leaves_nothing_of_an_older_mmpretrain(tmp_path, fake_work):
+def test_update_leaves_nothing_of_older_peers(tmp_path, fake_work):
     venv = tmp_path / "env"
     make_finished(venv, pins="other")
-    peer = venv / "peers" / "mmpretrain"
-    (peer / "mmpretrain-1.1.0.dist-info").mkdir(parents=True)
+    for peer in ("mmpretrain", "of-an-older-release"):
+        (venv / "peers" / peer / f"{peer}-1.1.0.dist-info").mkdir(parents=True)
     assert setup_env.main(["--venv", str(venv)]) == 0
-    assert not peer.exists()  # pip, which is not run here, makes it anew
+    assert not (venv / "peers").exists()  # pip, which is not run here, makes it anew
 
 
 def test_other_python_rebuilds_and_says_so(tmp_path, fake_work, capsys):
@@ -363,7 +370,7 @@ def test_unreachable_index_is_one_sentence(tmp_path):
         NO_PROXY="127.0.0.1",
     )
     assert_one_sentence(result, "No network", "PIP_INDEX_URL", "setup.log")
-    assert "Step 1/3" in result.stdout
+    assert "Step 1/4" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -568,17 +575,22 @@ def test_pins_lie_within_the_ranges_of_setup():
         assert pins[requirement.name].version in requirement.specifier, text
 
 
+@pytest.mark.parametrize("file", PIN_FILES)
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
-def test_every_python_gets_one_pin_of_each(python):
-    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+def test_every_python_gets_one_pin_of_each(python, file):
+    lines = (ROOT / file).read_text("utf-8").splitlines()
     all_names = {Requirement(line).name for line in lines if line and not line.startswith("#")}
-    names = [pin.name for pin in read_pins(python_version=python)]
+    names = [pin.name for pin in read_pins(file, python_version=python)]
     assert sorted(names) == sorted(all_names)
 
 
-def test_mmpretrain_is_pinned_only_in_the_folder_of_its_own():
-    peers = read_pins("requirements-mmpretrain.txt")
-    assert all(next(iter(pin.specifier)).operator == "==" for pin in peers)
-    assert "mmpretrain" in {pin.name for pin in peers}
-    # What lies in both would hide the environment's own.
-    assert not {pin.name for pin in peers} & {pin.name for pin in read_pins()}
+@pytest.mark.parametrize("peer", setup_env.PEERS)
+def test_a_peer_is_pinned_only_in_the_folder_of_its_own(peer):
+    pins = read_pins(f"requirements-{peer}.txt")
+    assert all(next(iter(pin.specifier)).operator == "==" for pin in pins)
+    names = {pin.name for pin in pins}
+    assert peer in names
+    # What lies in both would be there twice, and one would hide the other.
+    assert not names & {pin.name for pin in read_pins()}
+    for text in read_setup()["extras_require"]["test"]:
+        assert Requirement(text).name not in names

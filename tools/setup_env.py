@@ -8,8 +8,8 @@ standard library.
 
 What it leaves in the environment: `setup.json`, the stamp, which is written last and says what
 the environment was made from; `setup.lock`, by which it knows the environment for its own;
-`setup.log`, all that pip said; `peers/mmpretrain`, a folder that no interpreter looks into by
-itself, with what the tests compare with but what cannot lie beside the other packages.
+`setup.log`, all that pip said; `peers`, with a folder for each of PEERS, which no interpreter looks
+into by itself.
 """
 
 import argparse
@@ -28,7 +28,10 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REQUIREMENTS = os.path.join(ROOT, "requirements.txt")
-MMPRETRAIN_REQUIREMENTS = os.path.join(ROOT, "requirements-mmpretrain.txt")
+
+# What the tests compare with but what must not lie beside the other packages: mmdet imports them
+# wherever it finds them. requirements-NAME.txt has the pins of each, and says more.
+PEERS = ("mmpretrain", "transformers")
 
 OLDEST = (3, 10)
 TOO_NEW = (3, 14)
@@ -145,6 +148,11 @@ def check_disk(venv, cpu_only):
 # What is there already?
 
 
+def peer_requirements(peer):
+    """Returns the path of the file with the pins of one of PEERS."""
+    return os.path.join(ROOT, "requirements-{}.txt".format(peer))
+
+
 def read_stamp(venv):
     """Returns what the environment was made from, or None if its set-up was never finished."""
     try:
@@ -171,7 +179,7 @@ def wanted_stamp(python, torch_index):
         torch_index: URL of the index for torch, or None for whichever was used before.
     """
     pins = hashlib.sha256()
-    for path in (REQUIREMENTS, MMPRETRAIN_REQUIREMENTS):
+    for path in [REQUIREMENTS] + [peer_requirements(peer) for peer in PEERS]:
         with open(path, "rb") as file:
             pins.update(file.read())
     return {
@@ -256,14 +264,13 @@ def clear(venv):
 
 
 def empty_peers(venv):
-    """Removes what an earlier set-up put into the folder of mmpretrain, and returns its path.
+    """Removes what an earlier set-up put into the folders of the peers.
 
     pip does not look at what a target folder holds: of two versions both would stay.
     """
-    path = os.path.join(venv, "peers", "mmpretrain")
+    path = os.path.join(venv, "peers")
     if os.path.isdir(path):
         shutil.rmtree(path)
-    return path
 
 
 def child_environ():
@@ -409,7 +416,7 @@ def explain(lines, venv, index):
 
 
 def install(venv, torch_index, progress):
-    """Installs the pins, the package itself, editable, and mmpretrain in its own folder.
+    """Installs the pins, the package itself, editable, and each peer in a folder of its own.
 
     Args:
         venv: where the environment is.
@@ -435,9 +442,13 @@ def install(venv, torch_index, progress):
     package = ["install", "--no-deps", "--no-build-isolation", "--editable", ROOT]
     steps.append(("the pins of requirements.txt", wheels + ["-r", REQUIREMENTS], environ, None))
     steps.append(("mmconvnext itself, editable", package, environ, None))
-    # Without dependencies: torch and the others that it shares with us are not to be there twice.
-    peer = ["--no-deps", "--target", empty_peers(venv), "-r", MMPRETRAIN_REQUIREMENTS]
-    steps.append(("mmpretrain, for the tests, in its own folder", wheels + peer, environ, None))
+    empty_peers(venv)
+    for peer in PEERS:
+        # Without dependencies: torch and others that it shares with us are not to be there twice.
+        target = ["--no-deps", "--target", os.path.join(venv, "peers", peer)]
+        arguments = wheels + target + ["-r", peer_requirements(peer)]
+        title = "{}, for the tests, in a folder of its own".format(peer)
+        steps.append((title, arguments, environ, None))
     with io.open(os.path.join(venv, "setup.log"), "w", encoding="utf-8") as log:
         for number, (title, arguments, step_environ, index) in enumerate(steps, start=1):
             progress.say("Step {}/{}: {}".format(number, len(steps), title))

@@ -67,9 +67,10 @@ def run_inspect(args: argparse.Namespace) -> None:
 def run_convert(args: argparse.Namespace) -> None:
     """Write a file in our layout."""
     from mmconvnext.compat import read_checkpoint
-    from mmconvnext.weights.export import in_our_layout, write_safetensors
+    from mmconvnext.weights.export import check_target, in_our_layout, write_safetensors
     from mmconvnext.weights.sources import fetch
 
+    check_target(args.out, args.force)  # before a download
     checkpoint = read_checkpoint(fetch(args.source), mmap=True)
     tensors, notes = in_our_layout(checkpoint, args.source, args.prefix, args.ema)
     path = write_safetensors(args.out, tensors, notes, args.force)

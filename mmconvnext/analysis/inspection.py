@@ -132,7 +132,9 @@ def inspection_table(inspection: Inspection) -> str:
 
 def write_inspection(inspection: Inspection, path: str | Path) -> None:
     """Write an inspection as JSON."""
-    Path(path).write_text(json.dumps(asdict(inspection), indent=2) + "\n", encoding="utf-8")
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(inspection), indent=2) + "\n", encoding="utf-8")
 
 
 def _config_rows(configs: Iterable[str]) -> list[tuple[str, str]]:
@@ -182,7 +184,7 @@ def _fits_detector(cfg: Config, raw: object) -> bool:
     with torch.device("meta"):
         model = MODELS.build(cfg.model)
     try:
-        fit_detector(model, raw, "the file", must_fill=True)
+        fit_detector(model, raw, f"{Path(cfg.filename).name}: the file", must_fill=True)
     except WeightsError:
         return False
     return True

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
-from mmconvnext.weights.formats import convert, find_backbone, flatten
+from mmconvnext.weights.formats import convert, find_backbone, flatten, outside
 from mmconvnext.weights.loader import WeightsError
+
+# The backbone of a detector; what is beside it are the detector's other parts.
+IN_DETECTOR = re.compile(r"((?:.+\.)?)backbone\.")
+OPTIMIZER = re.compile(r"optim\w*\.")
 
 
 def in_our_layout(
@@ -24,8 +30,9 @@ def in_our_layout(
         ema: see there.
 
     Returns:
-        Names and tensors: of a detector all of its parts, of other files the ConvNeXt with its
-        final norm and classifier, if it has them; and what to write down about their origin.
+        Names and tensors: of a detector all of its parts, of other files the ConvNeXt with the
+        final norm and classifier that are in it (those of transformers are beside it); and what to
+        write down about their origin.
 
     Raises:
         WeightsError: it has no ConvNeXt of a known layout.
@@ -36,13 +43,12 @@ def in_our_layout(
         converted = convert(tensors, found)
     except ValueError as error:
         raise WeightsError(f"cannot convert {source}: {error}") from error
-    if found.prefix.endswith("backbone."):
-        parent = found.prefix.removesuffix("backbone.")
-        rest = {
-            k.removeprefix(parent): v
-            for k, v in tensors.items()
-            if k.startswith(parent) and not k.startswith(found.prefix)
-        }
+    in_detector = IN_DETECTOR.fullmatch(found.prefix)
+    if in_detector:
+        parent = in_detector[1]
+        others = (k for k in outside(tensors, found) if k.startswith(parent))
+        rest = {k.removeprefix(parent): tensors[k] for k in others}
+        rest = {k: v for k, v in rest.items() if not OPTIMIZER.match(k)}
         converted = {f"backbone.{k}": v for k, v in converted.items()} | rest
     origin = {"source": source, "source_layout": found.layout.name, "prefix": found.prefix}
     return converted, {**origin, "layout": "mmconvnext"}
@@ -60,10 +66,31 @@ def write_safetensors(
         force: replace a file that is there.
 
     Raises:
-        WeightsError: the name ends otherwise, or the file is there.
+        WeightsError: the name ends otherwise, the file is there, or it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    path = check_target(path, force)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the format refuses tensors that share memory or are views with gaps
+        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, part, dict(notes))
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot write {path}: {error}") from error
+    finally:
+        _remove(part)
+    return path
+
+
+def check_target(path: str | Path, force: bool = False) -> Path:
+    """Refuse a file that is not to be written, see :func:`write_safetensors`.
+
+    Returns:
+        Its path, without ``~``.
+    """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: the name must end in .safetensors, which is what is written")
@@ -71,12 +98,9 @@ def write_safetensors(
         raise WeightsError(
             f"{path} is there already; name another file, or replace it with --force"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        # the format refuses tensors that share memory or are views with gaps
-        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, part, dict(notes))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
+
+
+def _remove(part: Path) -> None:
+    with suppress(OSError):  # its folder may be a file
+        part.unlink()

@@ -7,9 +7,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from textwrap import wrap
 from typing import Any
-
-from terminaltables import AsciiTable
 
 from mmconvnext.models.variants import VARIANTS
 
@@ -119,6 +119,9 @@ TIMM_DATA = {
 }
 DINOV3_LICENCE = "DINOv3 License"
 
+# Columns of the terminal.
+PRETRAINING_WIDTH, LICENCE_WIDTH = 28, 16
+
 
 @dataclass(frozen=True)
 class KnownWeights:
@@ -157,29 +160,43 @@ def known_weights() -> list[KnownWeights]:
 
 
 def known_table(entries: Iterable[KnownWeights]) -> str:
-    """Format weights as a table.
+    """Format weights as a table for terminals of 120 columns.
 
     Args:
         entries: as :func:`known_weights` lists them.
 
     Returns:
-        A row for each, with a line for each of its sources.
+        For each its facts in columns, long ones wrapped, and below them a line for each source:
+        URLs are too long for a column.
     """
-    rows = [["name", "arch", "pretraining", "top-1, %", "licence", "sources"]]
-    rows += [
-        [
-            entry.name,
-            f"{entry.arch} V{entry.version}",
-            entry.pretraining,
-            "-" if entry.accuracy is None else f"{entry.accuracy:.1f}",
-            entry.licence,
-            "\n".join(entry.sources),
-        ]
-        for entry in entries
+    entries = list(entries)
+    rows = [[["name, sources"], ["arch"], ["top-1"], ["pretraining"], ["licence"]]]
+    rows += [_cells(entry) for entry in entries]
+    widths = [max(len(line) for cell in column for line in cell) for column in zip(*rows, strict=True)]
+    header, *facts = [_row(row, widths) for row in rows]
+    lines = [*header, "-" * (sum(widths) + 2 * (len(widths) - 1))]
+    for entry, fact in zip(entries, facts, strict=True):
+        lines += [*fact, *(f"  {source}" for source in entry.sources)]
+    return "\n".join(lines)
+
+
+def _cells(entry: KnownWeights) -> list[list[str]]:
+    """The lines of each cell."""
+    return [
+        [entry.name],
+        [f"{entry.arch} V{entry.version}"],
+        ["-" if entry.accuracy is None else f"{entry.accuracy:.1f}%"],
+        wrap(entry.pretraining, PRETRAINING_WIDTH, break_on_hyphens=False),
+        wrap(entry.licence, LICENCE_WIDTH),
     ]
-    table = AsciiTable(rows)
-    table.justify_columns = {3: "right"}
-    return table.table
+
+
+def _row(cells: list[list[str]], widths: list[int]) -> list[str]:
+    lines = zip_longest(*cells, fillvalue="")
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
 
 
 def _official() -> list[KnownWeights]:

@@ -1,7 +1,7 @@
 """What mmpretrain's ConvNeXt computes with random weights, written to a file.
 
 To be run by `mmpretrain_peer.py`, in a process of its own and with mmpretrain's folder in
-PYTHONPATH: mmpretrain cannot be imported where MMDetection's models and transformers are. It
+PYTHONPATH: mmpretrain cannot be imported where transformers can, as in the tests' own process. It
 imports nothing of ours, neither the package nor other tests (a package in that folder brings a
 module `tests`).
 
@@ -20,21 +20,6 @@ import torch
 from torch import Tensor, nn
 
 IMAGE = (2, 3, 64, 96)
-
-
-def hide_transformers() -> None:
-    """Let mmpretrain do without transformers, whose newer versions lack what it imports."""
-    sys.modules["transformers"] = None
-    # mmpretrain asks the installed packages, not the importer. Only it uses this backport.
-    metadata = importlib.import_module("importlib_metadata")
-    original = metadata.distribution
-
-    def distribution(name: str):
-        if name == "transformers":
-            raise metadata.PackageNotFoundError(name)
-        return original(name)
-
-    metadata.distribution = distribution
 
 
 def build(spec: dict) -> nn.Module:
@@ -74,7 +59,6 @@ def stage_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def main(spec: str, seed: str, path: str) -> None:
-    hide_transformers()
     model = build(json.loads(spec))
     generator = torch.Generator().manual_seed(int(seed))
     randomise(model, generator)

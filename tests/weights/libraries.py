@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmconvnext.models import VARIANTS
 from tests.models.peers import randomise
+from tests.peers import transformers_peer
 
 Features = Callable[[nn.Module, Tensor], list[Tensor]]
 
@@ -74,7 +75,7 @@ def torchvision(arch: str) -> Peer:
 
 def transformers(arch: str, kind: str, head: str = "Model") -> Peer:
     """Kind is ConvNext, ConvNextV2 or DINOv3ConvNext, head Model or ForImageClassification."""
-    import transformers as library
+    library = transformers_peer.library()
 
     config = getattr(library, f"{kind}Config")(**_transformers_shape(arch))
     module = _empty(lambda: getattr(library, f"{kind}{head}")(config))
@@ -88,7 +89,7 @@ def transformers(arch: str, kind: str, head: str = "Model") -> Peer:
 
 def transformers_backbone(arch: str, kind: str) -> Peer:
     """Here ``features`` are the maps after the output norms."""
-    import transformers as library
+    library = transformers_peer.library()
 
     stages = ["stage1", "stage2", "stage3", "stage4"]
     config = getattr(library, f"{kind}Config")(**_transformers_shape(arch), out_features=stages)

@@ -166,22 +166,33 @@ def test_written_entries_need_no_library(without_libraries):
     assert not any(s.startswith(("timm:", "torchvision:")) for e in entries for s in e.sources)
 
 
-def test_table_has_a_row_for_each_and_a_line_for_each_source():
+def test_table_has_the_facts_of_each_and_a_line_for_each_source():
     entry = KnownWeights(
         name="some_weights",
         arch="tiny",
         version=2,
         sources=("https://here/some.pth", "hf://there/some"),
-        pretraining="on much",
-        licence="MIT",
+        pretraining="on much of what one finds in the world, supervised",
+        licence="CC-BY-NC 4.0 in spirit",
         accuracy=82.06,
         accuracy_source="a paper",
     )
     other = replace(entry, name="others", sources=("timm://others",), accuracy=None)
-    lines = known_table([entry, other]).splitlines()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
-    assert rows[1:] == [
-        ["some_weights", "tiny V2", "on much", "82.1", "MIT", "https://here/some.pth"],
-        ["", "", "", "", "", "hf://there/some"],
-        ["others", "tiny V2", "on much", "-", "MIT", "timm://others"],
+    assert known_table([entry, other]).splitlines() == [
+        "name, sources  arch     top-1  pretraining                   licence",
+        "-" * 76,
+        "some_weights   tiny V2  82.1%  on much of what one finds in  CC-BY-NC 4.0 in",
+        "                               the world, supervised         spirit",
+        "  https://here/some.pth",
+        "  hf://there/some",
+        "others         tiny V2  -      on much of what one finds in  CC-BY-NC 4.0 in",
+        "                               the world, supervised         spirit",
+        "  timm://others",
     ]
+
+
+def test_the_table_of_all_fits_into_a_terminal():
+    lines = known_table(ENTRIES).splitlines()
+    assert max(map(len, lines)) <= 120
+    sources = [line.strip() for line in lines if line.startswith("  ") and "://" in line]
+    assert sources == [source for entry in ENTRIES for source in entry.sources]

@@ -261,9 +261,9 @@ def test_torchs_own_loading_is_reported_and_converted(lines):
 def test_a_part_is_refused_whatever_torch_is_asked_for():
     """torch tells no module whether it is asked to be strict."""
     model = backbone()
+    part = {"stages.0.0.dwconv.weight": torch.zeros(8, 1, 7, 7)}
     for strict in (True, False):
         with pytest.raises(WeightsError, match=r"Missing: downsample_layers\.0\.0\.weight"):
-            part = {"stages.0.0.dwconv.weight": torch.zeros(8, 1, 7, 7)}
             model.load_state_dict(part, strict=strict)
 
 

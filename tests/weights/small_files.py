@@ -1,0 +1,93 @@
+"""A small ConvNeXt in every layout, by the library that the layout comes from where it is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mmconvnext.models import ConvNeXt
+from tests.models.peers import randomise
+from tests.weights import libraries as lib
+
+SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
+KIND = "depths=(1, 1, 3, 1), widths=(8, 16, 24, 32)"
+V2 = {"use_grn": True, "layer_scale_init_value": 0.0}
+
+
+def backbone(seed: int = 0, v2: bool = False, **kwargs) -> ConvNeXt:
+    model = ConvNeXt(**{"arch": SMALL, **(V2 if v2 else {}), **kwargs})
+    randomise(model, seed)
+    return model
+
+
+def official(v2: bool = False, seed: int = 1, **kwargs) -> dict[str, Tensor]:
+    """A classifier's: no output norms, a final norm and a head."""
+    model = backbone(seed, v2, **kwargs)
+    width = model.widths[-1]
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("norm")}
+    state |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    return state | {"head.weight": torch.ones(10, width), "head.bias": torch.zeros(10)}
+
+
+def with_optimizer(state: dict[str, Tensor]) -> dict[str, object]:
+    moments = {0: {"step": torch.tensor(7.0), "exp_avg": torch.ones(8, 3, 4, 4)}}
+    return {"model": state, "optimizer": {"state": moments, "param_groups": []}, "epoch": 3}
+
+
+def timm(**kwargs) -> dict[str, Tensor]:
+    from timm.models.convnext import ConvNeXt
+
+    return _state(ConvNeXt(depths=SMALL["depths"], dims=SMALL["widths"], num_classes=10, **kwargs))
+
+
+def torchvision() -> dict[str, Tensor]:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    depths, widths = SMALL["depths"], SMALL["widths"]
+    settings = map(CNBlockConfig, widths, (*widths[1:], None), depths)
+    return _state(ConvNeXt(list(settings), num_classes=10))
+
+
+def transformers(kind: str, head: str) -> dict[str, Tensor]:
+    import transformers as library
+
+    shape = {"depths": list(SMALL["depths"]), "hidden_sizes": list(SMALL["widths"])}
+    config = getattr(library, f"{kind}Config")(**shape, num_labels=10)
+    return _state(getattr(library, f"{kind}{head}")(config))
+
+
+def mmpretrain() -> dict[str, object]:
+    state = backbone(1).state_dict()
+    renamed = {
+        k.replace("dwconv", "depthwise_conv").replace("pwconv", "pointwise_conv"): v
+        for k, v in state.items()
+    }
+    return {"state_dict": {f"backbone.{k}": v for k, v in renamed.items()}, "meta": {}}
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    randomise(module)
+    return module.state_dict()
+
+
+def fcmae() -> dict[str, object]:
+    state = official(v2=True)
+    state = {k: v for k, v in state.items() if not k.startswith(("norm", "head"))}
+    return {"model": lib.sparse_layout(state)}
+
+
+# By a name: whether it is V2, and what the file holds.
+FILES: dict[str, tuple[bool, Callable[[], object]]] = {
+    "official": (False, lambda: with_optimizer(official())),
+    "official V2": (True, lambda: with_optimizer(official(v2=True))),
+    "FCMAE": (True, fcmae),
+    "mmpretrain": (False, mmpretrain),
+    "timm": (False, timm),
+    "timm V2": (True, lambda: timm(use_grn=True, ls_init_value=None, conv_mlp=True)),
+    "torchvision": (False, torchvision),
+    "transformers": (False, lambda: transformers("ConvNext", "ForImageClassification")),
+    "transformers V2": (True, lambda: transformers("ConvNextV2", "Model")),
+    "transformers DINOv3": (False, lambda: transformers("DINOv3ConvNext", "Model")),
+}
