@@ -172,7 +172,9 @@ def known_table(entries: Iterable[KnownWeights]) -> str:
     entries = list(entries)
     rows = [[["name, sources"], ["arch"], ["top-1"], ["pretraining"], ["licence"]]]
     rows += [_cells(entry) for entry in entries]
-    widths = [max(len(line) for cell in column for line in cell) for column in zip(*rows, strict=True)]
+    widths = [
+        max(len(line) for cell in column for line in cell) for column in zip(*rows, strict=True)
+    ]
     header, *facts = [_row(row, widths) for row in rows]
     lines = [*header, "-" * (sum(widths) + 2 * (len(widths) - 1))]
     for entry, fact in zip(entries, facts, strict=True):

@@ -197,7 +197,8 @@ def test_a_detector_of_a_real_config(write):
 def test_a_detector_with_more_than_the_model_fits_and_the_log_says_where(write, notes):
     state = detector() | {"ema.w": torch.ones(1)}
     assert fitting(write(state)) == [SHAPES]
-    assert notes() == [f"{SHAPES}: the file: 1 tensors of it are not in the model (ema.w)"]
+    lines = [note for note in notes() if "the file" in note]
+    assert lines == [f"{SHAPES}: the file: 1 tensors of it are not in the model (ema.w)"]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,9 @@ def test_what_this_backbone_cannot_be(name, arch, odd, write, tmp_path):
 
 def test_another_eps_fits_none_though_all_shapes_do(write, tmp_path):
     arch = {"depths": (3, 4, 30, 3), "widths": (4, 8, 12, 16)}
-    config = own_config(tmp_path, arch={**arch, "_delete_": True}, use_grn=False, layer_scale_init_value=1.0)
+    config = own_config(
+        tmp_path, arch={**arch, "_delete_": True}, use_grn=False, layer_scale_init_value=1.0
+    )
     found = inspect(write(official(arch=arch)), [config])
     assert found.odd
     assert "eps of 1e-5" in found.odd[0]

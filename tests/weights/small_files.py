@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmconvnext.models import ConvNeXt
 from tests.models.peers import randomise
+from tests.peers import transformers_peer
 from tests.weights import libraries as lib
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
@@ -51,8 +52,7 @@ def torchvision() -> dict[str, Tensor]:
 
 
 def transformers(kind: str, head: str) -> dict[str, Tensor]:
-    import transformers as library
-
+    library = transformers_peer.library()
     shape = {"depths": list(SMALL["depths"]), "hidden_sizes": list(SMALL["widths"])}
     config = getattr(library, f"{kind}Config")(**shape, num_labels=10)
     return _state(getattr(library, f"{kind}{head}")(config))

@@ -1,0 +1,137 @@
+"""A config's weights are tried without a training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmconvnext.compat import CheckpointError
+from mmconvnext.engine.detector_weights import verify_weights
+from mmconvnext.models import ConvNeXt
+from mmconvnext.weights import WeightsError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@MODELS.register_module()
+class TwoStreams(BaseModule):
+    def __init__(self, rgb, depth):
+        super().__init__()
+        self.rgb, self.depth = ConvNeXt(**rgb), ConvNeXt(**depth)
+
+
+def config(init_cfg=None, **options) -> Config:
+    cfg = Config.fromfile(CONFIGS / "mask_rcnn_convnext_shapes.py")
+    cfg.model.backbone.init_cfg = init_cfg
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def small(num_classes: int = 3) -> dict[str, Tensor]:
+    heads = (f"model.roi_head.{part}_head.num_classes" for part in ("bbox", "mask"))
+    return MODELS.build(config(**dict.fromkeys(heads, num_classes)).model).state_dict()
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="weights.pth") -> str:
+        torch.save(content, tmp_path / name)
+        return str(tmp_path / name)
+
+    return write
+
+
+def pretrained(path: str, **kwargs) -> dict[str, str]:
+    return {"type": "Pretrained", "checkpoint": path, **kwargs}
+
+
+def part(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+
+
+def test_the_backbones_weights(write, lines):
+    path = write({"model": part(small())})
+    assert verify_weights(config(pretrained(path))) == 1
+    (line,) = lines()
+    assert line.startswith("backbone: loaded ")
+    assert f"(100.00% of the parameters); from {path} (official layout, V2" in line
+
+
+def test_no_weights(lines):
+    assert verify_weights(config()) == 0
+    assert lines() == []
+
+
+def test_a_misfit(write):
+    state = part(small())
+    del state["stages.0.0.dwconv.bias"]
+    path = write(state)
+    with pytest.raises(WeightsError, match=r"cannot load .* Missing: stages\.0\.0\.dwconv\.bias"):
+        verify_weights(config(pretrained(path)))
+
+
+def test_arguments_of_init_cfg_count(write, lines):
+    state = part(small())
+    path = write({"model": state, "model_ema": state})
+    verify_weights(config(pretrained(path, ema=True)))
+    assert "the averaged weights under 'model_ema.'" in lines()[0]
+    with pytest.raises(CheckpointError, match="sha256"):
+        verify_weights(config(pretrained(path, sha256="0" * 64)))
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda s: {"state_dict": s, "optimizer": {}}])
+def test_a_whole_detector(wrap, write, lines):
+    path = write(wrap(small()))
+    assert verify_weights(config(load_from=path)) == 1
+    (line,) = lines()
+    assert f"(100.00% of the parameters); from {path}" in line
+
+
+def test_load_from_stands_before_the_backbones_weights(write, tmp_path, lines):
+    cfg = config(pretrained(str(tmp_path / "none.pth")), load_from=write(small()))
+    assert verify_weights(cfg) == 1
+    assert len(lines()) == 1
+
+
+def test_the_first_source_that_is_there(write, tmp_path, lines, notes):
+    path = write(small())
+    assert verify_weights(config(load_from=[str(tmp_path / "none.pth"), path])) == 1
+    assert f"from {path}" in lines()[0]
+    assert any("there is no checkpoint" in note for note in notes())
+
+
+def test_a_detector_that_does_not_fit(write, notes):
+    path = write(small(num_classes=5))
+    with pytest.raises(WeightsError, match=r"load_adapt=\['num_classes'\] lets them start new"):
+        verify_weights(config(load_from=path))
+    assert verify_weights(config(load_from=path, load_adapt=["num_classes"])) == 1
+    assert any("as load_adapt has 'num_classes'" in note for note in notes())
+
+
+def test_a_backbone_alone_in_load_from(write, notes):
+    path = write(part(small()))
+    assert verify_weights(config(load_from=path)) == 1
+    assert f"{path} has a backbone alone: all else starts new" in notes()
+
+
+def test_files_that_are_not_there(tmp_path):
+    path = str(tmp_path / "none.pth")
+    for cfg in (config(load_from=path), config(pretrained(path))):
+        with pytest.raises(CheckpointError, match="there is no checkpoint"):
+            verify_weights(cfg)
+
+
+def test_every_backbone_of_a_model(write, lines):
+    arch = {"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 8)}
+    path = write(ConvNeXt(arch).state_dict())
+    stream = {"arch": arch, "init_cfg": pretrained(path)}
+    assert verify_weights(Config({"model": {"type": "TwoStreams", "rgb": stream, "depth": stream}}))
+    assert len(lines()) == 2
+    one = {"type": "TwoStreams", "rgb": stream, "depth": {"arch": arch}}
+    assert verify_weights(Config({"model": one})) == 1
+    alone = {"type": "ConvNeXt", **stream}
+    assert verify_weights(Config({"model": alone})) == 1

@@ -1,0 +1,293 @@
+"""Conversion to our layout loses nothing, and a file is written whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from safetensors import safe_open
+from torch import Tensor
+
+from mmconvnext.compat import read_checkpoint
+from mmconvnext.engine.detector_weights import fit_detector
+from mmconvnext.weights import WeightsError, load_pretrained
+from mmconvnext.weights.export import check_target, in_our_layout, write_safetensors
+from mmconvnext.weights.loader import fit
+from tests.weights.small_files import FILES, backbone, official, with_optimizer
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+OUT = "out.safetensors"
+
+
+def equal(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return mine.keys() == theirs.keys() and all(
+        mine[k].dtype == theirs[k].dtype and torch.equal(mine[k], theirs[k]) for k in mine
+    )
+
+
+def write_and_read(folder: Path, content: object, **kwargs) -> dict[str, Tensor]:
+    return read_checkpoint(write_safetensors(folder / OUT, *in_our_layout(content, "X", **kwargs)))
+
+
+def header(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+# Nothing is lost
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_converted_file_loads_as_the_original_does(name, tmp_path, lines):
+    v2, build = FILES[name]
+    content = build()
+    torch.save(content, tmp_path / "original.pth")
+    write_and_read(tmp_path, content)
+    states = []
+    for file in ("original.pth", OUT):
+        model = backbone(9, v2)
+        load_pretrained(model, str(tmp_path / file))
+        states.append(model.state_dict())
+    assert equal(*states)
+    assert not equal(states[0], backbone(9, v2).state_dict())
+    counts = [line.partition(" tensors")[0] for line in lines()]
+    assert counts[0] == counts[1]
+    assert "(official layout, V" in lines()[1]
+
+
+def test_a_classifier_is_kept_as_a_whole_and_the_optimizer_is_not(tmp_path):
+    state = official()
+    assert equal(write_and_read(tmp_path, with_optimizer(state)), state)
+
+
+def test_the_final_norm_and_the_head_get_our_names(tmp_path):
+    _, build = FILES["timm"]
+    state = build()
+    written = write_and_read(tmp_path, state)
+    assert torch.equal(written["norm.weight"], state["head.norm.weight"])
+    assert torch.equal(written["head.bias"], state["head.fc.bias"])
+    assert len(written) == len(state)
+
+
+def test_the_averaged_weights_or_a_prefix(tmp_path):
+    state, average = official(), official(seed=2)
+    file = {"model": state, "model_ema": average}
+    ema, plain, named = (
+        in_our_layout(file, "X", **choice)[0]
+        for choice in ({"ema": True}, {}, {"prefix": "model_ema"})
+    )
+    assert equal(ema, average)
+    assert equal(plain, state)
+    assert equal(named, average)
+
+
+def test_data_types_stay(tmp_path):
+    state = {k: v.bfloat16() if v.ndim > 1 else v.half() for k, v in official().items()}
+    assert equal(write_and_read(tmp_path, state), state)
+
+
+def detector() -> torch.nn.Module:
+    cfg = Config.fromfile(CONFIGS / "mask_rcnn_convnext_shapes.py")
+    torch.manual_seed(1)
+    return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize("module", ["", "module."])
+@pytest.mark.parametrize("theirs", [False, True], ids=["official", "mmpretrain"])
+def test_a_detector_is_converted_with_all_of_its_parts(module, theirs, tmp_path):
+    model = detector()
+    state = model.state_dict()
+    names = {
+        k: k.replace("dwconv", "depthwise_conv").replace("pwconv", "pointwise_conv")
+        if theirs
+        else k
+        for k in state
+    }
+    file = {
+        "meta": {"epoch": 1},
+        "state_dict": {module + names[k]: v for k, v in state.items()},
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}},
+        "ema_state_dict": {f"module.{names[k]}": v + 1 for k, v in state.items()},
+    }
+    written = write_and_read(tmp_path, file)
+    assert equal(written, state)
+    fitted = fit_detector(model, written, OUT, must_fill=True)
+    assert equal(fitted, fit_detector(model, file, "X", must_fill=True))
+    other = in_our_layout(file, "X", prefix="ema_state_dict.module.backbone")[0]
+    assert equal(other, {k: v + 1 for k, v in state.items()})
+
+
+@pytest.mark.parametrize("optimizer", ["optimizer", "optim_wrapper"])
+def test_an_optimizer_beside_the_backbone_is_no_part_of_a_detector(optimizer):
+    state = backbone().state_dict()
+    neck = {"w": torch.ones(2)}
+    file = {"backbone": state, "neck": neck, optimizer: {"state": {0: {"m": torch.ones(1)}}}}
+    wanted = {f"backbone.{k}": v for k, v in state.items()} | {"neck.w": neck["w"]}
+    assert equal(in_our_layout(file, "X")[0], wanted)
+
+
+def test_one_of_two_backbones_is_no_detector():
+    state = official()
+    file = {f"{n}_backbone.{k}": v for n in ("rgb", "depth") for k, v in state.items()}
+    tensors, notes = in_our_layout(file | {"neck.w": torch.ones(1)}, "X", prefix="rgb_backbone")
+    assert equal(tensors, state)
+    assert notes["prefix"] == "rgb_backbone."
+
+
+def test_what_is_no_convnext_is_refused():
+    for content, says in (([1], "no named tensors"), ({"a": torch.ones(1)}, "no ConvNeXt")):
+        with pytest.raises(WeightsError, match=f"cannot convert FILE: .*{says}"):
+            in_our_layout(content, "FILE")
+
+
+# However a state dict is wrapped
+
+NAMES = st.one_of(
+    st.sampled_from(("model", "module", "state_dict", "backbone", "student", "_orig_mod", "ema")),
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,7}", fullmatch=True),
+)
+WRAPPERS = st.lists(st.tuples(st.sampled_from(("nested", "dotted")), NAMES), max_size=5)
+OFFICIAL = official(v2=True)
+
+
+def wrapped(state: dict, wrappers: list[tuple[str, str]]) -> dict:
+    """From the inside to the outside; around a nested one lies what trainings save beside it."""
+    for kind, name in wrappers:
+        if kind == "dotted":
+            state = {f"{name}.{key}": value for key, value in state.items()}
+        else:
+            beside = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
+            state = {**beside, name: state}
+    return state
+
+
+@given(WRAPPERS)
+@example([])
+@example([("nested", "backbone")])
+@example([("dotted", "backbone"), ("dotted", "module"), ("nested", "state_dict")])
+@example([("nested", "optimizer")])
+@settings(deadline=None, max_examples=60)
+def test_any_wrapping_is_undone(wrappers):
+    file = wrapped(OFFICIAL, wrappers)
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_and_read(Path(folder), file)
+        written = {k.removeprefix("backbone."): v.clone() for k, v in written.items()}
+    assert equal(written, OFFICIAL)
+    model = backbone(v2=True)
+    assert equal(fit(model, written, "X")[0], fit(model, file, "X")[0])
+
+
+# The file
+
+
+def test_the_header_tells_the_origin(tmp_path):
+    path = tmp_path / OUT
+    write_safetensors(path, *in_our_layout(FILES["FCMAE"][1](), "https://a/b.pt"))
+    assert header(path) == {
+        "source": "https://a/b.pt",
+        "source_layout": "official FCMAE, sparse",
+        "prefix": "model.encoder.",
+        "layout": "mmconvnext",
+    }
+
+
+def test_tensors_that_share_memory_or_have_gaps(tmp_path):
+    base = torch.arange(24.0).reshape(4, 6)
+    tensors = {
+        "one": base,
+        "same": base,
+        "part": base[1:3, ::2],
+        "transposed": base.T,
+        "repeated": base[:1].expand(3, 6),
+        "scalar": base[1, 1],
+        "empty": base[:0],
+    }
+    path = write_safetensors(tmp_path / OUT, tensors, {})
+    assert equal(read_checkpoint(path), tensors)
+
+
+def test_sparse_kernels_are_views_and_written_right(tmp_path):
+    tensors, _ = in_our_layout(FILES["FCMAE"][1](), "X")
+    views = [k for k, v in tensors.items() if not v.is_contiguous()]
+    assert "downsample_layers.1.1.weight" in views
+    assert equal(write_and_read(tmp_path, FILES["FCMAE"][1]()), tensors)
+    plain = {k: v for k, v in official(v2=True).items() if not k.startswith(("norm", "head"))}
+    assert equal({k: v for k, v in tensors.items() if k in plain}, plain)
+
+
+def test_a_new_folder_is_made(tmp_path):
+    path = write_safetensors(tmp_path / "a" / "b" / OUT, {"a": torch.ones(1)}, {})
+    assert path == tmp_path / "a" / "b" / OUT
+    assert [p.name for p in path.parent.iterdir()] == [OUT]
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert write_safetensors(f"~/{OUT}", {"a": torch.ones(1)}, {}) == tmp_path / OUT
+
+
+def test_a_file_that_is_there_is_replaced_only_on_request(tmp_path):
+    path = tmp_path / OUT
+    path.write_bytes(b"precious")
+    for refused in (lambda: write_safetensors(path, {}, {}), lambda: check_target(path)):
+        with pytest.raises(WeightsError, match=r"out\.safetensors is there already; .* --force"):
+            refused()
+    assert path.read_bytes() == b"precious"
+    write_safetensors(path, {"a": torch.ones(1)}, {}, force=True)
+    assert equal(read_checkpoint(path), {"a": torch.ones(1)})
+
+
+def test_a_file_may_be_converted_onto_itself(tmp_path):
+    path = tmp_path / OUT
+    state = FILES["timm"][1]()
+    safetensors.torch.save_file(state, path)
+    tensors, notes = in_our_layout(read_checkpoint(path, mmap=True), str(path))
+    write_safetensors(path, tensors, notes, force=True)
+    assert equal(read_checkpoint(path), in_our_layout(state, "X")[0])
+
+
+@pytest.mark.parametrize("name", ["out.pth", "out", "out.safetensors.gz", "safetensors"])
+def test_another_ending_is_refused(name, tmp_path):
+    with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
+        write_safetensors(tmp_path / name, {"a": torch.ones(1)}, {}, force=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "caught"),
+    [(OSError(28, "No space left on device"), WeightsError), (KeyboardInterrupt(), None)],
+    ids=["disk", "interrupt"],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_after_a_failure_all_is_as_before(error, caught, there, tmp_path, monkeypatch):
+    path = tmp_path / OUT
+    if there:
+        path.write_bytes(b"precious")
+    half_written = []
+
+    def break_off(tensors, part, notes):
+        Path(part).write_bytes(b"half")
+        half_written.append(part)
+        raise error
+
+    monkeypatch.setattr(safetensors.torch, "save_file", break_off)
+    with pytest.raises(caught or type(error)):
+        write_safetensors(path, {"a": torch.ones(1)}, {}, force=True)
+    assert half_written
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"precious"] * there
+
+
+def test_a_place_that_cannot_be_written_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match=r"cannot write .*file/out\.safetensors: .*exists"):
+        write_safetensors(tmp_path / "file" / OUT, {"a": torch.ones(1)}, {})
+    os.mkdir(tmp_path / OUT)
+    with pytest.raises(WeightsError, match=r"cannot write .*out\.safetensors: .*directory"):
+        write_safetensors(tmp_path / OUT, {"a": torch.ones(1)}, {}, force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", OUT]
