@@ -11,6 +11,6 @@ sources.install()
 from mmconvnext.models import ConvNeXt, InstanceTTAModel  # noqa: E402
 from mmconvnext.optim import LayerDecayOptimWrapperConstructor  # noqa: E402
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["ConvNeXt", "InstanceTTAModel", "LayerDecayOptimWrapperConstructor", "__version__"]

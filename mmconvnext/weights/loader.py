@@ -128,10 +128,10 @@ def fit(
     except ValueError as error:
         raise WeightsError(f"cannot load the {name} from {source}{layout}: {error}") from error
     others = outside(tensors, found)
-    line = f"{name}: loaded {matched.report()}"
+    line = f"{name}: loaded {matched.report(source + layout + _choice(found))}"
     if others:
         line += f"; other parts of the file: {len(others)} tensors ({first(sorted(others))})"
-    return matched.tensors, f"{line}; from {source}{layout}{_choice(found)}"
+    return matched.tensors, line
 
 
 def arrange(

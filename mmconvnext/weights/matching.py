@@ -47,9 +47,10 @@ class Match(NamedTuple):
     left_out: tuple[str, ...]
     adapted: tuple[str, ...]
 
-    def report(self) -> str:
-        """One line: how much was loaded, what was not, what was adapted."""
+    def report(self, origin: str) -> str:
+        """One line: how much was loaded from where, what was not, what was adapted."""
         line = f"{len(self.tensors)} of {self.total} tensors ({self.share:.2%} of the parameters)"
+        line += f" from {origin}"
         if self.new:
             line += f"; new, not in the file: {first(self.new)}"
         if self.left_out:

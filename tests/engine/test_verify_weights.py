@@ -58,7 +58,7 @@ def test_the_backbones_weights(write, lines):
     assert verify_weights(config(pretrained(path))) == 1
     (line,) = lines()
     assert line.startswith("backbone: loaded ")
-    assert f"(100.00% of the parameters); from {path} (official layout, V2" in line
+    assert f"(100.00% of the parameters) from {path} (official layout, V2" in line
 
 
 def test_no_weights(lines):
@@ -88,7 +88,7 @@ def test_a_whole_detector(wrap, write, lines):
     path = write(wrap(small()))
     assert verify_weights(config(load_from=path)) == 1
     (line,) = lines()
-    assert f"(100.00% of the parameters); from {path}" in line
+    assert f"(100.00% of the parameters) from {path}" in line
 
 
 def test_load_from_stands_before_the_backbones_weights(write, tmp_path, lines):
