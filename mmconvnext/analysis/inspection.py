@@ -19,7 +19,7 @@ from torch import Tensor
 from mmconvnext.compat import read_checkpoint
 from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.engine.detector_weights import fit_detector
-from mmconvnext.weights.anatomy import describe
+from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.download import sha256_of
 from mmconvnext.weights.formats import Found, convert, find_backbone, flatten, outside
 from mmconvnext.weights.loader import WeightsError
@@ -90,6 +90,9 @@ def inspect(
         raise WeightsError(f"{path}: {error}") from error
     backbone = {k: v for k, v in converted.items() if not CLASSIFIER.match(k)}
     anatomy = describe(backbone)
+    odd = [*anatomy.odd]
+    if found.layout.name == "timm" and timm_odd(anatomy):
+        odd.append(timm_odd(anatomy))
     return Inspection(
         file=str(path),
         mebibytes=round(path.stat().st_size / MIB, 1),
@@ -103,8 +106,8 @@ def inspect(
         classifier=tuple(sorted(converted.keys() - backbone.keys())),
         other_parts=_parts(outside(tensors, found), found),
         also=found.also,
-        odd=anatomy.odd,
-        configs=tuple(path.name for path in _fitting(configs, raw, backbone, tensors)),
+        odd=tuple(odd),
+        configs=() if odd else _fitting(configs, raw, backbone, tensors),
     )
 
 
@@ -154,7 +157,7 @@ def _fitting(
     raw: object,
     backbone: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
-) -> list[Path]:
+) -> tuple[str, ...]:
     is_detector = any(map(HEADS.search, tensors))
     known: dict[str, bool] = {}
     fitting = []
@@ -166,8 +169,8 @@ def _fitting(
         if settings not in known:  # many configs share a backbone
             known[settings] = _fits_backbone(cfg, backbone)
         if known[settings] and (not is_detector or _fits_detector(cfg, raw)):
-            fitting.append(path)
-    return fitting
+            fitting.append(path.name)
+    return tuple(fitting)
 
 
 def _fits_backbone(cfg: Config, backbone: Mapping[str, Tensor]) -> bool:

@@ -83,7 +83,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
     path = Path(path).expanduser()
     check_file(path)
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             from safetensors.torch import load_file
 
             # the format knows no devices: there is nothing to map for a function or a dict
@@ -101,6 +101,18 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
         raise UnreadableCheckpointError(
             f"cannot read {path} ({looks_of(path)}): {error}"
         ) from error
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is of this format by its content, whatever its name is.
+
+    It begins with the length of a header in 8 bytes, and the header with a brace. torch, too, takes
+    every file of that name for one.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    header = int.from_bytes(start[:8], "little")
+    return path.suffix == ".safetensors" or (start[8:] == b"{" and header < path.stat().st_size)
 
 
 def check_file(path: Path) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseTTAModel, initialize, is_model_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 from mmconvnext.compat import read_checkpoint
 from mmconvnext.models import ConvNeXt
 from mmconvnext.weights import WeightsError
-from mmconvnext.weights.loader import REPORT, fit, pretrained_cfg
+from mmconvnext.weights.formats import beside, find_backbone, flatten, inside
+from mmconvnext.weights.loader import fit, fitted_note, pretrained_cfg
 from mmconvnext.weights.matching import ADAPTATIONS, check_adaptations, first, shape
 from mmconvnext.weights.sources import fetch_first
 
@@ -52,40 +52,39 @@ def fit_detector(
         WeightsError: a tensor is missing or has another shape, or ``adapt`` is wrong.
     """
     adapt = () if must_fill else _checked(adapt)
-    model = _unwrapped(model)
-    own, given = dict(model.state_dict()), _state_dict(checkpoint)
+    model = unwrapped(model)
+    own = dict(model.state_dict())
     backbones = {n: m for n, m in model.named_modules() if isinstance(m, ConvNeXt)}
+    given = _state_dict(checkpoint, own, list(backbones), source)
     fitted: OrderedDict[str, Tensor] = OrderedDict()
-    fitted._metadata = {}
-
-    def add_backbone(name: str, part: object, prefix: str | None) -> None:
-        wanted = [a for a in adapt if a in ADAPTATIONS]
-        label = name or "backbone"
-        tensors, line = fit(backbones[name], part, source, prefix, adapt=wanted, name=label)
+    fitted._metadata = dict(getattr(checkpoint, "_metadata", None) or {})
+    new = {}
+    for name, backbone in backbones.items():
+        part, mine = _pop_part(given, name), _pop_part(own, name)
+        tensors, line = _fit_backbone(name, backbone, part, source, adapt)
         fitted.update({_inside(name) + k: v for k, v in tensors.items()})
-        fitted._metadata[name] = {REPORT: line}
-
-    if backbones and not must_fill and not own.keys() & given.keys():
-        add_backbone(next(iter(backbones)), checkpoint, None)
+        fitted._metadata[name] = fitted_note(tensors, line)
+        new.update({_inside(name) + k: v for k, v in mine.items() if k not in tensors})
+    alone = bool(backbones) and not own.keys() & given.keys() and not must_fill
+    if alone and own:
         print_log(f"{source} has a backbone alone: all else starts new", logger="current")
         return fitted
-    new = {}
-    for name in backbones:
-        part, mine = _pop_part(given, name), _pop_part(own, name)
-        if part or "parts" not in adapt:
-            add_backbone(name, part, "")
-        else:
-            print_log(f"{name}: not in {source}, it starts new", logger="current")
-        mine = {_inside(name) + k: v for k, v in mine.items()}
-        new.update({k: v for k, v in mine.items() if k not in fitted})
-    # what is missing of a backbone and may be, a test cannot do without
-    fitted.update(_fit_rest({**own, **new} if must_fill else own, given, source, adapt))
+    # what may be missing of a backbone in a training, a test cannot do without
+    own = {**own, **new} if must_fill else own
+    fitted.update(_fit_rest(own, given, source, adapt, may_adapt=not must_fill))
     return fitted
 
 
-def _inside(name: str) -> str:
-    """What the names of a module's tensors begin with; a model may be a backbone itself."""
-    return f"{name}." if name else ""
+def load_fitted(model: nn.Module, fitted: Mapping[str, Tensor], strict: bool = False) -> None:
+    """Load what :func:`fit_detector` gave; what is missing has been said, or is on request."""
+    unwrapped(model).load_state_dict(fitted, strict=strict)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of wrappers for distributed running and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def _checked(adapt: Collection[str]) -> Collection[str]:
@@ -96,16 +95,43 @@ def _checked(adapt: Collection[str]) -> Collection[str]:
     return adapt
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
-def _state_dict(checkpoint: object) -> dict[str, Tensor]:
-    """The tensors that MMEngine would load; none where the file has another form."""
+def _state_dict(
+    checkpoint: object, own: Mapping[str, Tensor], backbones: Sequence[str], source: str
+) -> dict[str, Tensor]:
+    """The tensors by names that are the model's, but for those inside of its backbones."""
     found = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
-    return {k.removeprefix("module."): v for k, v in found.items() if isinstance(v, Tensor)}
+    tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
+    tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    starts = tuple(map(_inside, backbones))
+    named = tensors.keys() & own.keys() or any(k.startswith(starts) for k in tensors)
+    if len(backbones) != 1 or named:
+        return tensors
+    # a backbone or a detector in other wrappers, or under another name
+    try:
+        tensors = flatten(checkpoint)
+        place = find_backbone(tensors)
+    except ValueError as error:
+        label = backbones[0] or "backbone"
+        raise WeightsError(f"cannot load the {label} from {source}: {error}") from error
+    part = {starts[0] + k: v for k, v in inside(tensors, place).items()}
+    return part | beside(tensors, place)
+
+
+def _fit_backbone(
+    name: str, backbone: ConvNeXt, part: Mapping[str, Tensor], source: str, adapt: Collection[str]
+) -> tuple[dict[str, Tensor], str]:
+    label = name or "backbone"
+    if not part and "parts" in adapt:
+        return {}, f"{label}: not in {source}, it starts new, as load_adapt has 'parts'"
+    if not part:
+        raise WeightsError(f"cannot load the {label} from {source}: it has nothing of that name")
+    wanted = [a for a in adapt if a in ADAPTATIONS]
+    return fit(backbone, part, source, prefix="", adapt=wanted, name=label)
+
+
+def _inside(name: str) -> str:
+    """What the names of a module's tensors begin with; a model may be a backbone itself."""
+    return f"{name}." if name else ""
 
 
 def _pop_part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -115,7 +141,11 @@ def _pop_part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _fit_rest(
-    own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str, adapt: Collection[str]
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    source: str,
+    adapt: Collection[str],
+    may_adapt: bool,
 ) -> dict[str, Tensor]:
     """Necks and heads: what is to be loaded, after a check and a line for every difference."""
     # counters of batches came with a later torch than some published detectors
@@ -134,7 +164,8 @@ def _fit_rest(
         if fix in adapt:
             notes.append(f"{sentence}: they start new, as load_adapt has '{fix}'")
         else:
-            faults.append(sentence + (f"; load_adapt=['{fix}'] lets them start new" if fix else ""))
+            advice = f"; load_adapt=['{fix}'] lets them start new" if fix and may_adapt else ""
+            faults.append(sentence + advice)
     if faults:
         raise WeightsError(
             f"{source} does not fit the model: {', '.join(faults)}. Give the config that it was "
@@ -167,14 +198,16 @@ def verify_weights(cfg: Config) -> int:
     """
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(cfg.model)
+    if cfg.get("load_from"):
+        sources = cfg.load_from if isinstance(cfg.load_from, str) else list(cfg.load_from)
+        source, path = fetch_first(sources)
+        fitted = fit_detector(model, read_checkpoint(path), source, cfg.get("load_adapt") or ())
+        load_fitted(model, fitted)
+        return 1
     backbones = [m for m in model.modules() if isinstance(m, ConvNeXt)]
     pretrained = [m for m in backbones if pretrained_cfg(m.init_cfg) is not None]
-    if not cfg.get("load_from"):
-        for backbone in pretrained:
-            backbone.init_weights()
-        return len(pretrained)
-    sources = cfg.load_from if isinstance(cfg.load_from, str) else list(cfg.load_from)
-    source, path = fetch_first(sources)
-    fitted = fit_detector(model, read_checkpoint(path), source, cfg.get("load_adapt") or ())
-    load_state_dict(model, fitted)
-    return 1
+    for backbone in pretrained:
+        backbone.init_weights()
+    if model.init_cfg and model not in backbones:  # MMDetection's own way for whole detectors
+        initialize(model, model.init_cfg)
+    return len(pretrained) + bool(model.init_cfg and model not in backbones)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +13,9 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
-from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine.config import (
@@ -30,7 +31,7 @@ from mmconvnext.engine.data_checks import (
     check_dataset,
     explain_annotation_file,
 )
-from mmconvnext.engine.detector_weights import fit_detector
+from mmconvnext.engine.detector_weights import fit_detector, load_fitted
 from mmconvnext.engine.device import adapt_to_device, check_launcher, init_distributed_on_cpu
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.errors import ConfigError, UserError
@@ -46,10 +47,24 @@ class DetectionRunner(Runner):
 
     _must_fit = False
 
+    def val(self) -> dict[str, float]:
+        """Evaluate; see :meth:`load_checkpoint`."""
+        with self._filling():
+            return super().val()
+
     def test(self) -> dict[str, float]:
         """Evaluate; see :meth:`load_checkpoint`."""
+        with self._filling():
+            return super().test()
+
+    @contextmanager
+    def _filling(self) -> Iterator[None]:
+        """What is loaded meanwhile has to fill the whole model."""
         self._must_fit = True
-        return super().test()
+        try:
+            yield
+        finally:
+            self._must_fit = False
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Go on from a checkpoint; see :meth:`load_checkpoint`.
@@ -57,9 +72,9 @@ class DetectionRunner(Runner):
         Raises:
             UserError: it holds no state of a training, or that of another optimizer.
         """
-        self._must_fit = True
         try:
-            super().resume(filename, *args, **kwargs)
+            with self._filling():
+                super().resume(filename, *args, **kwargs)
         except UserError:
             raise
         except (KeyError, ValueError) as error:
@@ -70,7 +85,11 @@ class DetectionRunner(Runner):
             ) from error
 
     def load_checkpoint(
-        self, filename: str, map_location: Any = "cpu", strict: bool = False, **kwargs: Any
+        self,
+        filename: str,
+        map_location: Any = "cpu",
+        strict: bool = False,
+        revise_keys: Sequence[tuple[str, str]] = (),
     ) -> dict:
         """Load weights of any known layout, strictly, and log a line on the backbone.
 
@@ -78,18 +97,27 @@ class DetectionRunner(Runner):
         In a test and when resuming every tensor must arrive; ``load_from`` allows what the
         config's ``load_adapt`` names, see :func:`mmconvnext.engine.detector_weights.fit_detector`.
 
+        Args:
+            filename: a source of weights.
+            map_location: the device to read to.
+            strict: whether tensors that the model lacks are an error, too.
+            revise_keys: pairs of a pattern and its replacement in the file's names.
+
         Raises:
             WeightsError: a tensor is missing or of another shape.
         """
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, logger="silent")
-        adapt = self.cfg.get("load_adapt") or ()
-        fitted = fit_detector(self.model, checkpoint, filename, adapt, self._must_fit)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-            checkpoint = {}
-        checkpoint["state_dict"] = fitted
+            checkpoint = {"state_dict": checkpoint}
+        state = checkpoint["state_dict"]
+        for pattern, replacement in revise_keys:
+            state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
+        adapt = self.cfg.get("load_adapt") or ()
+        checkpoint["state_dict"] = fit_detector(self.model, state, filename, adapt, self._must_fit)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        load_state_dict(model, fitted, strict, self.logger)
+        load_fitted(self.model, checkpoint["state_dict"], strict)
+        # said: who saves this checkpoint must not save what was true of this load alone
+        checkpoint["state_dict"] = OrderedDict(checkpoint["state_dict"])
         self._has_loaded = True
         self.logger.info("loaded %s", filename)
         return checkpoint

@@ -43,11 +43,26 @@ class GRN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` of shape (N, H, W, C); the result has the same shape and type."""
-        return _ResponseNormalisation.apply(x, self.gamma, self.beta, self.eps)
+        arguments = (x, self.gamma, self.beta)
+        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in arguments)
+        if not learns or torch.jit.is_tracing():  # TorchScript cannot save a Python function
+            return _normalised(*arguments, *_response(x, self.eps))
+        return _ResponseNormalisation.apply(*arguments, self.eps)
 
     def extra_repr(self) -> str:
         """Channels and eps, for ``print(model)``."""
         return f"{self.gamma.shape[-1]}, eps={self.eps}"
+
+
+def _response(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norms over positions, in float32 at least, and what they are divided by."""
+    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=_at_least_float32(x))
+    return norm, norm.mean(dim=-1, keepdim=True) + eps
+
+
+def _normalised(x: Tensor, gamma: Tensor, beta: Tensor, norm: Tensor, divisor: Tensor) -> Tensor:
+    scale = 1 + gamma * (norm / divisor)
+    return torch.addcmul(beta.to(x.dtype), x, scale.to(x.dtype))
 
 
 class _ResponseNormalisation(torch.autograd.Function):
@@ -55,11 +70,9 @@ class _ResponseNormalisation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=_at_least_float32(x))
-        divisor = norm.mean(dim=-1, keepdim=True) + eps
+        norm, divisor = _response(x, eps)
         ctx.save_for_backward(x, gamma, norm, divisor)
-        scale = 1 + gamma * (norm / divisor)
-        return torch.addcmul(beta.to(x.dtype), x, scale.to(x.dtype))
+        return _normalised(x, gamma, beta, norm, divisor)
 
     @staticmethod
     @once_differentiable

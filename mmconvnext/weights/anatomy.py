@@ -77,11 +77,11 @@ def describe(tensors: Mapping[str, Tensor]) -> Anatomy:
         ),
         in_channels=stem.shape[1] if stem is not None and stem.ndim == 4 else 0,
         kernel_size=known[0].shape[-1] if known else 0,
-        odd=tuple(_odd(tensors, depths)),
+        odd=tuple(_odd(tensors)),
     )
 
 
-def _odd(tensors: Mapping[str, Tensor], depths: tuple[int, ...]) -> list[str]:
+def _odd(tensors: Mapping[str, Tensor]) -> list[str]:
     """What this backbone does not have: timm's variants of these names, among others."""
     odd = []
     if any(name.startswith("downsample_layers.0.2.") for name in tensors):
@@ -89,8 +89,18 @@ def _odd(tensors: Mapping[str, Tensor], depths: tuple[int, ...]) -> list[str]:
     norms = [n for n in tensors if re.match(r"stages\.\d+\.\d+\.norm\.weight$", n)]
     if norms and all(n.replace(".weight", ".bias") not in tensors for n in norms):
         odd.append("RMS norm (timm's _rms: norms without a bias)")
-    if depths == (3, 4, 30, 3):
-        odd.append(
-            "norms with an eps of 1e-5 (timm's convnext_xxlarge), not the 1e-6 of all others"
-        )
     return odd
+
+
+# What no name or shape tells: timm's models of these depths and widths compute otherwise.
+TIMM_EPS = "norms with an eps of 1e-5, where all others have 1e-6"
+TIMM_ODD = {
+    ((3, 4, 30, 3), (384, 768, 1536, 3072)): f"{TIMM_EPS} (timm's convnext_xxlarge)",
+    ((1, 2, 4, 2), (24, 32, 48, 64)): f"{TIMM_EPS} (timm's test_convnext)",
+    ((1, 1, 1, 1), (32, 64, 96, 128)): f"{TIMM_EPS} (timm's test_convnext2 and test_convnext3)",
+}
+
+
+def timm_odd(anatomy: Anatomy) -> str | None:
+    """What this backbone does not have of a model of timm, known by its depths and widths."""
+    return TIMM_ODD.get((anatomy.depths, anatomy.widths))

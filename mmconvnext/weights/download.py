@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from mmconvnext.compat.checkpoint_io import (
     SourceError,
     UnreadableCheckpointError,
     UnsafeCheckpointError,
+    is_safetensors,
     looks_of,
     read_checkpoint,
 )
@@ -78,9 +80,10 @@ def obtain(url: str, path: Path, digest: str = "") -> Path:
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
+            asked = time.time()
             with _locked(path):
                 if not path.is_file():
-                    _bring(url, path, digest)
+                    _bring_or_note(url, path, digest, asked)
                     return path
     except (OSError, DownloadError) as error:
         raise DownloadError(
@@ -196,6 +199,22 @@ def place_of(url: str, folder: Path | None = None) -> Path:
     return cache / hashlib.sha256(url.encode()).hexdigest()[:HASH_OF_URL] / name
 
 
+def _bring_or_note(url: str, path: Path, digest: str, asked: float) -> None:
+    """Download, unless another process failed at it after this one ``asked``.
+
+    Of many processes that want the same file from a host that is down, one waits for it.
+    """
+    note = path.with_name(f".{path.name}.failed")
+    if note.is_file() and note.stat().st_mtime >= asked:
+        raise DownloadError(f"another process has just failed: {note.read_text(encoding='utf-8')}")
+    try:
+        _bring(url, path, digest)
+    except DownloadError as error:
+        note.write_text(str(error), encoding="utf-8")
+        raise
+    note.unlink(missing_ok=True)
+
+
 def _bring(url: str, path: Path, digest: str) -> None:
     """Download to ``path``, which appears at once, whole and checked."""
     part = Part(path)
@@ -218,7 +237,7 @@ def _bring(url: str, path: Path, digest: str) -> None:
 def _check_whole(part: Path, suffix: str) -> None:
     """Refuse what is no checkpoint or not the whole of one, reading as little as possible."""
     try:
-        if suffix == ".safetensors":
+        if suffix == ".safetensors" or is_safetensors(part):
             _check_safetensors(part)
         else:
             read_checkpoint(part, mmap=True)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
-from mmconvnext.weights.formats import convert, find_backbone, flatten, outside
+from mmconvnext.weights.formats import IN_DETECTOR, beside, convert, find_backbone, flatten
 from mmconvnext.weights.loader import WeightsError
-
-# The backbone of a detector; what is beside it are the detector's other parts.
-IN_DETECTOR = re.compile(r"((?:.+\.)?)backbone\.")
-OPTIMIZER = re.compile(r"optim\w*\.")
 
 
 def in_our_layout(
@@ -43,13 +38,8 @@ def in_our_layout(
         converted = convert(tensors, found)
     except ValueError as error:
         raise WeightsError(f"cannot convert {source}: {error}") from error
-    in_detector = IN_DETECTOR.fullmatch(found.prefix)
-    if in_detector:
-        parent = in_detector[1]
-        others = (k for k in outside(tensors, found) if k.startswith(parent))
-        rest = {k.removeprefix(parent): tensors[k] for k in others}
-        rest = {k: v for k, v in rest.items() if not OPTIMIZER.match(k)}
-        converted = {f"backbone.{k}": v for k, v in converted.items()} | rest
+    if IN_DETECTOR.fullmatch(found.prefix):
+        converted = {f"backbone.{k}": v for k, v in converted.items()} | beside(tensors, found)
     origin = {"source": source, "source_layout": found.layout.name, "prefix": found.prefix}
     return converted, {**origin, "layout": "mmconvnext"}
 

@@ -24,6 +24,11 @@ EMA = re.compile(r"(^|[._])(ema|teacher)([._]|$)")
 NOT_AVERAGED = re.compile(r"(^|\.)ema_state_dict\.")
 
 
+# The backbone of a detector or classifier; what is beside it are the other parts.
+IN_DETECTOR = re.compile(r"((?:.+\.)?)backbone\.")
+OPTIMIZER = re.compile(r"optim\w*\.")
+
+
 class Layout(NamedTuple):
     """One way to name the tensors of a ConvNeXt.
 
@@ -70,12 +75,14 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
         Names and tensors.
 
     Raises:
-        ValueError: it holds no tensor under a name.
+        ValueError: it holds no tensor under a name, or two under the same.
     """
     tensors: dict[str, Tensor] = {}
 
     def collect(node: object, name: str) -> None:
         if isinstance(node, Tensor) and name:
+            if name in tensors:
+                raise ValueError(f"two tensors would be called {name}")
             tensors[name] = node
         elif isinstance(node, Mapping):
             for key, value in node.items():
@@ -134,17 +141,38 @@ def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
     Raises:
         ValueError: two tensors would get the same name, or a sparse kernel has an odd shape.
     """
-    inside = {k.removeprefix(found.prefix): v for k, v in tensors.items() if _is_in(k, found)}
-    return {k: _in_our_shape(k, v) for k, v in found.layout.convert(inside).items()}
+    converted = found.layout.convert(inside(tensors, found))
+    return {k: _in_our_shape(k, v) for k, v in converted.items()}
+
+
+def beside(tensors: Tensors, found: Found) -> dict[str, Tensor]:
+    """Take what a detector or classifier has beside its backbone out of a checkpoint.
+
+    Args:
+        tensors: of the whole checkpoint, see :func:`flatten`.
+        found: the backbone; if its prefix does not end in ``backbone.`` it is no part of anything.
+
+    Returns:
+        Names without what is around the whole, such as ``state_dict.``, and tensors; none of an
+        optimizer.
+    """
+    in_detector = IN_DETECTOR.fullmatch(found.prefix)
+    if not in_detector:
+        return {}
+    parent = in_detector[1]
+    names = {k: k.removeprefix(parent) for k in outside(tensors, found) if k.startswith(parent)}
+    return {short: tensors[k] for k, short in names.items() if not OPTIMIZER.match(short)}
+
+
+def inside(tensors: Tensors, found: Found) -> dict[str, Tensor]:
+    """Take a backbone out of a checkpoint, in the layout that it has there, without the prefix."""
+    start = found.prefix
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
 def outside(tensors: Tensors, found: Found) -> list[str]:
     """Names of the tensors that belong to other parts than the backbone."""
-    return [k for k in tensors if not _is_in(k, found)]
-
-
-def _is_in(key: str, found: Found) -> bool:
-    return key.startswith(found.prefix)
+    return [k for k in tensors if not k.startswith(found.prefix)]
 
 
 def _places(tensors: Tensors) -> dict[str, Layout]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 
@@ -11,14 +13,14 @@ from torch import Tensor, nn
 
 from mmconvnext.compat import read_checkpoint
 from mmconvnext.errors import UserError
-from mmconvnext.weights.anatomy import describe
+from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.formats import Found, convert, find_backbone, flatten, outside
-from mmconvnext.weights.matching import first, match
+from mmconvnext.weights.matching import MisfitError, first, match
 from mmconvnext.weights.sources import fetch_first
 
-# Where in a state dict's metadata (torch's own place for what goes with one) the line is that
-# reports a conversion which has been done already.
-REPORT = "mmconvnext_report"
+# Where in a state dict's metadata (torch's own place for what goes with one) it says that a
+# backbone has been fitted already: the line that reports it, and the names that it was for.
+FITTED = "mmconvnext_fitted"
 
 
 class WeightsError(UserError, ValueError):
@@ -35,7 +37,8 @@ def pretrained_cfg(init_cfg: dict | Sequence[dict] | None) -> dict | None:
         The entry of type ``Pretrained`` without its type, or None.
 
     Raises:
-        WeightsError: there are other entries beside it.
+        WeightsError: there are other entries beside it, or it has an argument that is unknown or
+            no source.
     """
     entries = [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or [])
     pretrained = [e for e in entries if e.get("type") in ("Pretrained", PretrainedInit)]
@@ -47,7 +50,22 @@ def pretrained_cfg(init_cfg: dict | Sequence[dict] | None) -> dict | None:
             "init_cfg of the backbone: beside Pretrained nothing else is applied; "
             f"remove {', '.join(str(dict(entry)) for entry in others)}"
         )
-    return {k: v for k, v in pretrained[0].items() if k != "type"}
+    arguments = {k: v for k, v in pretrained[0].items() if k != "type"}
+    choices = [n for n in inspect.signature(load_pretrained).parameters if n != "backbone"]
+    unknown = [k for k in arguments if k not in choices]
+    if unknown:
+        raise WeightsError(
+            f"init_cfg of the backbone: Pretrained has no {unknown[0]!r}; choose of "
+            f"{', '.join(choices)}"
+        )
+    checkpoint = arguments.get("checkpoint")
+    sources = checkpoint if isinstance(checkpoint, list | tuple) else [checkpoint]
+    if not sources or not all(isinstance(s, str | os.PathLike) and str(s) for s in sources):
+        raise WeightsError(
+            f"init_cfg of the backbone: checkpoint={checkpoint!r} must be a path, a URL, a name "
+            "such as timm://convnext_tiny.fb_in22k, or a list of these"
+        )
+    return {**arguments, "checkpoint": [os.fspath(source) for source in sources]}
 
 
 def load_pretrained(
@@ -88,8 +106,18 @@ def load_pretrained(
     raw = read_checkpoint(path, map_location, mmap=True)
     fitted, line = fit(backbone, raw, source, prefix=prefix, ema=ema, adapt=adapt)
     state_dict = OrderedDict(fitted)
-    state_dict._metadata = {"": {REPORT: line}}
+    state_dict._metadata = {"": fitted_note(fitted, line)}
     backbone.load_state_dict(state_dict, strict=False)
+
+
+def fitted_note(tensors: Mapping[str, Tensor], line: str) -> dict[str, object]:
+    """Metadata for a backbone's part of a state dict that :func:`fit` has made.
+
+    Args:
+        tensors: what it gave; empty where the backbone starts new on request.
+        line: to log when it is loaded.
+    """
+    return {FITTED: {"line": line, "names": sorted(tensors)}}
 
 
 def fit(
@@ -123,7 +151,11 @@ def fit(
         tensors = flatten(checkpoint)
         found = find_backbone(tensors, prefix, ema)
         converted = convert(tensors, found)
-        layout = f" ({found.layout.name} layout, {describe(converted)})"
+        anatomy = describe(converted)
+        layout = f" ({found.layout.name} layout, {anatomy})"
+        odd = timm_odd(anatomy) if found.layout.name == "timm" else None
+        if odd:
+            raise MisfitError(f"the file's model has {odd}, which this backbone has not.")
         matched = match(backbone.state_dict(), converted, adapt)
     except ValueError as error:
         raise WeightsError(f"cannot load the {name} from {source}{layout}: {error}") from error
@@ -155,15 +187,28 @@ def arrange(
     Raises:
         WeightsError: it does not fit.
     """
-    line = metadata.get(REPORT)
-    if line is None:
-        part = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
-        name = prefix.removesuffix(".") or "backbone"
+    part = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    name = prefix.removesuffix(".") or "backbone"
+    note = metadata.get(FITTED)
+    if note is None or not _still_fits(backbone, part, note["names"]):
+        if not part:
+            raise WeightsError(
+                f"cannot load the {name}: the state dict has nothing under {prefix!r}. Weights of "
+                "a backbone alone go into its init_cfg, or into load_from of this project's tools"
+            )
         fitted, line = fit(backbone, part, "a state dict", prefix="", name=name)
         for key in part:
             del state_dict[prefix + key]
         state_dict.update({prefix + key: value for key, value in fitted.items()})
-    print_log(str(line), logger="current")
+    else:
+        line = note["line"]
+    print_log(line, logger="current")
+
+
+def _still_fits(backbone: nn.Module, part: Mapping[str, Tensor], names: Sequence[str]) -> bool:
+    """Whether nothing happened to a fitted part on its way: hooks change checkpoints, files too."""
+    own = backbone.state_dict()
+    return sorted(part) == list(names) and all(own[k].shape == v.shape for k, v in part.items())
 
 
 def _choice(found: Found) -> str:

@@ -86,7 +86,7 @@ def match(
     left_out = {k for k in tensors.keys() - own.keys() if _is_not_needed(k, num_stages)}
     taken = {k: v for k, v in tensors.items() if k not in left_out}
     taken, adapted = _adapted(own, taken, adapt)
-    new = {k for k in own.keys() - taken.keys() if OUTPUT_NORM.fullmatch(k)}
+    new = _missing_norms(own, taken)
     problems = _problems(own, taken, new)
     odd = describe(tensors).odd
     if problems or odd:
@@ -128,11 +128,22 @@ def _is_not_needed(key: str, num_stages: int) -> bool:
     return beyond or bool(CLASSIFIER.match(key) or OUTPUT_NORM.fullmatch(key))
 
 
+def _missing_norms(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> set[str]:
+    """Output norms that the file lacks as a whole; half a one is a loss."""
+    there = {k.partition(".")[0] for k in tensors}
+    missing = own.keys() - tensors.keys()
+    return {k for k in missing if OUTPUT_NORM.fullmatch(k) and k.partition(".")[0] not in there}
+
+
 def _problems(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], new: set[str]) -> list[str]:
     missing = [k for k in own if k not in tensors and k not in new]
     unexpected = [k for k in tensors if k not in own]
     other_shape = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    no_floats = [k for k in own if k in tensors and not tensors[k].is_floating_point()]
     sentences = []
+    if no_floats:
+        names = [f"{k} {str(tensors[k].dtype).removeprefix('torch.')}" for k in no_floats]
+        sentences.append(f"No floating-point numbers: {first(names)}.")
     if missing:
         sentences.append(f"Missing: {first([f'{k} {shape(own[k])}' for k in missing])}.")
     if unexpected:

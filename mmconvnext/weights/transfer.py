@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +24,9 @@ from tqdm import tqdm
 from mmconvnext.compat.checkpoint_io import DownloadError
 
 ATTEMPTS = 5
+CONNECT_ATTEMPTS = 2  # of these in a row without reaching the host: an alternative may be at hand
 PAUSE = 1.0  # seconds before the next attempt
-TIMEOUT = 30.0  # seconds without a byte
+TIMEOUT = 20.0  # seconds without a byte
 CHUNK = 1 << 20
 # What another attempt may mend; any other refusal is the server's last word.
 PASSING = {
@@ -39,7 +42,11 @@ CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class _BrokenError(Exception):
-    """The connection broke off, or was never made: another attempt may get on."""
+    """The connection broke off: another attempt may get on."""
+
+
+class _UnreachedError(_BrokenError):
+    """The connection was never made."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +118,17 @@ def receive(url: str, part: Part) -> None:
             no such file for us, and nothing of it is left then.
         OSError: the disk cannot take it.
     """
+    unreached = 0
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _go_on(url, part)
         except _BrokenError as error:
-            if attempt == ATTEMPTS:
+            unreached = unreached + 1 if isinstance(error, _UnreachedError) else 0
+            if attempt == ATTEMPTS or unreached == CONNECT_ATTEMPTS:
                 kept = (
                     f"; the {part.size} bytes that came are kept" if part.read_record(url) else ""
                 )
-                raise DownloadError(f"{error} ({ATTEMPTS} attempts{kept})") from error
+                raise DownloadError(f"{error} ({attempt} attempts{kept})") from error
             print_log(f"{url}: {error}; trying again", logger="current")
             time.sleep(PAUSE)
     raise AssertionError("the last attempt returns or raises")
@@ -133,9 +142,7 @@ def _go_on(url: str, part: Part) -> None:
     headers = {"User-Agent": "mmconvnext"}
     if record:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": record.validator}
-    with _network():
-        response = _open(url, headers, part)
-    with response:
+    with _open(url, headers, part) as response:
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             record = _check_range(response, record, part)
         else:
@@ -168,9 +175,20 @@ def _open(url: str, headers: Mapping[str, str], part: Part) -> Any:
         elif error.code not in PASSING:
             part.remove()
             raise DownloadError(str(error)) from error
-        raise
+        raise _BrokenError(str(error)) from error
     except ValueError as error:  # a port that is no number, a host name that cannot be one
         raise DownloadError(f"no URL: {error}") from error
+    except (OSError, HTTPException) as error:
+        if _is_final(getattr(error, "reason", None)):
+            raise DownloadError(str(error)) from error
+        raise _UnreachedError(str(error) or type(error).__name__) from error
+
+
+def _is_final(reason: object) -> bool:
+    """Whether asking again is in vain: no such host, or one that is not who it says it is."""
+    if isinstance(reason, socket.gaierror):
+        return reason.errno != socket.EAI_AGAIN
+    return isinstance(reason, ssl.SSLCertVerificationError)
 
 
 def _check_range(response: Any, record: Record | None, part: Part) -> Record:

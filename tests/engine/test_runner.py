@@ -5,6 +5,7 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from torch.utils.data import DataLoader
 
@@ -223,6 +224,40 @@ def test_load_adapt_is_what_may_differ(runner, tmp_path):
     runner.load_checkpoint(str(path))
     with pytest.raises(WeightsError, match="in_channels"):
         _act(runner, "test", str(path))
+
+
+def test_hooks_change_what_is_loaded(runner, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"state_dict": runner.model.state_dict(), "meta": {}}, path)
+
+    class Ones(Hook):
+        def after_load_checkpoint(self, runner, checkpoint):
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: torch.ones_like(v) for k, v in state.items()}
+
+    runner.register_hook(Ones())
+    checkpoint = runner.load_checkpoint(str(path))
+    assert all(bool((v == 1).all()) for v in runner.model.state_dict().values())
+    assert not hasattr(checkpoint["state_dict"], "_metadata")
+
+
+def test_names_can_be_revised(runner, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({f"net.{k}": v for k, v in runner.model.state_dict().items()}, path)
+    runner.load_checkpoint(str(path), revise_keys=[(r"^net\.", "")])
+    with pytest.raises(TypeError):
+        runner.load_checkpoint(str(path), no_such_argument=1)
+
+
+def test_after_a_test_a_training_may_adapt_again(runner, tmp_path):
+    _act(runner, "test", str(_weights(runner, tmp_path)))
+    assert not runner._must_fit
+
+
+def _weights(runner, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(runner.model.state_dict(), path)
+    return path
 
 
 def test_of_several_sources_the_first_that_can_be_had_is_taken(tmp_path, notes):

@@ -2,9 +2,13 @@ import errno
 import io
 import json
 import multiprocessing
+import os
+import socket
+import ssl
 import sys
 import time
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -212,6 +216,42 @@ def test_a_server_that_is_busy_is_asked_again(url, server, logged):
 def test_a_server_that_is_not_there(cache, url):
     refused(url)
     assert content_of(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (ConnectionRefusedError("refused"), transfer.CONNECT_ATTEMPTS),
+        (socket.gaierror(socket.EAI_NONAME, "no such host"), 1),
+        (socket.gaierror(socket.EAI_AGAIN, "try again"), transfer.CONNECT_ATTEMPTS),
+        (ssl.SSLCertVerificationError("expired"), 1),
+    ],
+)
+@pytest.mark.usefixtures("server")
+def test_a_host_out_of_reach_is_not_asked_for_long(cache, monkeypatch, error, attempts):
+    asked = []
+
+    def urlopen(*args, **kwargs):
+        asked.append(args)
+        raise URLError(error)
+
+    monkeypatch.setattr(transfer, "urlopen", urlopen)
+    refused("https://somewhere.example/x.pth")
+    assert len(asked) == attempts
+
+
+def test_who_waited_while_another_failed_does_not_try_in_vain(url, server, cache):
+    path = place_of(url)
+    path.parent.mkdir(parents=True)
+    note = path.with_name(".x.pth.failed")
+    note.write_text("the host is down")
+    later = time.time() + 5
+    os.utime(note, (later, later))  # as if it had been written after we asked
+    assert "another process has just failed: the host is down" in refused(url)
+    assert server.requests == []
+    os.utime(note, (later - 60, later - 60))
+    assert download(url).read_bytes() == CONTENT
+    assert not note.exists()
 
 
 @pytest.mark.parametrize("name", ["/x.pth", "/x.safetensors"])

@@ -1,15 +1,17 @@
 import copy
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.runner.checkpoint import load_state_dict
+from safetensors.torch import save_file
 from torch import nn
 
 from mmconvnext.compat import CheckpointError, UnsafeCheckpointError
 from mmconvnext.models import ConvNeXt
 from mmconvnext.weights import WeightsError, load_pretrained
-from mmconvnext.weights.loader import fit
+from mmconvnext.weights.loader import fit, fitted_note
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
 
@@ -159,7 +161,8 @@ def test_small_weights_do_not_fit_tiny(tmp_path):
         ("convnext_atto_ols", r"an overlapping stem \(timm's _ols, of two convolutions\)"),
         ("convnext_zepto_rms", r"RMS norm \(timm's _rms: norms without a bias\)"),
         ("convnext_zepto_rms_ols", "an overlapping stem .* and RMS norm"),
-        ("convnext_xxlarge", r"an eps of 1e-5 \(timm's convnext_xxlarge\)"),
+        ("test_convnext", r"an eps of 1e-5.* \(timm's test_convnext\)"),
+        ("convnext_xxlarge", r"an eps of 1e-5.* \(timm's convnext_xxlarge\)"),
     ],
 )
 def test_other_architectures_are_refused_by_name(name, says):
@@ -167,10 +170,70 @@ def test_other_architectures_are_refused_by_name(name, says):
     with torch.device("meta"):
         state = timm.create_model(name).state_dict()
         model = ConvNeXt("atto")
-        if name == "convnext_xxlarge":  # all else would fit
+        # all else would fit these
+        if name == "convnext_xxlarge":
             model = ConvNeXt({"depths": (3, 4, 30, 3), "widths": (384, 768, 1536, 3072)})
+        if name == "test_convnext":
+            model = ConvNeXt({"depths": (1, 2, 4, 2), "widths": (24, 32, 48, 64)})
     with pytest.raises(WeightsError, match=says):
         fit(model, state, "FILE")
+
+
+def test_our_own_model_of_such_depths_can_be_loaded_again():
+    arch = {"depths": (1, 1, 1, 1), "widths": (32, 64, 96, 128)}
+    assert ConvNeXt(arch).load_state_dict(ConvNeXt(arch).state_dict()).missing_keys == []
+
+
+@pytest.mark.parametrize("leaf", ["weight", "bias"])
+def test_half_an_output_norm_is_a_loss(leaf):
+    state = backbone().state_dict()
+    del state[f"norm2.{leaf}"]
+    with pytest.raises(WeightsError, match=rf"Missing: norm2\.{leaf} 24\."):
+        fit(backbone(), state, "FILE")
+    del state["norm2.weight" if leaf == "bias" else "norm2.bias"]
+    assert "new, not in the file: norm2.bias, norm2.weight" in fit(backbone(), state, "FILE")[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_only_floating_point_numbers_are_weights(dtype):
+    state = backbone().state_dict()
+    state["stages.0.0.gamma"] = state["stages.0.0.gamma"].to(dtype)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(WeightsError, match=rf"numbers: stages\.0\.0\.gamma {name}\."):
+        fit(backbone(), state, "FILE")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (
+            {"checkpont": "a.pth"},
+            "Pretrained has no 'checkpont'; choose of checkpoint, prefix",
+        ),
+        ({}, "checkpoint=None must be a path, a URL, a name such"),
+        ({"checkpoint": 3}, "checkpoint=3 must be a path"),
+        ({"checkpoint": [3]}, r"checkpoint=\[3\] must be a path"),
+        ({"checkpoint": ""}, "checkpoint='' must be a path"),
+        ({"checkpoint": []}, r"checkpoint=\[\] must be a path"),
+    ],
+)
+def test_mistakes_in_init_cfg_are_named(wrong, says):
+    with pytest.raises(WeightsError, match=says):
+        backbone(init_cfg={"type": "Pretrained", **wrong}).init_weights()
+
+
+def test_paths_of_pathlib(tmp_path):
+    path = write(tmp_path, classifier_state())
+    model = backbone(init_cfg={"type": "Pretrained", "checkpoint": Path(path)})
+    model.init_weights()
+    assert same(model, classifier_state())
+
+
+def test_a_safetensors_file_by_another_name(tmp_path):
+    save_file(classifier_state(), tmp_path / "x.pth")
+    model = backbone()
+    load_pretrained(model, str(tmp_path / "x.pth"))
+    assert same(model, classifier_state())
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"model": {"a": 3}}, {"epoch": 3}])
@@ -277,6 +340,25 @@ def test_mmengines_loading_is_strict_and_reported(lines):
     del state["backbone.stages.0.0.gamma"]
     with pytest.raises(WeightsError, match=r"Missing: stages\.0\.0\.gamma"):
         load_state_dict(detector, OrderedDict(state))
+
+
+def test_what_happens_to_a_fitted_state_dict_on_its_way_is_noticed(lines):
+    """Hooks edit checkpoints, and metadata are saved with them."""
+    model = backbone()
+    state = OrderedDict(backbone(1).state_dict())
+    state._metadata = {"": fitted_note(state, "backbone: loaded all of it")}
+    model.load_state_dict(state)
+    assert lines() == ["backbone: loaded all of it"]
+    del state["stages.2.0.gamma"]
+    with pytest.raises(WeightsError, match=r"Missing: stages\.2\.0\.gamma 24"):
+        model.load_state_dict(state, strict=False)
+
+
+def test_a_detector_without_a_backbone_is_no_silent_load():
+    detector = nn.Module()
+    detector.backbone = backbone()
+    with pytest.raises(WeightsError, match=r"the state dict has nothing under 'backbone\.'"):
+        detector.load_state_dict({"neck.weight": torch.ones(1)}, strict=False)
 
 
 def test_copies_of_a_backbone_load_and_report(lines):
