@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmconvnext.models import VARIANTS, ConvNeXt
 from mmconvnext.weights import WeightsError, load_pretrained
+from mmconvnext.weights.export import in_our_layout
 from tests.models.peers import randomise
 from tests.peers import mmpretrain_peer
 from tests.weights import libraries as lib
@@ -40,7 +41,7 @@ CASES = {
         lambda: lib.timm("convnext_tiny_hnf"),
         "timm",
     ),
-    "timm CLIP": ("atto", lambda: lib.timm_clip("atto"), "timm"),
+    **{f"timm CLIP {a}": (a, lambda a=a: lib.timm_clip(a), "timm") for a in V1},
     "transformers V2": ("tiny", lambda: lib.transformers("tiny", "ConvNextV2"), "transformers"),
     "transformers classifier": (
         "tiny",
@@ -103,8 +104,8 @@ def test_features_equal_those_of_the_library(case, tmp_path, lines):
 @pytest.mark.parametrize("kind", ["ConvNext", "ConvNextV2", "DINOv3ConvNext"])
 def test_the_norms_of_a_transformers_backbone_are_ours(kind, tmp_path, lines):
     with torch.no_grad():
-        state, features = lib.randomised(lib.transformers_backbone("atto", kind), image())
-        model = load(backbone("atto", state), state, tmp_path)
+        state, features = lib.randomised(lib.transformers_backbone("tiny", kind), image())
+        model = load(backbone("tiny", state), state, tmp_path)
         if kind == "DINOv3ConvNext":  # it has no such norms
             model = without_output_norms(model)
         assert_equal(model(image()), features)
@@ -169,14 +170,19 @@ def official_state(arch: str, norms: bool) -> dict[str, Tensor]:
     return {k: v for k, v in model.state_dict().items() if norms or not k.startswith("norm")}
 
 
-def test_official_dinov3_weights(tmp_path, lines):
+@pytest.mark.parametrize("arch", V1)
+def test_official_dinov3_weights(arch, tmp_path, lines):
     """V1's layout with the final norm twice and no classifier."""
-    state = official_state("atto", norms=False)
-    final = {f"{n}.{k}": torch.ones(320) for n in ("norm", "norms.3") for k in ("weight", "bias")}
-    model = load(backbone("atto", state), state | final, tmp_path)
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items() if k in state)
+    with torch.no_grad():
+        theirs, features = lib.randomised(lib.transformers(arch, "DINOv3ConvNext"), image())
+        state, _ = in_our_layout(theirs, "transformers'")
+        for leaf in ("weight", "bias"):
+            state[f"norms.3.{leaf}"] = state[f"norm.{leaf}"]
+        model = load(backbone(arch, state), state, tmp_path)
+        assert_equal(without_output_norms(model)(image()), features)
     left_out = "norm.bias, norm.weight, norms.3.bias, norms.3.weight"
     assert f"in the file, not needed: {left_out}" in lines()[0]
+    assert "(official layout, V1" in lines()[0]
 
 
 WRAPPERS = {
