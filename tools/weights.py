@@ -29,7 +29,9 @@ def parse_args() -> argparse.Namespace:
 
     known = commands.add_parser("list", help="weights known by name: source, licence, accuracy")
     known.set_defaults(run=list_known)
-    known.add_argument("pattern", nargs="?", default="", help="a part of their names")
+    known.add_argument(
+        "pattern", nargs="?", default="", help="a part of any fact: nano, timm://, dinov3, ..."
+    )
 
     verify = commands.add_parser("verify", help="build a config's model and load its weights")
     verify.set_defaults(run=run_verify)
@@ -82,9 +84,9 @@ def list_known(args: argparse.Namespace) -> None:
     from mmconvnext.errors import UserError
     from mmconvnext.weights.known import known_table, known_weights
 
-    entries = [entry for entry in known_weights() if args.pattern in entry.name]
+    entries = [entry for entry in known_weights() if entry.matches(args.pattern)]
     if not entries:
-        raise UserError(f"no known weights have {args.pattern!r} in their names; see: list")
+        raise UserError(f"no known weights have {args.pattern!r} in any of their facts; see: list")
     print(known_table(entries))
 
 

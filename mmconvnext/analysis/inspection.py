@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import wrap
 
 import torch
 from mmdet.registry import MODELS
@@ -20,12 +21,14 @@ from mmconvnext.compat import read_checkpoint
 from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.engine.detector_weights import fit_detector
 from mmconvnext.weights.anatomy import describe, timm_odd
+from mmconvnext.weights.completeness import fault_of
 from mmconvnext.weights.download import sha256_of
-from mmconvnext.weights.formats import Found, convert, find_backbone, flatten, outside
+from mmconvnext.weights.formats import EMA, Found, convert, find_backbone, flatten, outside
 from mmconvnext.weights.loader import WeightsError
 from mmconvnext.weights.matching import CLASSIFIER, MisfitError, first, match
 
 MIB = 2**20
+WIDTH = 90
 HEADS = re.compile(r"(^|\.)(roi_head|bbox_head|mask_head)\.")
 
 
@@ -46,7 +49,7 @@ class Inspection:
         classifier: names of the classifier's tensors and the final norm.
         other_parts: number of tensors of each other part of the file.
         also: prefixes of further backbones, such as averaged ones.
-        odd: why this backbone cannot load it; empty if it can.
+        odd: why this backbone cannot load it, such as what is missing; empty if it can.
         configs: those that it fits strictly.
     """
 
@@ -93,6 +96,8 @@ def inspect(
     odd = [*anatomy.odd]
     if found.layout.name == "timm" and timm_odd(anatomy):
         odd.append(timm_odd(anatomy))
+    if not odd and (fault := fault_of(backbone)):
+        odd.append(fault)
     return Inspection(
         file=str(path),
         mebibytes=round(path.stat().st_size / MIB, 1),
@@ -124,8 +129,8 @@ def inspection_table(inspection: Inspection) -> str:
         ("prefix", inspection.prefix or "none"),
         ("classifier", first(inspection.classifier) or "none"),
         ("other parts, tensors", parts or "none"),
-        ("other backbones", ", ".join(inspection.also) or "none"),
-        *(("not for this backbone", odd) for odd in inspection.odd),
+        ("other backbones", ", ".join(map(_choice_of, inspection.also)) or "none"),
+        *(("not for this backbone", line) for odd in inspection.odd for line in wrap(odd, WIDTH)),
         *_config_rows(inspection.configs),
     ]
     table = AsciiTable([list(row) for row in rows])
@@ -138,6 +143,12 @@ def write_inspection(inspection: Inspection, path: str | Path) -> None:
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(inspection), indent=2) + "\n", encoding="utf-8")
+
+
+def _choice_of(prefix: str) -> str:
+    """A prefix, and how to ask for what is under it."""
+    option = "--ema" if EMA.search(prefix) else f"--prefix {prefix.removesuffix('.')}"
+    return f"{prefix} ({option})"
 
 
 def _config_rows(configs: Iterable[str]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ of URLs and other places do the same; they are in ``mmconvnext.weights.sources``
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import pickle
 import re
@@ -29,6 +30,8 @@ try:
 except ImportError:  # numpy < 2
     from numpy.core import multiarray
 
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SHOWN_FILES = 3
 STATISTICS = ("min", "max", "current", "mean")
 # How torch names what it refuses: a global, a function to call, or the class of an object.
 REFUSED = re.compile(
@@ -51,7 +54,7 @@ class UnreadableCheckpointError(CheckpointError):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """A checkpoint that carries something else than tensors, numbers and mmengine's log."""
+    """A checkpoint that carries something else than tensors, numbers and settings."""
 
 
 class DownloadError(CheckpointError):
@@ -127,7 +130,9 @@ def check_file(path: Path) -> None:
         CheckpointError: it is a folder.
     """
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint")
+        files = sorted(f.name for f in path.iterdir() if f.suffix in SUFFIXES)
+        hint = f"; name a file in it: {', '.join(files[:SHOWN_FILES])}" if files else ""
+        raise CheckpointError(f"{path} is a folder, not a checkpoint{hint}")
     if not path.is_file():
         raise MissingCheckpointError(f"there is no checkpoint {path}")
     if path.stat().st_size == 0:
@@ -178,6 +183,8 @@ def _newly_allowed() -> list[Any]:
 def _allowed_globals() -> list[Any]:
     dtypes = {type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"}
     names = [np.ndarray, np.dtype, HistoryBuffer, (_history_buffer_method, "builtins.getattr")]
+    # The settings in training checkpoints of the official code and of timm: a bag of attributes.
+    names.append(argparse.Namespace)
     for function in ("_reconstruct", "scalar"):
         for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             names.append((builtins.getattr(multiarray, function), f"{module}.{function}"))
@@ -191,8 +198,10 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
             f"{path} holds {found[1]}, which is neither a tensor nor a number: refused, and "
             "nothing in it was run. Ask its author for a file with the state dict alone"
         )
-    reason = REASON.search(str(error))
+    looks = looks_of(path)
+    # what the unpickler stumbled over says nothing where the file is something else as a whole
+    reason = None if "web page" in looks else REASON.search(str(error))
     return UnreadableCheckpointError(
-        f"{path} is damaged or no checkpoint of torch ({looks_of(path)})"
+        f"{path} is damaged or no checkpoint of torch ({looks})"
         + (f": {reason[1]}" if reason else "")
     )

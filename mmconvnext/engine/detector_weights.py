@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 
 from mmdet.registry import MODELS
@@ -77,7 +77,16 @@ def fit_detector(
 
 def load_fitted(model: nn.Module, fitted: Mapping[str, Tensor], strict: bool = False) -> None:
     """Load what :func:`fit_detector` gave; what is missing has been said, or is on request."""
-    unwrapped(model).load_state_dict(fitted, strict=strict)
+    model = unwrapped(model)
+    model.load_state_dict(fitted, strict=strict)
+    if isinstance(model, ConvNeXt):
+        return
+    own = model.state_dict()
+    counts = Counter(k.partition(".")[0] for k in fitted if k in own)
+    parts = ", ".join(f"{name} {count}" for name, count in counts.items())
+    print_log(
+        f"detector: loaded {counts.total()} of {len(own)} tensors ({parts})", logger="current"
+    )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -168,8 +177,8 @@ def _fit_rest(
             faults.append(sentence + advice)
     if faults:
         raise WeightsError(
-            f"{source} does not fit the model: {', '.join(faults)}. Give the config that it was "
-            "trained with"
+            f"{source} does not fit the model: {', '.join(faults)}. Otherwise give the config that "
+            "it was trained with"
         )
     unused = [k for k in given if k not in own]
     if unused:

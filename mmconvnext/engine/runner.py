@@ -16,6 +16,7 @@ from mmengine.dist import is_main_process
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine.config import (
@@ -46,6 +47,7 @@ class DetectionRunner(Runner):
     """MMEngine's runner, which explains data and checkpoints that it cannot use."""
 
     _must_fit = False
+    _resuming = False
 
     def val(self) -> dict[str, float]:
         """Evaluate; see :meth:`load_checkpoint`."""
@@ -72,6 +74,7 @@ class DetectionRunner(Runner):
         Raises:
             UserError: it holds no state of a training, or that of another optimizer.
         """
+        self._resuming = True
         try:
             with self._filling():
                 super().resume(filename, *args, **kwargs)
@@ -83,6 +86,8 @@ class DetectionRunner(Runner):
                 f"({type(error).__name__}: {error}). To start a new one from its weights: "
                 f"--cfg-options load_from={filename}, without --resume"
             ) from error
+        finally:
+            self._resuming = False
 
     def load_checkpoint(
         self,
@@ -105,10 +110,17 @@ class DetectionRunner(Runner):
 
         Raises:
             WeightsError: a tensor is missing or of another shape.
+            UserError: it is to be resumed and holds weights alone.
         """
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, logger="silent")
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             checkpoint = {"state_dict": checkpoint}
+        if self._resuming and "optimizer" not in checkpoint:
+            raise UserError(
+                f"cannot resume {filename}: it has no state of an optimizer, as no best_*.pth has; "
+                "resume from an epoch_*.pth or iter_*.pth, or start a new training from its "
+                f"weights: --cfg-options load_from={filename}, without --resume"
+            )
         state = checkpoint["state_dict"]
         for pattern, replacement in revise_keys:
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
@@ -121,6 +133,22 @@ class DetectionRunner(Runner):
         self._has_loaded = True
         self.logger.info("loaded %s", filename)
         return checkpoint
+
+    def train(self) -> nn.Module:
+        """Train.
+
+        Raises:
+            ConfigError: a head has another number of classes than the data set.
+        """
+        try:
+            return super().train()
+        except AssertionError as error:
+            if "num_classes" not in str(error):
+                raise
+            raise ConfigError(
+                f"{error}. Set num_classes of every head, and metainfo=dict(classes=(...)) of "
+                "every data set, to your classes"
+            ) from error
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build the loop and its data; raises ConfigError where ``train_cfg`` is wrong."""

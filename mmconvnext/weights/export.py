@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmconvnext.weights.completeness import fault_of
 from mmconvnext.weights.formats import IN_DETECTOR, beside, convert, find_backbone, flatten
 from mmconvnext.weights.loader import WeightsError
 
@@ -30,7 +31,7 @@ def in_our_layout(
         write down about their origin.
 
     Raises:
-        WeightsError: it has no ConvNeXt of a known layout.
+        WeightsError: it has no ConvNeXt of a known layout, or not the whole of one.
     """
     try:
         tensors = flatten(checkpoint)
@@ -38,6 +39,9 @@ def in_our_layout(
         converted = convert(tensors, found)
     except ValueError as error:
         raise WeightsError(f"cannot convert {source}: {error}") from error
+    fault = fault_of(converted)
+    if fault:
+        raise WeightsError(f"cannot convert {source} ({found.layout.name} layout): {fault}")
     if IN_DETECTOR.fullmatch(found.prefix):
         converted = {f"backbone.{k}": v for k, v in converted.items()} | beside(tensors, found)
     origin = {"source": source, "source_layout": found.layout.name, "prefix": found.prefix}
@@ -67,6 +71,7 @@ def write_safetensors(
         path.parent.mkdir(parents=True, exist_ok=True)
         # the format refuses tensors that share memory or are views with gaps
         save_file({k: v.clone().contiguous() for k, v in tensors.items()}, part, dict(notes))
+        part.chmod(0o666 & ~_umask())  # the format's library keeps its files to their owner
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot write {path}: {error}") from error
@@ -89,6 +94,13 @@ def check_target(path: str | Path, force: bool = False) -> Path:
             f"{path} is there already; name another file, or replace it with --force"
         )
     return path
+
+
+def _umask() -> int:
+    """What new files may not have; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _remove(part: Path) -> None:

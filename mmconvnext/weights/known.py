@@ -148,6 +148,11 @@ class KnownWeights:
     accuracy: float | None = None
     accuracy_source: str | None = None
 
+    def matches(self, pattern: str) -> bool:
+        """Whether a text is a part of any of the facts, in upper or lower case."""
+        facts = (self.name, f"{self.arch} V{self.version}", self.pretraining, self.licence)
+        return pattern.lower() in "\n".join((*facts, *self.sources)).lower()
+
 
 def known_weights() -> list[KnownWeights]:
     """List all weights that are known by name.

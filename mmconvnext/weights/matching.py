@@ -90,7 +90,7 @@ def match(
     problems = _problems(own, taken, new)
     odd = describe(tensors).odd
     if problems or odd:
-        raise MisfitError(" ".join([*problems, *_reasons(describe(own), describe(tensors))]))
+        raise MisfitError(" ".join([*_reasons(describe(own), describe(tensors)), *problems]))
     filled = sum(own[k].numel() for k in taken)
     return Match(
         tensors=taken,
@@ -159,26 +159,24 @@ def _reasons(own: Anatomy, file: Anatomy) -> list[str]:
     """The likely reason of a misfit, with the fix; empty if there is none to be seen."""
     if file.odd:
         return [f"The file's model has {' and '.join(file.odd)}, which this backbone has not."]
-    reasons = []
+    fixes = []
     stages = len(own.depths)
     if (own.depths, own.widths) != (file.depths[:stages], file.widths[:stages]) and file.depths:
-        fix = f"arch='{file.arch}'" if file.arch else f"arch={_arch(file)}"
-        reasons.append(f"The file is {file}, the backbone {own}: set {fix}.")
+        fixes.append(f"arch='{file.arch}'" if file.arch else f"arch={_arch(file)}")
+        fixes.append(f"the neck's in_channels={list(file.widths)}")
     if own.use_grn != file.use_grn:
-        grn, scale = ("True", "0.0") if file.use_grn else ("False", "1.0")
-        reasons.append(
-            f"The file is a {file.version}, the backbone a {own.version}: set use_grn={grn}, "
-            f"layer_scale_init_value={scale}."
-        )
-    elif own.has_layer_scale != file.has_layer_scale:
-        value = "1.0" if file.has_layer_scale else "0.0"
-        reasons.append(f"The layer scale differs: set layer_scale_init_value={value}.")
+        fixes.append(f"use_grn={file.use_grn}")
+    if own.has_layer_scale != file.has_layer_scale:
+        fixes.append(f"layer_scale_init_value={1.0 if file.has_layer_scale else 0.0}")
+    reasons = []
+    if fixes:
+        reasons.append(f"The file is {file}, the backbone {own}: set {', '.join(fixes)}.")
     for name in ADAPTATIONS:
         mine, theirs = getattr(own, name), getattr(file, name)
         if mine != theirs and theirs:
             reasons.append(
-                f"{name} is {theirs} in the file and {mine} in the backbone: set it, or ask for "
-                f"adapt=['{name}'] in init_cfg."
+                f"{name} is {theirs} in the file and {mine} in the backbone: set it to {theirs}, "
+                f"or ask for adapt=['{name}'] in init_cfg (of load_from: load_adapt=['{name}'])."
             )
     return reasons
 

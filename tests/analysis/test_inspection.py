@@ -304,7 +304,7 @@ def test_the_table_shows_each_fact():
         ["prefix", "model."],
         ["classifier", "head.bias, head.weight, norm.bias, norm.weight and 1 more"],
         ["other parts, tensors", "optimizer 4, model_ema 182"],
-        ["other backbones", "model_ema., teacher."],
+        ["other backbones", "model_ema. (--ema), teacher. (--ema)"],
         ["not for this backbone", "RMS norm"],
         ["not for this backbone", "another stem"],
         ["fits", "a.py"],

@@ -146,7 +146,6 @@ HOSTILE = {
     "a call of a statistic": (Call(HistoryBuffer.mean, log()), "HistoryBuffer.mean"),
     "a class": (Custom(), rf"{__name__}.Custom"),
     "a model": (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
-    "settings": (argparse.Namespace(lr=1), "argparse.Namespace"),
     "an array of objects": (np.array([Custom()]), "numpy.dtypes.ObjectDType"),
 }
 
@@ -269,3 +268,16 @@ def test_a_missing_device_is_not_taken_for_damage(tmp_path):
     path = save(tmp_path / "x.pth", {"w": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=r"x\.pth \(a zip archive\): .*CUDA"):
         read_checkpoint(path, "cuda")
+
+
+def test_settings_of_other_codes_are_read(tmp_path):
+    """timm's and the official training checkpoints have their command line in them."""
+    torch.save({"args": argparse.Namespace(lr=0.1), "w": torch.ones(1)}, tmp_path / "x.pth")
+    assert read_checkpoint(tmp_path / "x.pth")["args"].lr == 0.1
+
+
+def test_of_a_folder_its_files_are_named(tmp_path):
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"not a checkpoint; name a file in it: model\.safet"):
+        read_checkpoint(tmp_path)

@@ -7,6 +7,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine import device
@@ -205,7 +206,7 @@ def test_every_load_is_strict_and_reported(runner, tmp_path, notes):
     """More on what fits: test_detector_weights.py."""
     state = runner.model.state_dict()
     path = tmp_path / "other.pth"
-    torch.save({"state_dict": {"head.weight": torch.zeros(1)}, "meta": {}}, path)
+    torch.save({"state_dict": {"head.weight": torch.zeros(1)}, "optimizer": {}}, path)
     for action in ("load", "test", "resume"):
         with pytest.raises(WeightsError, match=r"from \S+other\.pth: no ConvNeXt of a known"):
             _act(runner, action, str(path))
@@ -224,6 +225,15 @@ def test_load_adapt_is_what_may_differ(runner, tmp_path):
     runner.load_checkpoint(str(path))
     with pytest.raises(WeightsError, match="in_channels"):
         _act(runner, "test", str(path))
+
+
+def test_a_head_of_another_number_of_classes_is_one_message(runner, monkeypatch):
+    def train(self):
+        raise AssertionError("The `num_classes` (3) in Head does not match")
+
+    monkeypatch.setattr(Runner, "train", train)
+    with pytest.raises(ConfigError, match=r"does not match\. Set num_classes of every head"):
+        runner.train()
 
 
 def test_hooks_change_what_is_loaded(runner, tmp_path):
@@ -272,7 +282,10 @@ def test_of_several_sources_the_first_that_can_be_had_is_taken(tmp_path, notes):
 def test_weights_alone_cannot_be_resumed(runner, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": runner.model.state_dict()}, path)
-    with pytest.raises(UserError, match=r"cannot resume \S+weights\.pth: .*KeyError.*load_from="):
+    with pytest.raises(
+        UserError,
+        match=r"weights\.pth: it has no state of an optim.*load_from=",
+    ):
         runner.resume(str(path))
 
 

@@ -84,7 +84,7 @@ def test_list_shows_what_is_known(run_tool):
 
 def test_list_of_nothing_is_an_error(run_tool):
     error = failed(run_tool("weights.py", "list", "nothing_like_it"))
-    assert "no known weights have 'nothing_like_it' in their names" in error
+    assert "no known weights have 'nothing_like_it' in any of their facts" in error
 
 
 def test_verify_reports_the_load(run_tool, path):
@@ -99,7 +99,10 @@ def test_verify_of_a_misfit_fails(run_tool, path):
     options = [f"{CHECKPOINT}={path}", "model.backbone.arch=femto"]
     error = failed(run_tool("weights.py", "verify", CONFIG, "--cfg-options", *options))
     assert f"error: cannot load the backbone from {path} (mmpretrain layout, V2 atto)" in error
-    assert "The file is V2 atto, the backbone V2 femto: set arch='atto'." in error
+    assert (
+        "The file is V2 atto, the backbone V2 femto: set arch='atto', the neck's in_channels="
+        in error
+    )
 
 
 def test_verify_without_weights_says_so(run_tool):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmconvnext.compat import read_checkpoint
 from mmconvnext.engine.detector_weights import fit_detector
+from mmconvnext.models import ConvNeXt
 from mmconvnext.weights import WeightsError, load_pretrained
 from mmconvnext.weights.export import check_target, in_our_layout, write_safetensors
 from mmconvnext.weights.loader import fit
@@ -291,3 +292,27 @@ def test_a_place_that_cannot_be_written_is_explained(tmp_path):
     with pytest.raises(WeightsError, match=r"cannot write .*out\.safetensors: .*directory"):
         write_safetensors(tmp_path / OUT, {"a": torch.ones(1)}, {}, force=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", OUT]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: s.pop("stages.2.1.gamma"), r"Missing: stages\.2\.1\.gamma"),
+        (lambda s: s.update({"stages.2.1.gam": torch.ones(3)}), r"Unexpected: stages\.2\.1\.gam"),
+        (
+            lambda s: s.pop("downsample_layers.0.0.weight"),
+            "not the whole of a ConvNeXt: in_channels=0",
+        ),
+    ],
+)
+def test_what_is_not_whole_is_not_converted(change, says):
+    state = ConvNeXt({"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}).state_dict()
+    change(state)
+    with pytest.raises(WeightsError, match=f"cannot convert FILE .official layout.: .*{says}"):
+        in_our_layout(state, "FILE")
+
+
+def test_files_are_as_readable_as_others(tmp_path):
+    path = write_safetensors(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -196,3 +196,10 @@ def test_the_table_of_all_fits_into_a_terminal():
     assert max(map(len, lines)) <= 120
     sources = [line.strip() for line in lines if line.startswith("  ") and "://" in line]
     assert sources == [source for entry in ENTRIES for source in entry.sources]
+
+
+@pytest.mark.parametrize("pattern", ["NANO V2", "timm://convnextv2_nano", "cc-by-nc", "FCMAE"])
+def test_any_fact_finds_an_entry(pattern):
+    (entry,) = [e for e in known_weights() if e.name == "convnextv2_nano_1k_224_fcmae"]
+    assert entry.matches(pattern)
+    assert not entry.matches("dinov3")

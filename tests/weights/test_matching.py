@@ -72,7 +72,7 @@ def test_unknown_adaptations_are_refused(adapt):
 
 
 def test_layer_scale_alone():
-    with pytest.raises(MisfitError, match=r"set layer_scale_init_value=0\.0\.$"):
+    with pytest.raises(MisfitError, match=r": set layer_scale_init_value=0\.0\. Missing"):
         match(state(), state(layer_scale_init_value=0))
 
 
