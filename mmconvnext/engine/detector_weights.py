@@ -65,8 +65,12 @@ def fit_detector(
         fitted.update({_inside(name) + k: v for k, v in tensors.items()})
         fitted._metadata[name] = fitted_note(tensors, line)
         new.update({_inside(name) + k: v for k, v in mine.items() if k not in tensors})
-    alone = bool(backbones) and not own.keys() & given.keys() and not must_fill
-    if alone and own:
+    if backbones and own and not own.keys() & given.keys():
+        if must_fill:
+            raise WeightsError(
+                f"{source} has a backbone alone, not a detector: training starts from it where "
+                "model.backbone.init_cfg.checkpoint names it"
+            )
         print_log(f"{source} has a backbone alone: all else starts new", logger="current")
         return fitted
     # what may be missing of a backbone in a training, a test cannot do without

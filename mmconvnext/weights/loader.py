@@ -15,7 +15,7 @@ from mmconvnext.compat import read_checkpoint
 from mmconvnext.errors import UserError
 from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.formats import Found, convert, find_backbone, flatten, outside
-from mmconvnext.weights.matching import MisfitError, first, match
+from mmconvnext.weights.matching import OUTPUT_NORM, MisfitError, first, match
 from mmconvnext.weights.sources import fetch_first
 
 # Where in a state dict's metadata (torch's own place for what goes with one) it says that a
@@ -208,7 +208,9 @@ def arrange(
 def _still_fits(backbone: nn.Module, part: Mapping[str, Tensor], names: Sequence[str]) -> bool:
     """Whether nothing happened to a fitted part on its way: hooks change checkpoints, files too."""
     own = backbone.state_dict()
-    return sorted(part) == list(names) and all(own[k].shape == v.shape for k, v in part.items())
+    same = all(k in own and own[k].shape == v.shape for k, v in part.items())
+    missing = own.keys() - part.keys() if names else ()
+    return same and sorted(part) == list(names) and all(map(OUTPUT_NORM.fullmatch, missing))
 
 
 def _choice(found: Found) -> str:

@@ -241,7 +241,7 @@ def test_a_backbone_alone_fills_the_backbone(state, wrap, notes):
     assert fitted.keys() == {k for k in state if k.startswith("backbone.")}
     load_fitted(small(), fitted)
     assert "timm://x has a backbone alone: all else starts new" in notes()
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match="timm://x has a backbone alone, not a detector: train"):
         fit_detector(small(), wrap(part), "timm://x", must_fill=True)
 
 

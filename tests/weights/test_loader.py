@@ -350,6 +350,9 @@ def test_what_happens_to_a_fitted_state_dict_on_its_way_is_noticed(lines):
     state._metadata = {"": fitted_note(state, "backbone: loaded all of it")}
     model.load_state_dict(state)
     assert lines() == ["backbone: loaded all of it"]
+    deeper = ConvNeXt({**SMALL, "depths": (1, 1, 4, 1)})
+    with pytest.raises(WeightsError, match=r"Missing: stages\.2\.3\.gamma 24"):
+        deeper.load_state_dict(state, strict=False)
     del state["stages.2.0.gamma"]
     with pytest.raises(WeightsError, match=r"Missing: stages\.2\.0\.gamma 24"):
         model.load_state_dict(state, strict=False)
