@@ -66,6 +66,8 @@ setup(
     extras_require={
         # torchvision's kernels stand in for the compiled part that mmcv-lite lacks.
         "lite": ["mmcv-lite>=2.0,<2.2", "torchvision"],
+        # COCO's numbers in a fraction of the time.
+        "fast": ["hotcoco>=1.3,<2"],
         # timm:// and hf:// names, and .safetensors files.
         "weights": ["huggingface_hub", "safetensors", "timm>=1.0"],
         "test": ["pytest", "hypothesis", "ruff", "timm>=1.0", "torchvision"],

@@ -23,6 +23,8 @@ PACKAGES = (
     "numpy",
     "opencv-python",
     "pycocotools",
+    "hotcoco",
+    "timm",
 )
 
 

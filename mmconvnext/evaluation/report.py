@@ -19,6 +19,7 @@ from mmconvnext.engine.config import metrics_of
 from mmconvnext.engine.provenance import run_info
 from mmconvnext.errors import ConfigError, UserError
 
+COCO_METRICS = ("CocoMetric", "FastCocoMetric")
 KINDS = {"bbox": "box", "segm": "mask"}
 COLUMNS = {
     "mAP": "AP",
@@ -43,11 +44,11 @@ def ask_for_classwise(cfg: Config) -> None:
         cfg: changed in place.
 
     Raises:
-        ConfigError: the test evaluator has no ``CocoMetric``.
+        ConfigError: the test evaluator has neither of ``COCO_METRICS``.
     """
     evaluators, found = [], False
     for metric in metrics_of(cfg.get("test_evaluator")):
-        if metric.get("type") != "CocoMetric":
+        if metric.get("type") not in COCO_METRICS:
             evaluators.append(metric)
             continue
         found = True
@@ -57,7 +58,7 @@ def ask_for_classwise(cfg: Config) -> None:
                 ConfigDict({**metric, "metric": kind, "classwise": True, "prefix": prefix})
             )
     if not found:
-        raise ConfigError("--classwise needs a CocoMetric in test_evaluator")
+        raise ConfigError(f"--classwise needs {' or '.join(COCO_METRICS)} in test_evaluator")
     cfg.test_evaluator = evaluators
 
 
@@ -117,7 +118,7 @@ def with_missing_ap(metrics: Mapping[str, float], cfg: Config) -> dict[str, floa
     missing = {
         f"{metric.get('prefix') or 'coco'}/{kind}_{column}": 0.0
         for metric in metrics_of(cfg.get("test_evaluator"))
-        if metric.get("type") == "CocoMetric" and not metric.get("format_only")
+        if metric.get("type") in COCO_METRICS and not metric.get("format_only")
         for kind in _kinds_of(metric)
         if kind in KINDS and not any(name.startswith(f"{kind}_mAP") for name in found)
         for column in KNOWN_WITHOUT_DETECTIONS

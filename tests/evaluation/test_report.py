@@ -125,7 +125,7 @@ def test_no_ap_is_made_up(metrics, evaluator):
 
 
 def test_only_the_kinds_asked_for_are_zero():
-    cfg = Config({"test_evaluator": [{"type": "CocoMetric", "metric": "bbox"}]})
+    cfg = Config({"test_evaluator": [{"type": "FastCocoMetric", "metric": "bbox"}]})
     assert {key.split("_mAP")[0] for key in report.with_missing_ap({}, cfg)} == {"coco/bbox"}
 
 

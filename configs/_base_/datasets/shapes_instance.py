@@ -52,7 +52,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type="CocoMetric",
+    type="FastCocoMetric",  # CocoMetric computed by hotcoco, where that is installed
     ann_file=data_root + "annotations/instances_val.json",
     metric=["bbox", "segm"],
 )
