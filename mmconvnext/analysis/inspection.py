@@ -23,7 +23,7 @@ from mmconvnext.engine.detector_weights import fit_detector
 from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.completeness import fault_of
 from mmconvnext.weights.download import sha256_of
-from mmconvnext.weights.formats import EMA, Found, convert, find_backbone, flatten, outside
+from mmconvnext.weights.formats import EMA, Found, outside, take_backbone
 from mmconvnext.weights.loader import WeightsError
 from mmconvnext.weights.matching import CLASSIFIER, MisfitError, first, match
 
@@ -86,16 +86,14 @@ def inspect(
     """
     raw = read_checkpoint(path, mmap=True)
     try:
-        tensors = flatten(raw)
-        found = find_backbone(tensors, prefix, ema)
-        converted = convert(tensors, found)
+        tensors, found, converted = take_backbone(raw, prefix, ema)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
     backbone = {k: v for k, v in converted.items() if not CLASSIFIER.match(k)}
     anatomy = describe(backbone)
     odd = [*anatomy.odd]
-    if found.layout.name == "timm" and timm_odd(anatomy):
-        odd.append(timm_odd(anatomy))
+    if eps := timm_odd(found.layout.name, anatomy):
+        odd.append(eps)
     if not odd and (fault := fault_of(backbone)):
         odd.append(fault)
     return Inspection(

@@ -101,6 +101,6 @@ TIMM_ODD = {
 }
 
 
-def timm_odd(anatomy: Anatomy) -> str | None:
-    """What this backbone does not have of a model of timm, known by its depths and widths."""
-    return TIMM_ODD.get((anatomy.depths, anatomy.widths))
+def timm_odd(layout: str, anatomy: Anatomy) -> str | None:
+    """What this backbone does not have of a model in timm's layout, known by depths and widths."""
+    return TIMM_ODD.get((anatomy.depths, anatomy.widths)) if layout == "timm" else None

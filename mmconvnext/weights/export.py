@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.completeness import fault_of
-from mmconvnext.weights.formats import IN_DETECTOR, beside, convert, find_backbone, flatten
+from mmconvnext.weights.formats import IN_DETECTOR, beside, take_backbone
 from mmconvnext.weights.loader import WeightsError
 
 
@@ -34,13 +35,12 @@ def in_our_layout(
         WeightsError: it has no ConvNeXt of a known layout, or not the whole of one.
     """
     try:
-        tensors = flatten(checkpoint)
-        found = find_backbone(tensors, prefix, ema)
-        converted = convert(tensors, found)
+        tensors, found, converted = take_backbone(checkpoint, prefix, ema)
     except ValueError as error:
         raise WeightsError(f"cannot convert {source}: {error}") from error
-    fault = fault_of(converted)
-    if fault:
+    # in our layout nothing would tell an odd model of timm from ours any more
+    odd = timm_odd(found.layout.name, describe(converted))
+    if fault := f"its model has {odd}" if odd else fault_of(converted):
         raise WeightsError(f"cannot convert {source} ({found.layout.name} layout): {fault}")
     if IN_DETECTOR.fullmatch(found.prefix):
         converted = {f"backbone.{k}": v for k, v in converted.items()} | beside(tensors, found)

@@ -127,6 +127,27 @@ def find_backbone(tensors: Tensors, prefix: str | None = None, ema: bool = False
     return Found(layout, place, tuple(p for p in places if p != place))
 
 
+def take_backbone(
+    checkpoint: object, prefix: str | None = None, ema: bool = False
+) -> tuple[dict[str, Tensor], Found, dict[str, Tensor]]:
+    """Flatten a checkpoint, find a backbone in it and convert that.
+
+    Args:
+        checkpoint: what a file held.
+        prefix: see :func:`find_backbone`, as ``ema``.
+        ema: see there.
+
+    Returns:
+        All tensors of the checkpoint, the place of the backbone, and the backbone in our layout.
+
+    Raises:
+        ValueError: see :func:`flatten`, :func:`find_backbone` and :func:`convert`.
+    """
+    tensors = flatten(checkpoint)
+    found = find_backbone(tensors, prefix, ema)
+    return tensors, found, convert(tensors, found)
+
+
 def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
     """Take a backbone out of a checkpoint, in our layout.
 

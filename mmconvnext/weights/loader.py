@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmconvnext.compat import read_checkpoint
 from mmconvnext.errors import UserError
 from mmconvnext.weights.anatomy import describe, timm_odd
-from mmconvnext.weights.formats import Found, convert, find_backbone, flatten, outside
+from mmconvnext.weights.formats import Found, outside, take_backbone
 from mmconvnext.weights.matching import OUTPUT_NORM, MisfitError, first, match
 from mmconvnext.weights.sources import fetch_first
 
@@ -148,13 +148,10 @@ def fit(
     """
     layout = ""
     try:
-        tensors = flatten(checkpoint)
-        found = find_backbone(tensors, prefix, ema)
-        converted = convert(tensors, found)
+        tensors, found, converted = take_backbone(checkpoint, prefix, ema)
         anatomy = describe(converted)
         layout = f" ({found.layout.name} layout, {anatomy})"
-        odd = timm_odd(anatomy) if found.layout.name == "timm" else None
-        if odd:
+        if odd := timm_odd(found.layout.name, anatomy):
             raise MisfitError(f"the file's model has {odd}, which this backbone has not.")
         matched = match(backbone.state_dict(), converted, adapt)
     except ValueError as error:

@@ -316,3 +316,10 @@ def test_files_are_as_readable_as_others(tmp_path):
     path = write_safetensors(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
     (tmp_path / "other").touch()
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_an_odd_model_of_timm_does_not_lose_its_mark():
+    """Its names and shapes are those of an ordinary one."""
+    timm = pytest.importorskip("timm")
+    with pytest.raises(WeightsError, match=r"cannot convert FILE .*: its model has .* eps of 1e-5"):
+        in_our_layout(timm.create_model("test_convnext").state_dict(), "FILE")
