@@ -45,6 +45,9 @@ class ConvNeXt(BaseModule):
             the first k stages (with the downsampling before them). Frozen parts do not require
             gradients and stay in eval mode. Output norms are new in a detector and never frozen.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
+        fused: compute the blocks of V1 in pieces that stay in the cache, keeping for the backward
+            pass a fifth of the activations, which costs no time; see
+            :class:`mmconvnext.models.layers.Block`. False computes layer by layer.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, with
             the arguments of :func:`mmconvnext.weights.loader.load_pretrained`; ``None`` keeps the
             initialisation of the paper (truncated normal of std 0.02, zero biases).
@@ -70,6 +73,7 @@ class ConvNeXt(BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
+        fused: bool = True,
         init_cfg: dict | list[dict] | None = None,
     ):
         super().__init__(init_cfg=init_cfg)
@@ -88,14 +92,9 @@ class ConvNeXt(BaseModule):
         self.stages = nn.ModuleList()
         for depth, width in zip(self.depths[:num_built], self.widths, strict=False):
             stage_rates, rates = rates[:depth], rates[depth:]
-            self.stages.append(
-                nn.Sequential(
-                    *(
-                        Block(width, kernel_size, DropPath(rate), layer_scale_init_value, use_grn)
-                        for rate in stage_rates
-                    )
-                )
-            )
+            options = (layer_scale_init_value, use_grn, fused)
+            blocks = (Block(width, kernel_size, DropPath(rate), *options) for rate in stage_rates)
+            self.stages.append(nn.Sequential(*blocks))
         for index in self.out_indices:
             self.add_module(f"norm{index}", LayerNorm2d(self.widths[index]))
         self.apply(_init_parameters)

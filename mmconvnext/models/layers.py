@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from mmconvnext.models.depthwise import depthwise_conv2d
+from mmconvnext.models.mixer import MixerParameters, mix
+
 LAYER_NORM_EPS = 1e-6
 GRN_EPS = 1e-6
 
@@ -114,6 +117,11 @@ class Block(nn.Module):
         drop_path: a module that drops whole samples of the branch in training.
         layer_scale_init_value: the initial value of ``gamma``; 0 builds no layer scale.
         use_grn: whether GRN stands between GELU and the second linear layer (V2).
+        fused: compute all after the convolution in one go, by
+            :func:`mmconvnext.models.mixer.mix`, and the convolution's gradient by
+            :func:`mmconvnext.models.depthwise.depthwise_conv2d`; the result is the same to
+            rounding. Differentiable once. Where that cannot be (GRN; in a graph that is traced,
+            compiled or exported; where a layer was replaced or has hooks), layer by layer.
     """
 
     def __init__(
@@ -123,6 +131,7 @@ class Block(nn.Module):
         drop_path: nn.Module,
         layer_scale_init_value: float,
         use_grn: bool,
+        fused: bool = True,
     ):
         super().__init__()
         padding = kernel_size // 2
@@ -137,9 +146,12 @@ class Block(nn.Module):
             else None
         )
         self.drop_path = drop_path
+        self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to ``x`` of shape (N, C, H, W); the result has the same shape."""
+        if self.fused and self.grn is None and not _is_recorded() and self._has_bare_layers():
+            return self._fused(x)
         y = self.dwconv(x).permute(0, 2, 3, 1)
         y = functional.gelu(self.pwconv1(self.norm(y)))
         if self.grn is not None:
@@ -148,3 +160,44 @@ class Block(nn.Module):
         if self.gamma is not None:
             y = y * self.gamma
         return x + self.drop_path(y.permute(0, 3, 1, 2))
+
+    def _fused(self, x: Tensor) -> Tensor:
+        y = depthwise_conv2d(x, self.dwconv.weight, self.dwconv.bias)
+        # on the CPU wherever `x` is: which samples are dropped decides what is computed
+        scales = self.drop_path(torch.ones(len(x), 1, 1, 1)).flatten().tolist()
+        params = MixerParameters(
+            norm_weight=self.norm.weight,
+            norm_bias=self.norm.bias,
+            weight1=self.pwconv1.weight,
+            bias1=self.pwconv1.bias,
+            weight2=self.pwconv2.weight,
+            bias2=self.pwconv2.bias,
+            gamma=self.gamma,
+        )
+        return mix(x, y, params, self.norm.eps, scales)
+
+    def _has_bare_layers(self) -> bool:
+        """Whether the layers are torch's own, so that using their parameters alone is the same."""
+        layers = ((self.dwconv, nn.Conv2d), (self.norm, nn.LayerNorm))
+        linears = ((self.pwconv1, nn.Linear), (self.pwconv2, nn.Linear))
+        return all(
+            type(layer) is kind and not _has_hooks(layer) for layer, kind in layers + linears
+        )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _is_recorded() -> bool:
+    """Whether torch records or transforms operators: those must be torch's own."""
+    return (
+        torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+    )

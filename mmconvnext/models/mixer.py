@@ -1,0 +1,302 @@
+"""The channel mixer of a ConvNeXt block, LayerNorm to residual sum, in pieces that stay in cache.
+
+The plain composition of torch's layers writes every intermediate result of a whole feature map to
+memory: with 4C channels these are far larger than any cache, and on the CPU the system hands out
+and clears their pages again and again. Here a piece of the positions at a time goes all the way
+through; forward keeps nothing of it, and backward computes it again. For each position, what is
+saved is the C values that come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from mmconvnext.models import onednn
+
+# Of the 4C channels of a piece, on the CPU: small enough for a shared cache, large enough that
+# the matrix products run at full speed.
+PIECE_BYTES = 12 * 2**20
+MIN_POSITIONS = 1024
+# The gradient is multiplied with the layer scale where that is larger, and with this where not.
+LEAST_FACTOR = 1e-3
+
+
+class MixerParameters(NamedTuple):
+    """What the mixer learns.
+
+    Shapes: norms (C,), ``weight1`` (4C, C), ``bias1`` (4C,), ``weight2`` (C, 4C), ``bias2`` (C,),
+    ``gamma`` (C,) or None.
+    """
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    bias2: Tensor
+    gamma: Tensor | None
+
+    def to(self, dtype: torch.dtype) -> MixerParameters:
+        """The parameters with those of the linear layers in another type."""
+        linear = (tensor.to(dtype) for tensor in self[2:6])
+        return MixerParameters(*self[:2], *linear, self.gamma)
+
+
+def mix(
+    x: Tensor, y: Tensor, params: MixerParameters, eps: float, scales: Sequence[float] | None
+) -> Tensor:
+    """Return ``x + scale * gamma * linear2(gelu(linear1(layer_norm(y))))``.
+
+    Where gradients are wanted, only ``y`` is kept for them; else ``y`` is overwritten.
+
+    Args:
+        x: the block's input (N, C, H, W), in channels_last if nothing is to be copied.
+        y: the output of its depthwise convolution, of the same shape.
+        params: the parameters of LayerNorm, both linear layers and layer scale.
+        eps: of LayerNorm.
+        scales: for each of the N samples, what stochastic depth multiplies the branch with; a
+            sample with 0 costs nothing. None for 1 everywhere.
+
+    Returns:
+        The block's output, of the shape of ``x``.
+    """
+    scales = tuple(scales) if scales is not None else (1.0,) * len(x)
+    # autocast decides here, in which type the linear layers work; within nothing else does
+    dtype = _compute_dtype(y)
+    with torch.autocast(y.device.type, enabled=False):
+        if torch.is_grad_enabled():
+            return _Mixer.apply(x, y, eps, scales, dtype, *params)
+        return _forward(x, y, eps, scales, params.to(dtype), in_place=True)
+
+
+def _compute_dtype(y: Tensor) -> torch.dtype:
+    device = y.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else y.dtype
+
+
+def _forward(
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    scales: tuple[float, ...],
+    params: MixerParameters,
+    in_place: bool,
+) -> Tensor:
+    x_rows, y_rows = _rows(x), _rows(y)
+    dtype = _result_dtype(x, params)
+    in_place = in_place and y.dtype == dtype
+    out = y_rows if in_place else torch.empty_like(y_rows, dtype=dtype)
+    pieces = _pieces(x, scales, params)
+    num_rows = _usual_size(pieces)
+    linear1 = onednn.linear(params.weight1, params.bias1, num_rows)
+    linear2 = onednn.linear(params.weight2, params.bias2, num_rows)
+    for rows, scale in pieces:
+        if scale == 0:
+            out[rows] = x_rows[rows]
+            continue
+        hidden = _normalised(y_rows[rows], params, eps)[0]
+        branch = linear2(_gelu_(linear1(hidden)))
+        if params.gamma is None:
+            torch.add(x_rows[rows], branch, alpha=scale, out=out[rows])
+        else:
+            torch.addcmul(x_rows[rows], branch, params.gamma, value=scale, out=out[rows])
+    return _map(out, x)
+
+
+class _Mixer(torch.autograd.Function):
+    """The mixer with a backward pass that computes again what forward did not keep."""
+
+    @staticmethod
+    def forward(ctx, x, y, eps, scales, dtype, *params: Tensor | None) -> Tensor:
+        ctx.save_for_backward(y, *params)
+        ctx.eps, ctx.scales, ctx.dtype, ctx.x_dtype = eps, scales, dtype, x.dtype
+        return _forward(x, y, eps, scales, MixerParameters(*params).to(dtype), in_place=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, *saved = ctx.saved_tensors
+        params = MixerParameters(*saved).to(ctx.dtype)
+        with torch.autocast(y.device.type, enabled=False):
+            pieces = _pieces(grad, ctx.scales, params)
+            needed = ctx.needs_input_grad[5:]
+            gradients = _Gradients(y, params, ctx.eps, needed, _usual_size(pieces))
+            grad_rows = _rows(grad)
+            for rows, scale in pieces:
+                gradients.add(rows, grad_rows[rows], scale)
+            grad_params = gradients.of_parameters(saved)
+        return grad.to(ctx.x_dtype), _map(gradients.y, y), None, None, None, *grad_params
+
+
+class _Gradients:
+    """The gradients of ``y`` and the parameters, gathered piece by piece.
+
+    The parameters' are summed in float32 at least: half precision loses them.
+    """
+
+    def __init__(
+        self, y: Tensor, params: MixerParameters, eps: float, needed: Sequence[bool], num_rows: int
+    ):
+        self.params, self.eps, self.needed = params, eps, MixerParameters(*needed)
+        self.y_rows = _rows(y)
+        self.y = torch.empty_like(self.y_rows)
+        self.wide = torch.promote_types(y.dtype, torch.float32)
+        self.linear1 = onednn.linear(params.weight1, params.bias1, num_rows)
+        self.sums = [None if p is None else torch.zeros_like(p, dtype=self.wide) for p in params]
+        # transposed: the matrix product is faster into more rows than columns
+        self.sums[4] = self.sums[4].t().contiguous()
+        # Multiplied with the layer scale before it is rounded, as layer by layer, the gradient
+        # keeps the range of float16; a layer scale next to 0 would take from its own gradient.
+        self.factor = params.gamma if params.gamma is None else _away_from_zero(params.gamma)
+        weight2 = params.weight2
+        if params.gamma is not None:
+            weight2 = ((params.gamma / self.factor)[:, None] * weight2).to(weight2.dtype)
+        self.back2 = onednn.linear(weight2.t(), None, num_rows)
+        self.back1 = onednn.linear(params.weight1.t(), None, num_rows)
+
+    def add(self, rows: slice, grad: Tensor, scale: float) -> None:
+        """Add what the positions ``rows`` contribute, given the gradient of their outputs."""
+        if scale == 0:
+            self.y[rows] = 0
+            return
+        params, sums, needed = self.params, MixerParameters(*self.sums), self.needed
+        grad = self._of_branch(grad, scale)
+        y = self.y_rows[rows]
+        normed, mean, rstd = _normalised(y, params, self.eps)
+        hidden = self.linear1(normed)
+        if needed.weight2 or needed.gamma:
+            _add_product(sums.weight2, functional.gelu(hidden), grad)
+        if needed.bias2 or needed.gamma:
+            sums.bias2.add_(grad.sum(0, dtype=self.wide))
+        grad_hidden = self.back2(grad)
+        grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, hidden)
+        if needed.weight1:
+            _add_product(sums.weight1, grad_hidden, normed)
+        if needed.bias1:
+            sums.bias1.add_(grad_hidden.sum(0, dtype=self.wide))
+        grad_normed = self.back1(grad_hidden)
+        self._add_norm(rows, grad_normed, y, mean, rstd)
+
+    def _of_branch(self, grad: Tensor, scale: float) -> Tensor:
+        if self.factor is not None:
+            grad = grad * (scale * self.factor)
+        elif scale != 1:
+            grad = grad * scale
+        return grad.to(self.params.weight2.dtype)
+
+    def _add_norm(self, rows: slice, grad: Tensor, y: Tensor, mean: Tensor, rstd: Tensor) -> None:
+        wide, weight, bias = self.wide, self.params.norm_weight, self.params.norm_bias
+        grad_y, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
+            grad.to(wide),
+            y.to(wide),
+            weight.shape,
+            mean.to(wide),
+            rstd.to(wide),
+            weight.to(wide),
+            bias.to(wide),
+            [True, self.needed.norm_weight, self.needed.norm_bias],
+        )
+        self.y[rows] = grad_y
+        for total, part in zip(self.sums, (grad_weight, grad_bias), strict=False):
+            if part is not None:
+                total.add_(part)
+
+    def of_parameters(self, originals: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return the gradients in the types of the parameters; None for those not needed.
+
+        So far those of the second linear layer are multiplied with ``factor`` in place of the
+        layer scale. From them follows the layer scale's own gradient, as that of the branch,
+        ``sum(grad * (W h + b))``, is ``W . sum(grad h) + b sum(grad)``.
+        """
+        sums = MixerParameters(*self.sums)
+        sums = sums._replace(weight2=sums.weight2.t())
+        if self.factor is not None:
+            weight, bias = (t.to(self.wide) for t in (self.params.weight2, self.params.bias2))
+            share = self.params.gamma / self.factor
+            of_gamma = (weight * sums.weight2).sum(1) + bias * sums.bias2
+            sums = sums._replace(
+                gamma=of_gamma / self.factor,
+                weight2=sums.weight2 * share[:, None],
+                bias2=sums.bias2 * share,
+            )
+        return [
+            total.to(original.dtype) if needed else None
+            for total, original, needed in zip(sums, originals, self.needed, strict=True)
+        ]
+
+
+def _away_from_zero(gamma: Tensor) -> Tensor:
+    gamma = gamma.to(torch.promote_types(gamma.dtype, torch.float32))
+    return torch.where(gamma.abs() < LEAST_FACTOR, LEAST_FACTOR, gamma)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The positions of (N, C, H, W) as rows (N * H * W, C); a view of a channels_last map."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _map(rows: Tensor, like: Tensor) -> Tensor:
+    """Rows as a channels_last map of the shape of ``like``."""
+    n, _, h, w = like.shape
+    return rows.view(n, h, w, rows.shape[-1]).permute(0, 3, 1, 2)
+
+
+def _pieces(
+    x: Tensor, scales: tuple[float, ...], params: MixerParameters
+) -> list[tuple[slice, float]]:
+    """Pieces of the positions, each with one scale."""
+    pieces = []
+    per_sample, start = x.shape[2] * x.shape[3], 0
+    row_bytes = params.weight1.shape[0] * params.weight1.element_size()
+    # an accelerator is fastest with as much as possible at once
+    limit = max(PIECE_BYTES // row_bytes, MIN_POSITIONS) if x.device.type == "cpu" else None
+    for scale, run in groupby(scales):
+        stop = start + per_sample * len([*run])
+        step = stop - start if limit is None or scale == 0 else _even(stop - start, limit)
+        for first in range(start, stop, step):
+            pieces.append((slice(first, min(first + step, stop)), scale))
+        start = stop
+    return pieces
+
+
+def _usual_size(pieces: list[tuple[slice, float]]) -> int:
+    return max((rows.stop - rows.start for rows, scale in pieces if scale), default=1)
+
+
+def _even(total: int, limit: int) -> int:
+    """The largest size of equal pieces up to ``limit``."""
+    return -(-total // -(-total // limit))
+
+
+def _normalised(y: Tensor, params: MixerParameters, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    weight, bias = params.norm_weight, params.norm_bias
+    if y.device.type != "cpu":  # only the CPU's kernel takes parameters of another type
+        y = y.to(weight.dtype)
+    normed, mean, rstd = torch.native_layer_norm(y, weight.shape, weight, bias, eps)
+    return normed.to(params.weight1.dtype), mean, rstd
+
+
+def _gelu_(x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_(x)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total += left^T right``, in the type of ``total`` but for the product itself."""
+    if left.dtype == total.dtype:
+        total.addmm_(left.t(), right)
+    else:
+        total.add_(left.t() @ right)
+
+
+def _result_dtype(x: Tensor, params: MixerParameters) -> torch.dtype:
+    branch = params.weight2.dtype
+    if params.gamma is not None:
+        branch = torch.promote_types(branch, params.gamma.dtype)
+    return torch.promote_types(x.dtype, branch)
