@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mmconvnext.compat.kernels import roi_align
 from mmconvnext.compat.kernels.torchvision_ops import kernels, widened
 from mmconvnext.compat.mmcv_ops import HOW_TO_COMPILE, MissingOperatorError
 
@@ -47,16 +48,14 @@ def roi_align_forward(
     """
     _require_average(pool_mode)
     features = widened(input)
-    pooled = kernels().roi_align(
-        features,
-        rois.to(features.dtype),
-        spatial_scale,
-        aligned_height,
-        aligned_width,
-        sampling_ratio,
-        aligned,
-    )
-    output.copy_(pooled)
+    rois = rois.to(features.dtype)
+    bins = aligned_height, aligned_width
+    size = features.shape[2:]
+    if roi_align.takes(rois, size, spatial_scale):
+        parts = roi_align.regions(rois, size, bins, spatial_scale, sampling_ratio, aligned)
+        roi_align.pool(features, parts, output)
+        return
+    output.copy_(kernels().roi_align(features, rois, spatial_scale, *bins, sampling_ratio, aligned))
 
 
 def roi_align_backward(
@@ -75,15 +74,16 @@ def roi_align_backward(
     """Add the gradient of ``roi_align_forward`` to ``grad_input``; arguments as there."""
     _require_average(pool_mode)
     grad = widened(grad_output)
+    rois = rois.to(grad.dtype)
+    bins = aligned_height, aligned_width
+    size = grad_input.shape[2:]
+    if roi_align.takes(rois, size, spatial_scale):
+        parts = roi_align.regions(rois, size, bins, spatial_scale, sampling_ratio, aligned)
+        roi_align.unpool(grad, parts, grad_input)
+        return
+    shape = grad_input.shape
     grad_input += kernels()._roi_align_backward(
-        grad,
-        rois.to(grad.dtype),
-        spatial_scale,
-        aligned_height,
-        aligned_width,
-        *grad_input.shape,
-        sampling_ratio,
-        aligned,
+        grad, rois, spatial_scale, *bins, *shape, sampling_ratio, aligned
     )
 
 

@@ -95,6 +95,46 @@ def test_roi_align_does_not_mind_the_layout(memory_format):
     torch.testing.assert_close(leaf.grad, plain.grad)
 
 
+def random_regions(count: int, far: float = 0.0) -> Tensor:
+    """Regions in and around a map of 40 x 60 cells of 4 pixels, from tiny to larger than it."""
+    generator = torch.Generator().manual_seed(count)
+    centres = torch.rand(count, 2, generator=generator) * torch.tensor([240.0, 160.0])
+    sizes = torch.rand(count, 2, generator=generator).pow(3) * 300 + far
+    images = torch.randint(2, (count, 1), generator=generator)
+    return torch.cat([images, centres - sizes / 2, centres + sizes / 2], 1)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("rois", [random_regions(60), random_regions(5, far=2e3)], ids=len)
+def test_roi_align_of_random_regions_equals_torchvisions(
+    rois, aligned, sampling_ratio, memory_format
+):
+    ops = pytest.importorskip("torchvision.ops")
+    x = torch.randn(2, 32, 40, 60, generator=torch.Generator().manual_seed(0))
+    results = []
+    for function in (roi_align, ops.roi_align):
+        leaf = x.to(memory_format=memory_format).requires_grad_()
+        options = (
+            (sampling_ratio, "avg", aligned) if function is roi_align else (sampling_ratio, aligned)
+        )
+        output = function(leaf, rois, (7, 7), 0.25, *options)
+        output.square().sum().backward()
+        results.append((output.detach(), leaf.grad))
+    for own, theirs in zip(*results, strict=True):
+        assert (own - theirs).norm() < 1e-5 * theirs.norm()
+
+
+def test_roi_align_of_no_regions_and_of_no_numbers():
+    x = features(torch.float32).requires_grad_()
+    output = roi_align(x, torch.empty(0, 5), (3, 3), 0.25, 0, "avg", True)
+    assert output.shape == (0, 3, 3, 3)
+    output.sum().backward()
+    assert not x.grad.any()
+    roi_align(x, torch.full((1, 5), torch.nan).index_fill(1, torch.tensor(0), 0), (3, 3), 0.25)
+
+
 @stand_in_only("it has this mode")
 def test_the_maximum_mode_of_roi_align_is_refused():
     with pytest.raises(MissingOperatorError, match=r"pool_mode='max' is not available.*'avg'"):
