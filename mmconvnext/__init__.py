@@ -1,16 +1,20 @@
-"""ConvNeXt detectors for MMDetection 3.x; importing this package registers them."""
+"""ConvNeXt detectors for MMDetection 3.x; importing this package registers them.
+
+Nothing large is imported with it: what it registers and repairs comes in when MMDetection or
+MMEngine import the room that it belongs to, as their registries do before they look up a name.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from mmconvnext import compat
+from mmconvnext.compat.imports import after_import, lazy_names
 
-compat.install()
-
-from mmconvnext.weights import sources  # noqa: E402
-
-sources.install()
-
-from mmconvnext.evaluation.coco_metric import FastCocoMetric  # noqa: E402
-from mmconvnext.models import ConvNeXt, InstanceTTAModel  # noqa: E402
-from mmconvnext.optim import LayerDecayOptimWrapperConstructor  # noqa: E402
+if TYPE_CHECKING:
+    from mmconvnext.evaluation.coco_metric import FastCocoMetric
+    from mmconvnext.models import ConvNeXt, InstanceTTAModel
+    from mmconvnext.optim import LayerDecayOptimWrapperConstructor
 
 __version__ = "0.2.0"
 
@@ -21,3 +25,43 @@ __all__ = [
     "LayerDecayOptimWrapperConstructor",
     "__version__",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ConvNeXt": "mmconvnext.models.convnext",
+        "FastCocoMetric": "mmconvnext.evaluation.coco_metric",
+        "InstanceTTAModel": "mmconvnext.models.tta",
+        "LayerDecayOptimWrapperConstructor": "mmconvnext.optim.layer_decay",
+        **{room: f"mmconvnext.{room}" for room in ("evaluation", "models", "optim", "weights")},
+    },
+)
+
+# A package whose import fills registries -> the modules of ours that add to the same registries.
+REGISTERED_WITH = {
+    "mmdet.models": (
+        "mmconvnext.models.convnext",
+        "mmconvnext.models.mask_head",
+        "mmconvnext.models.tta",
+    ),
+    "mmdet.datasets.transforms": ("mmconvnext.data.transforms",),
+    "mmdet.evaluation": ("mmconvnext.evaluation.coco_metric",),
+    "mmengine.optim": ("mmconvnext.optim.layer_decay",),
+}
+
+
+def _register(package: ModuleType) -> None:
+    for module in REGISTERED_WITH[package.__name__]:
+        importlib.import_module(module)
+
+
+def _read_all_sources(checkpoint: ModuleType) -> None:
+    from mmconvnext.weights import sources
+
+    sources.install(checkpoint)
+
+
+compat.install()
+after_import("mmengine.runner.checkpoint", _read_all_sources)
+for _package in REGISTERED_WITH:
+    after_import(_package, _register)

@@ -10,9 +10,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.runner import find_latest_checkpoint
-
-from mmconvnext.data import generate_shapes
 from mmconvnext.engine.cli import main_guard
 from mmconvnext.errors import UserError
 
@@ -63,6 +60,10 @@ def run_tool(name: str, arguments: Sequence[str | Path], log: Path) -> None:
 def main() -> None:
     """Run the demo."""
     args = parse_args()
+    from mmengine.runner import find_latest_checkpoint
+
+    from mmconvnext.data import generate_shapes
+
     start = time.monotonic()
     out = Path(args.out)
     generate_shapes(args.data, num_train=args.train_images, num_val=args.val_images)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmconvnext.analysis import flops
-from mmconvnext.analysis.cost import cost_table, write_cost
 from mmconvnext.engine.cli import add_cfg_options, main_guard
-from mmconvnext.engine.config import load_config, merge_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,9 +16,8 @@ def parse_args() -> argparse.Namespace:
         "--shape",
         type=int,
         nargs=2,
-        default=flops.SHAPE,
         metavar=("H", "W"),
-        help="height and width of the padded image in pixels; default: %(default)s",
+        help="height and width of the padded image in pixels; default: the paper's, 800 1280",
     )
     add_cfg_options(parser, "model.backbone.arch=small")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to a file, too")
@@ -32,10 +28,14 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Count and print."""
     args = parse_args()
+    from mmconvnext.analysis import flops
+    from mmconvnext.analysis.cost import cost_table, write_cost
+    from mmconvnext.engine.config import load_config, merge_options
+
     cfg = load_config(args.config)
     for note in merge_options(cfg, args.cfg_options):
         print(note, file=sys.stderr)
-    cost = flops.count_config(cfg, tuple(args.shape))
+    cost = flops.count_config(cfg, tuple(args.shape or flops.SHAPE))
     print(cost_table(cost))
     if args.json:
         write_cost(cost, cfg, args.json)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmconvnext.data import generate_shapes
 from mmconvnext.engine.cli import main_guard
-from mmconvnext.evaluation.dataset_summary import summarise
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,6 +26,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Generate and count."""
     args = parse_args()
+    from mmconvnext.data import generate_shapes
+    from mmconvnext.evaluation.dataset_summary import summarise
+
     files = generate_shapes(
         args.out,
         num_train=args.train,

@@ -5,12 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmengine.dist import is_main_process
-
 from mmconvnext.engine import cli
-from mmconvnext.engine import config as configs
-from mmconvnext.engine.runner import build_runner
-from mmconvnext.evaluation import report
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,6 +24,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate."""
     args = parse_args()
+    from mmengine.dist import is_main_process
+
+    from mmconvnext.engine import config as configs
+    from mmconvnext.engine.runner import build_runner
+    from mmconvnext.evaluation import report
+
     cli.export_local_rank(args.local_rank)
     report.check_dump_path(args.out)
     cfg = configs.load_config(args.config)

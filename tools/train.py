@@ -6,8 +6,6 @@ import argparse
 import sys
 
 from mmconvnext.engine import cli
-from mmconvnext.engine import config as configs
-from mmconvnext.engine.runner import build_runner, resume_from
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,6 +33,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Train."""
     args = parse_args()
+    from mmconvnext.engine import config as configs
+    from mmconvnext.engine.runner import build_runner, resume_from
+
     cli.export_local_rank(args.local_rank)
     cfg = configs.load_config(args.config)
     notes = configs.merge_options(cfg, args.cfg_options)

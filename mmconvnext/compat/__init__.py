@@ -1,16 +1,19 @@
 """What makes MMEngine, MMCV and MMDetection run on today's torch and Python.
 
 Each file holds one kind of repair, says which versions need it, and does nothing where they are
-absent. ``install()`` applies them all.
+absent. ``install()`` sees to it that each is made when what it repairs is imported, not before.
 """
 
-from mmconvnext.compat import checkpoint_io, mmcv_layout, mmcv_ops
-from mmconvnext.compat.checkpoint_io import (
-    CheckpointError,
-    UnsafeCheckpointError,
-    read_checkpoint,
-)
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from mmconvnext.compat import mmcv_layout, mmcv_ops
+from mmconvnext.compat.errors import CheckpointError, UnsafeCheckpointError
+from mmconvnext.compat.imports import after_import, lazy_names
 from mmconvnext.compat.mmcv_ops import MissingMMCVError, MissingOperatorError
+
+if TYPE_CHECKING:
+    from mmconvnext.compat.checkpoint_io import read_checkpoint
 
 __all__ = [
     "CheckpointError",
@@ -21,6 +24,14 @@ __all__ = [
     "read_checkpoint",
 ]
 
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "read_checkpoint": "mmconvnext.compat.checkpoint_io",
+        "checkpoint_io": "mmconvnext.compat.checkpoint_io",
+    },
+)
+
 
 def install() -> None:
     """Repair whatever the installed libraries need, once; a second call changes nothing.
@@ -30,4 +41,10 @@ def install() -> None:
     """
     mmcv_ops.install()
     mmcv_layout.install()
-    checkpoint_io.install()
+    after_import("mmengine.runner.checkpoint", _read_safely)
+
+
+def _read_safely(checkpoint: ModuleType) -> None:
+    from mmconvnext.compat import checkpoint_io
+
+    checkpoint_io.install(checkpoint)

@@ -18,17 +18,41 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmconvnext.compat.errors import (
+    CheckpointError,
+    DownloadError,
+    MissingCheckpointError,
+    SourceError,
+    UnreadableCheckpointError,
+    UnsafeCheckpointError,
+)
 
 try:
     from numpy._core import multiarray
 except ImportError:  # numpy < 2
     from numpy.core import multiarray
+
+__all__ = [
+    "CheckpointError",
+    "DownloadError",
+    "MissingCheckpointError",
+    "SourceError",
+    "UnreadableCheckpointError",
+    "UnsafeCheckpointError",
+    "check_file",
+    "install",
+    "is_safetensors",
+    "load_from_local",
+    "looks_of",
+    "read_checkpoint",
+]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 SHOWN_FILES = 3
@@ -39,30 +63,6 @@ REFUSED = re.compile(
     r"(?:<[\w -]+ '?)?([\w.]+(?:\(.*?\))?)"
 )
 REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read."""
-
-
-class MissingCheckpointError(CheckpointError, FileNotFoundError):
-    """A checkpoint that is not there."""
-
-
-class UnreadableCheckpointError(CheckpointError):
-    """A file that is no checkpoint, not the whole of one, or for a device that is not there."""
-
-
-class UnsafeCheckpointError(CheckpointError):
-    """A checkpoint that carries something else than tensors, numbers and settings."""
-
-
-class DownloadError(CheckpointError):
-    """A file that did not arrive, or not the one that was asked for."""
-
-
-class SourceError(CheckpointError):
-    """The name of a source that is a mistake: no other source makes up for it."""
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
@@ -157,9 +157,13 @@ def looks_of(path: Path) -> str:
     return f"it starts with {start[:8]!r}"
 
 
-def install() -> None:
-    """Let mmengine read local files through :func:`read_checkpoint`."""
-    CheckpointLoader.register_scheme("", load_from_local, force=True)
+def install(checkpoint: ModuleType) -> None:
+    """Let mmengine read local files through :func:`read_checkpoint`.
+
+    Args:
+        checkpoint: ``mmengine.runner.checkpoint``.
+    """
+    checkpoint.CheckpointLoader.register_scheme("", load_from_local, force=True)
 
 
 def load_from_local(filename: str, map_location: Any) -> Any:

@@ -7,10 +7,11 @@ cells, without an error. torchvision's kernels, and so the stand-in, copy such m
 """
 
 import functools
-import importlib
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
-from mmconvnext.compat.mmcv_ops import EXTENSION, is_stand_in
+from mmconvnext.compat.imports import after_import
+from mmconvnext.compat.mmcv_ops import EXTENSION, STAND_IN
 
 # operator -> which of its tensors it writes to
 WRITTEN = {
@@ -30,9 +31,13 @@ WRITTEN = {
 
 def install() -> None:
     """Let compiled operators see contiguous tensors only; a second call changes nothing."""
-    if is_stand_in():
+    after_import(EXTENSION, wrap)
+
+
+def wrap(extension: ModuleType) -> None:
+    """Wrap the operators of a compiled module, which the stand-in is not; each only once."""
+    if extension.__spec__.origin == str(STAND_IN):
         return
-    extension = importlib.import_module(EXTENSION)
     for name, written in WRITTEN.items():
         operator = getattr(extension, name)
         if not hasattr(operator, "__wrapped__"):

@@ -1,4 +1,8 @@
-"""What the command lines of tools/ share."""
+"""What the command lines of tools/ share.
+
+Nothing large is imported here, and the tools import the rest once their command line is read:
+``--help`` and slips of the pen are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,6 @@ import os
 import sys
 from collections.abc import Callable
 from typing import Any
-
-from mmengine.config import DictAction
 
 from mmconvnext.compat import CheckpointError, MissingOperatorError
 from mmconvnext.errors import UserError
@@ -41,19 +43,22 @@ def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
     return guarded
 
 
-class OptionsAction(DictAction):
+class OptionsAction(argparse.Action):
     """MMEngine's ``KEY=VALUE`` pairs; a pair that cannot be read is named, without a traceback."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *rest: Any):
         """Read the pairs."""
+        from mmengine.config import DictAction
+
         for value in values:
             if "=" not in value.lstrip("="):
                 parser.error(
                     f"{self.option_strings[0]}: {value!r} is no KEY=VALUE (without spaces around "
                     "the =; what is no option goes before it)"
                 )
+        read = DictAction(self.option_strings, self.dest, nargs=self.nargs)
         try:
-            super().__call__(parser, namespace, values, *rest)
+            read(parser, namespace, values, *rest)
         except (AssertionError, ValueError) as error:
             parser.error(f"{self.option_strings[0]}: cannot read {' '.join(values)}: {error}")
 

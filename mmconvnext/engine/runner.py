@@ -33,7 +33,12 @@ from mmconvnext.engine.data_checks import (
     explain_annotation_file,
 )
 from mmconvnext.engine.detector_weights import fit_detector, load_fitted
-from mmconvnext.engine.device import adapt_to_device, check_launcher, init_distributed_on_cpu
+from mmconvnext.engine.device import (
+    adapt_to_device,
+    arrange_convolutions,
+    check_launcher,
+    init_distributed_on_cpu,
+)
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.weights.sources import fetch_first
@@ -48,6 +53,12 @@ class DetectionRunner(Runner):
 
     _must_fit = False
     _resuming = False
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """Build the model, with the layout of weights that the device is fastest with."""
+        model = super().build_model(model)
+        arrange_convolutions(model)
+        return model
 
     def val(self) -> dict[str, float]:
         """Evaluate; see :meth:`load_checkpoint`."""

@@ -6,19 +6,14 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-import mmengine.runner.checkpoint
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
 
-from mmconvnext.compat.checkpoint_io import (
-    CheckpointError,
-    SourceError,
-    check_file,
-    read_checkpoint,
-)
+from mmconvnext.compat.checkpoint_io import check_file, read_checkpoint
+from mmconvnext.compat.errors import CheckpointError, SourceError
 from mmconvnext.weights.download import (
     check_sha256,
     download,
@@ -117,17 +112,21 @@ def fetch_first(sources: str | Sequence[str], sha256: str | None = None) -> tupl
     )
 
 
-def install() -> None:
+def install(checkpoint: ModuleType) -> None:
     """Let mmengine read all sources, for ``load_from`` and everybody else, without running code.
 
     Its loaders of ``open-mmlab://`` and ``mmcls://`` names look up a URL and hand it to
     ``load_from_http``, which unpickles whatever comes: they get the one of here.
+
+    Args:
+        checkpoint: ``mmengine.runner.checkpoint``.
     """
-    CheckpointLoader.register_scheme(("http://", "https://"), load_from_http, force=True)
+    loaders = checkpoint.CheckpointLoader
+    loaders.register_scheme(("http://", "https://"), load_from_http, force=True)
     schemes = tuple(f"{scheme}://" for scheme in NAMED)
-    CheckpointLoader.register_scheme(schemes, load_from_source, force=True)
-    mmengine.runner.checkpoint.load_from_http = load_from_http
-    mmengine.runner.checkpoint.load_url = load_from_http
+    loaders.register_scheme(schemes, load_from_source, force=True)
+    checkpoint.load_from_http = load_from_http
+    checkpoint.load_url = load_from_http
 
 
 def load_from_http(
@@ -162,6 +161,14 @@ def load_from_source(filename: str, map_location: Any = None) -> Any:
         What the file holds.
     """
     return read_checkpoint(fetch(filename), map_location)
+
+
+def get_torchvision_models() -> dict[str, str]:
+    """Look up torchvision's URLs by the names of its weights, as mmengine knows them."""
+    # not above: the import of that module calls install() here, which must be there by then
+    from mmengine.runner import checkpoint
+
+    return checkpoint.get_torchvision_models()
 
 
 def _fetch_torchvision(name: str) -> Path:

@@ -209,10 +209,10 @@ def test_augmentation_and_data(name):
     load_image, annotations, flip, choice, pack = cfg.train_pipeline
     assert [t.type for t in (load_image, annotations, flip, choice, pack)] == [
         "LoadImageFromFile",
-        "LoadAnnotations",
-        "RandomFlip",
+        "FastLoadAnnotations",
+        "FastRandomFlip",
         "RandomChoice",
-        "PackDetInputs",
+        "FastPackDetInputs",
     ]
     assert flip.prob == 0.5
     scales = [(s, 1333) for s in (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)]
@@ -233,12 +233,12 @@ def test_large_scale_jitter(name):
     _, _, resize, crop, filtering, flip, _ = cfg.train_dataloader.dataset.pipeline
     assert [t.type for t in cfg.train_dataloader.dataset.pipeline] == [
         "LoadImageFromFile",
-        "LoadAnnotations",
+        "FastLoadAnnotations",
         "RandomResize",
         "RandomCrop",
         "FilterAnnotations",
-        "RandomFlip",
-        "PackDetInputs",
+        "FastRandomFlip",
+        "FastPackDetInputs",
     ]
     assert (resize.scale, resize.ratio_range, resize.keep_ratio) == ((1024, 1024), (0.1, 2.0), True)
     assert (crop.crop_type, crop.crop_size) == ("absolute", (1024, 1024))

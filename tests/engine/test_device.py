@@ -1,6 +1,8 @@
 import pytest
+import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from torch import nn
 
 from mmconvnext.engine import device
 from mmconvnext.errors import UserError
@@ -92,3 +94,24 @@ def test_launchers_of_clusters_start_the_group(launcher, monkeypatch, tmp_path):
 def test_no_launcher_starts_nothing():
     device.init_distributed_on_cpu("none")
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps", "cuda"])
+def test_convolutions_give_channels_last_on_the_cpu(monkeypatch, kind):
+    monkeypatch.setattr(device, "get_device", lambda: kind)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ConvTranspose2d(8, 4, 2, stride=2), nn.ReLU())
+    x = torch.rand(2, 4, 9, 9)
+    expected, state = model(x), {k: v.clone() for k, v in model.state_dict().items()}
+    device.arrange_convolutions(model)
+    actual = model(x)
+    torch.testing.assert_close(actual, expected)
+    assert actual.is_contiguous(memory_format=torch.channels_last) == (kind == "cpu")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_maps_of_volumes_are_left_alone(monkeypatch):
+    monkeypatch.setattr(device, "get_device", lambda: "cpu")
+    volume = nn.Conv3d(2, 2, 3)
+    device.arrange_convolutions(volume)
+    assert volume.weight.is_contiguous()

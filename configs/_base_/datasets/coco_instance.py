@@ -5,8 +5,8 @@ short_sides = [(side, 1333) for side in range(480, 801, 32)]
 resize = dict(type="RandomChoiceResize", scales=short_sides, keep_ratio=True)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
-    dict(type="RandomFlip", prob=0.5),
+    dict(type="FastLoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="FastRandomFlip", prob=0.5),
     dict(
         type="RandomChoice",
         transforms=[
@@ -27,15 +27,15 @@ train_pipeline = [
             ],
         ],
     ),
-    dict(type="PackDetInputs"),
+    dict(type="FastPackDetInputs"),
 ]
 test_scale = (1333, 800)
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=test_scale, keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="FastLoadAnnotations", with_bbox=True, with_mask=True),
     dict(
-        type="PackDetInputs",
+        type="FastPackDetInputs",
         meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
     ),
 ]
@@ -91,10 +91,10 @@ tta_pipeline = [
         transforms=[
             [dict(type="Resize", scale=test_scale, keep_ratio=True)],
             [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)],
-            [dict(type="LoadAnnotations", with_bbox=True, with_mask=True)],
+            [dict(type="FastLoadAnnotations", with_bbox=True, with_mask=True)],
             [
                 dict(
-                    type="PackDetInputs",
+                    type="FastPackDetInputs",
                     meta_keys=(
                         "img_id",
                         "img_path",

@@ -6,8 +6,7 @@ _base_ = "./coco_instance.py"
 size = (1024, 1024)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    # As polygons: bitmaps of up to 2048 pixels a side for each object cost more than the image.
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True, poly2mask=False),
+    dict(type="FastLoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="RandomResize", scale=size, ratio_range=(0.1, 2.0), keep_ratio=True),
     dict(
         type="RandomCrop",
@@ -18,8 +17,8 @@ train_pipeline = [
     ),
     # What the crop left of an object may be nothing.
     dict(type="FilterAnnotations", min_gt_bbox_wh=(1e-2, 1e-2)),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
+    dict(type="FastRandomFlip", prob=0.5),
+    dict(type="FastPackDetInputs"),
 ]
 train_dataloader = dict(
     batch_size=4,

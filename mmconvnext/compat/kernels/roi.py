@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmconvnext.compat.kernels import roi_align
+from mmconvnext.compat import roi_align
 from mmconvnext.compat.kernels.torchvision_ops import kernels, widened
 from mmconvnext.compat.mmcv_ops import HOW_TO_COMPILE, MissingOperatorError
 

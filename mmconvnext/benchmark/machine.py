@@ -1,0 +1,229 @@
+"""The machine: what it is, and how fast it can be at all.
+
+What limits a network is matrix products and memory; both are measured with the operators of torch
+that the backbones are made of, in a process of their own like every contestant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmconvnext.benchmark.process import Contestant, Process
+from mmconvnext.engine.provenance import git_revision
+
+if TYPE_CHECKING:
+    import torch
+
+PEERS = Path(sys.prefix) / "peers"  # where `make setup` puts libraries that exclude each other
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "mmpretrain",
+    "mmdet",
+    "mmengine",
+    "mmcv",
+    "mmcv-lite",
+    "numpy",
+    "opencv-python",
+    "pycocotools",
+    "hotcoco",
+)
+# What decides how fast float32 and bfloat16 can be, in the names of /proc/cpuinfo.
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16")
+DTYPES = ("float32", "bfloat16")
+# (positions, channels in, channels out), as in the linear layers of the stages
+MATRICES = ((16000, 192, 768), (4000, 384, 1536), (4000, 1536, 384), (1000, 768, 3072))
+COPIED_BYTES = 2**28  # larger than caches
+SECONDS_EACH = 0.5
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How fast a machine was at what bounds a network.
+
+    Attributes:
+        gemm: by type, the most floating-point operations a second (a multiply-add is two).
+        copy: by target, the bytes read and written a second.
+        device: where, in torch's words.
+        threads: how many were used.
+    """
+
+    gemm: dict[str, float]
+    copy: dict[str, float]
+    device: str
+    threads: int
+
+    def text(self, markdown: bool = False) -> str:
+        """Describe the machine and its limits."""
+        facts = describe()
+        gpus = ", ".join(facts["gpus"]) or "none"
+        lines = [
+            f"processor: {facts['processor']}, {facts['cores']} cores",
+            f"memory: {facts['memory_gib']} GiB; GPU: {gpus}",
+            *self.lines(),
+            "versions: " + ", ".join(f"{name} {v}" for name, v in facts["packages"].items()),
+            f"mmconvnext {facts['git_revision']}; Python {facts['python']}",
+        ]
+        return "\n".join(f"- {line}" if markdown else line for line in lines)
+
+    def lines(self) -> list[str]:
+        """Say what was measured."""
+        gemm = ", ".join(f"{name} {speed / 1e9:.0f} GFLOP/s" for name, speed in self.gemm.items())
+        copy = ", ".join(f"{name} {speed / GIB:.1f} GiB/s" for name, speed in self.copy.items())
+        where = f"{self.device}, {self.threads} threads" if self.device == "cpu" else self.device
+        return [
+            f"the machine's matrix products ({where}): {gemm}",
+            f"the machine's copies, read + written: {copy}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Collect the machine and its limits, in operations and bytes a second."""
+        limits = {"gemm_flops": self.gemm, "copy_bytes": self.copy}
+        return {**describe(), "device": self.device, "threads": self.threads, **limits}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    parser.add_argument("--device", help="cpu, cuda, …; default: the GPU where there is one")
+
+
+def compare(args: argparse.Namespace) -> Limits:
+    """Measure the machine that the command line names."""
+    from mmconvnext.benchmark.devices import choose_device
+
+    return measure(choose_device(args.device), args.threads)
+
+
+def measure(device: str, threads: int) -> Limits:
+    """Measure how fast a machine multiplies matrices and copies memory.
+
+    Args:
+        device: in torch's words.
+        threads: that torch may use.
+
+    Raises:
+        BenchmarkError: it cannot be measured.
+    """
+    contestant = Contestant("the machine", f"{__name__}:Kernels", {"device": device})
+    with Process(contestant, threads) as process:
+        speeds = process.facts()
+    return Limits(
+        gemm={dtype: speeds[dtype] for dtype in DTYPES},
+        copy={name: speed for name, speed in speeds.items() if name not in DTYPES},
+        device=device,
+        threads=threads,
+    )
+
+
+class Kernels:
+    """Measures torch's kernels, in a worker.
+
+    Args:
+        device: in torch's words.
+    """
+
+    def __init__(self, device: str):
+        import torch
+
+        self.device = torch.device(device)
+
+    def facts(self) -> dict[str, float]:
+        """Return operations a second for each of ``DTYPES``, and bytes a second for copies."""
+        import torch
+
+        with torch.inference_mode():
+            gemm = {dtype: max(self._gemms(getattr(torch, dtype))) for dtype in DTYPES}
+            return {**gemm, **self._copies()}
+
+    def _gemms(self, dtype: torch.dtype) -> Iterator[float]:
+        import torch
+        from torch.nn import functional
+
+        for rows, channels_in, channels_out in MATRICES:
+            x = torch.randn(rows, channels_in, device=self.device).to(dtype)
+            weight = torch.randn(channels_out, channels_in, device=self.device).to(dtype)
+            image = x.view(1, rows // 40, 40, channels_in).permute(0, 3, 1, 2)  # channels_last
+            kernel = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+            operations = 2 * rows * channels_in * channels_out
+            yield operations / self._best_time(lambda x=x, w=weight: functional.linear(x, w))
+            yield operations / self._best_time(lambda x=image, w=kernel: functional.conv2d(x, w))
+
+    def _copies(self) -> dict[str, float]:
+        import torch
+
+        source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=self.device)
+        target = torch.zeros_like(source)
+        times = {
+            "into an existing buffer": self._best_time(lambda: target.copy_(source)),
+            "into a new one": self._best_time(source.clone),
+        }
+        return {name: 2 * COPIED_BYTES / seconds for name, seconds in times.items()}
+
+    def _best_time(self, kernel: Callable[[], object]) -> float:
+        """The shortest time in seconds: what disturbs a kernel only makes it slower."""
+        times: list[float] = []
+        end = time.perf_counter() + SECONDS_EACH
+        while len(times) < 3 or time.perf_counter() < end:
+            self._wait()
+            start = time.perf_counter()
+            kernel()
+            self._wait()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    def _wait(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def describe() -> dict[str, Any]:
+    """Collect processor, memory in GiB, GPUs, and the versions of what is compared."""
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / GIB, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "python": platform.python_version(),
+        "packages": {name: v for name in PACKAGES if (v := version(name))},
+        "git_revision": git_revision(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, with family and model, and with what its vector units know."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    first = text.split("\n\n", 1)[0].splitlines()
+    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in first)}
+    name = facts.get("model name", platform.machine())
+    if "cpu family" in facts:  # a virtual machine's name may say only who made it
+        name += f" (family {facts['cpu family']}, model {facts.get('model', 'unknown')})"
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    known = [flag for flag in INSTRUCTION_SETS if flag in flags]
+    return f"{name} with {' '.join(known)}" if known else name
+
+
+def version(package: str) -> str | None:
+    """The version of a package here or among the peers, or None where it is absent."""
+    path = [*sys.path, *map(str, sorted(PEERS.glob("*")))]
+    found = importlib.metadata.distributions(name=package, path=path)
+    return next((distribution.version for distribution in found), None)

@@ -1,0 +1,154 @@
+import importlib
+import importlib.util
+import inspect
+import sys
+from types import ModuleType
+
+import pytest
+
+from mmconvnext.compat import imports
+from mmconvnext.compat.imports import after_import, lazy_names
+
+
+@pytest.fixture
+def name(tmp_path, monkeypatch):
+    """A module that can be imported and has not been."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(imports.FINDER, "actions", {})
+    (tmp_path / "fresh_module.py").write_text("value = 1\n")
+    yield "fresh_module"
+    sys.modules.pop("fresh_module", None)
+
+
+def double(module: ModuleType) -> None:
+    module.value *= 2
+
+
+def test_an_action_follows_the_import(name):
+    after_import(name, double)
+    assert name not in sys.modules
+    assert importlib.import_module(name).value == 2
+
+
+def test_a_module_that_is_there_already_is_acted_upon_at_once(name):
+    module = importlib.import_module(name)
+    after_import(name, double)
+    assert module.value == 2
+
+
+def test_the_same_action_is_taken_once_and_others_in_order(name):
+    for _ in range(2):
+        after_import(name, double)
+    after_import(name, lambda module: setattr(module, "value", module.value + 5))
+    assert importlib.import_module(name).value == 7
+
+
+def test_a_reloaded_module_is_acted_upon_again(name):
+    after_import(name, double)
+    module = importlib.import_module(name)
+    module.value = 0
+    assert importlib.reload(module).value == 2
+
+
+def test_a_module_of_a_package_is_acted_upon_before_its_importer_goes_on(tmp_path, name):
+    package = tmp_path / "fresh_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from fresh_package.inner import value\n")
+    (package / "inner.py").write_text("value = 1\n")
+    after_import("fresh_package.inner", double)
+    try:
+        assert importlib.import_module("fresh_package").value == 2
+    finally:
+        for module in ("fresh_package", "fresh_package.inner"):
+            sys.modules.pop(module, None)
+
+
+def test_an_action_may_import_what_imports_the_module(tmp_path, name):
+    (tmp_path / "fresh_module.py").write_text("value = 1\n")
+    seen = []
+    after_import(name, lambda module: seen.append(importlib.import_module(name).value))
+    importlib.import_module(name)
+    assert seen == [1]
+
+
+def test_an_error_of_an_action_is_not_lost(name):
+    def fail(module: ModuleType) -> None:
+        raise ValueError("cannot be repaired")
+
+    after_import(name, fail)
+    with pytest.raises(ValueError, match="cannot be repaired"):
+        importlib.import_module(name)
+    assert name not in sys.modules
+
+
+def test_what_is_not_installed_stays_missing(name):
+    after_import("no_such_module", double)
+    assert importlib.util.find_spec("no_such_module") is None
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("no_such_module")
+
+
+def test_the_module_looks_as_if_nobody_had_waited_for_it(name):
+    plain = importlib.import_module(name)
+    kind = type(plain.__loader__)
+    del sys.modules[name]
+    after_import(name, double)
+    spec = importlib.util.find_spec(name)
+    assert spec.origin == plain.__spec__.origin
+    assert spec.loader.get_source(name) == "value = 1\n"
+    module = importlib.import_module(name)
+    assert type(module.__loader__) is type(module.__spec__.loader) is kind
+    assert inspect.getsource(module) == "value = 1\n"
+
+
+def test_a_namespace_package_is_found(tmp_path, name):
+    (tmp_path / "fresh_namespace").mkdir()
+    after_import("fresh_namespace", double)
+    assert list(importlib.util.find_spec("fresh_namespace").submodule_search_locations)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with a lazy name, a lazy room and a module that says when it is imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "lazy_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "from mmconvnext.compat.imports import lazy_names\n"
+        "there = 0\n"
+        "__getattr__, __dir__ = lazy_names(\n"
+        "    __name__, {'Thing': 'lazy_package.room', 'room': 'lazy_package.room'}\n"
+        ")\n"
+    )
+    (folder / "room.py").write_text("class Thing: pass\n")
+    yield importlib.import_module("lazy_package")
+    for name in ("lazy_package", "lazy_package.room"):
+        sys.modules.pop(name, None)
+
+
+def test_a_lazy_name_is_imported_at_its_first_use_and_kept(package):
+    assert "lazy_package.room" not in sys.modules
+    thing = package.Thing
+    assert thing is sys.modules["lazy_package.room"].Thing
+    assert vars(package)["Thing"] is thing
+
+
+def test_a_lazy_room_is_its_module(package):
+    assert package.room is importlib.import_module("lazy_package.room")
+
+
+def test_lazy_names_are_listed_beside_the_others(package):
+    assert {"Thing", "room", "there", "__name__"} <= set(dir(package))
+    assert "lazy_package.room" not in sys.modules
+
+
+def test_other_names_are_missing_as_in_any_module(package):
+    with pytest.raises(AttributeError, match="module 'lazy_package' has no attribute 'Nothing'"):
+        package.Nothing()
+    assert not hasattr(package, "__path_of_nothing__")
+
+
+def test_lazy_names_needs_no_module_that_is_there():
+    get, _ = lazy_names("lazy_package", {"Thing": "no_such_module"})
+    with pytest.raises(ModuleNotFoundError):
+        get("Thing")

@@ -1,0 +1,217 @@
+"""FlatPolygons beside MMDetection's PolygonMasks, and beside bitmaps and shapely."""
+
+import pickle
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import PolygonMasks
+from mmdet.structures.mask.mask_target import mask_target_single
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+
+from mmconvnext.data.polygons import FlatPolygons
+
+HEIGHT, WIDTH = 90, 120
+
+
+def star(rng: np.random.Generator) -> np.ndarray:
+    """A polygon that does not cross itself, as shapely wants it; perhaps with a part outside."""
+    while True:
+        angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 30)))
+        radii = rng.uniform(4, 50) * rng.uniform(0.4, 1, len(angles))
+        outline = radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        points = rng.uniform(0, (WIDTH, HEIGHT)) + outline
+        if shapely.Polygon(points).is_valid:
+            return points.reshape(-1)
+
+
+@pytest.fixture
+def objects() -> list[list[np.ndarray]]:
+    """Objects of one to three polygons each, some at the border."""
+    rng = np.random.default_rng(0)
+    return [[star(rng) for _ in range(rng.integers(1, 4))] for _ in range(40)]
+
+
+@pytest.fixture
+def both(objects) -> tuple[FlatPolygons, PolygonMasks]:
+    return FlatPolygons(objects, HEIGHT, WIDTH), PolygonMasks(objects, HEIGHT, WIDTH)
+
+
+def assert_same(ours: PolygonMasks, theirs: PolygonMasks) -> None:
+    assert (ours.height, ours.width, len(ours)) == (theirs.height, theirs.width, len(theirs))
+    for mine, other in zip(ours.masks, theirs.masks, strict=True):
+        assert len(mine) == len(other)
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert np.array_equal(ours.to_ndarray(), theirs.to_ndarray())
+    assert ours.to_ndarray().dtype == bool
+
+
+def ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.astype(bool), b.astype(bool)
+    union = (a | b).sum((1, 2))
+    return np.where(union == 0, 1, (a & b).sum((1, 2)) / np.maximum(union, 1))
+
+
+def test_as_given(both):
+    assert_same(*both)
+    assert "num_masks=40, height=90, width=120" in repr(both[0])
+
+
+@pytest.mark.parametrize("direction", ["horizontal", "vertical", "diagonal"])
+def test_flip(both, direction):
+    ours, theirs = both
+    assert_same(ours.flip(direction), theirs.flip(direction))
+
+
+def test_flip_refuses_other_directions(both):
+    with pytest.raises(ValueError, match="flip_direction='up' must be horizontal, vertical or"):
+        both[0].flip("up")
+
+
+def test_resize_and_rescale(both):
+    ours, theirs = both
+    assert_same(ours.resize((41, 77)), theirs.resize((41, 77)))
+    assert_same(ours.rescale((500, 300)), theirs.rescale((500, 300)))
+    assert_same(ours.rescale(1.7), theirs.rescale(1.7))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        0,
+        -1,
+        slice(2, 30, 3),
+        [3, 1, 3],
+        np.array([5, 0]),
+        np.arange(40) % 3 == 0,
+        np.array([], int),
+    ],
+)
+def test_indexing(both, index):
+    ours, theirs = both
+    assert_same(ours[index], theirs[index])
+
+
+def test_an_index_out_of_range(both):
+    with pytest.raises(IndexError):
+        both[0][40]
+
+
+def test_indexing_in_instance_data(both):
+    data = InstanceData(masks=both[0], labels=torch.arange(40))
+    assert_same(data[torch.arange(40) > 30].masks, both[1][slice(31, None)])
+
+
+def test_crop(both):
+    """What lies outside is cut off as shapely does it."""
+    window = np.array([30, 20, 95, 200])
+    ours, theirs = (masks.crop(window) for masks in both)
+    assert (ours.height, ours.width) == (theirs.height, theirs.width) == (70, 65)
+    overlap = ious(ours.to_ndarray(), theirs.to_ndarray())
+    assert overlap.mean() > 0.999
+    assert overlap.min() > 0.97
+    # the same areas, though perhaps other first vertices
+    np.testing.assert_allclose(ours.areas, theirs.areas, atol=1e-9)
+
+
+def test_crop_in_whole_pixels_is_that_of_the_bitmaps(both):
+    window = np.array([30, 20, 95, 75])
+    bitmaps = both[1].to_ndarray()[:, 20:75, 30:95]
+    assert ious(both[0].crop(window).to_ndarray(), bitmaps).mean() > 0.99
+
+
+def test_whatever_follows_a_crop(both):
+    window = np.array([30, 20, 95, 75])
+    ours, theirs = (
+        m.crop(window).resize((300, 200)).flip().crop(np.array([10, 50, 150, 280])) for m in both
+    )
+    assert ious(ours.to_ndarray(), theirs.to_ndarray()).mean() > 0.999
+    chosen = ours[[3, 4, 5]].pad((400, 400))  # what was cut off does not come back
+    assert not chosen.to_ndarray()[:, 230:].any()
+    assert not chosen.to_ndarray()[:, :, 140:].any()
+
+
+def test_boxes(both):
+    ours, theirs = both
+    assert torch.equal(ours.get_bboxes().tensor, theirs.get_bboxes("hbox").tensor)
+    boxes = ours.get_bboxes(HorizontalBoxes)
+    assert isinstance(boxes, HorizontalBoxes)
+    assert ours[[]].get_bboxes().tensor.shape == (0, 4)
+
+
+@pytest.mark.parametrize("window", [(30, 20, 95, 75), (0, 0, 7, 90), (50, 40, 52, 41)])
+def test_boxes_after_a_crop(objects, window):
+    corner = np.tile(window[:2], 2)
+    ours = FlatPolygons(objects, HEIGHT, WIDTH).crop(np.array(window)).get_bboxes().tensor
+    for box, polygons in zip(ours.numpy(), objects, strict=True):
+        area = shapely.union_all(
+            [shapely.Polygon(p.reshape(-1, 2)).intersection(shapely.box(*window)) for p in polygons]
+        )
+        expected = np.array(area.bounds) - corner if area.area else np.zeros(4)
+        np.testing.assert_allclose(box, expected, atol=1e-4)
+
+
+def test_boxes_where_an_object_covers_the_window():
+    around = [[np.array([-50.0, -50, 300, -50, 300, 300, -50, 300])]]
+    beside = [[np.array([70.0, 10, 90, 10, 90, 80])]]
+    masks = FlatPolygons(around + beside, HEIGHT, WIDTH).crop(np.array([20, 30, 60, 50]))
+    assert masks.get_bboxes().tensor.tolist() == [[0, 0, 40, 20], [0, 0, 0, 0]]
+
+
+def test_mask_targets(both):
+    """Those of MMDetection, to the last bit."""
+    rng = np.random.default_rng(1)
+    low = rng.uniform(-10, (WIDTH, HEIGHT), (200, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0, 60, (200, 2))], axis=1).astype(np.float32)
+    which = rng.integers(0, 40, 200)
+    ours, theirs = (masks.crop_and_resize(boxes, (28, 28), which) for masks in both)
+    assert_same(ours, theirs)
+    cfg = Config({"mask_size": 28})
+    arguments = torch.from_numpy(boxes), torch.from_numpy(which)
+    targets = [mask_target_single(*arguments, masks, cfg) for masks in both]
+    assert torch.equal(*targets)
+    assert targets[0].any()
+
+
+def test_fractional_targets_are_refused(both):
+    with pytest.raises(ValueError, match="binarize=False"):
+        both[0].crop_and_resize(np.zeros((1, 4)), (28, 28), np.zeros(1, int), binarize=False)
+
+
+def test_no_objects():
+    ours, theirs = FlatPolygons([], HEIGHT, WIDTH), PolygonMasks([], HEIGHT, WIDTH)
+    window = np.array([1, 2, 30, 40])
+    for a, b in (
+        (ours, theirs),
+        (ours.flip(), theirs.flip()),
+        (ours.resize((5, 6)), theirs.resize((5, 6))),
+        (ours.crop(window), theirs.crop(window)),
+        (ours[np.zeros(0, bool)], theirs),
+    ):
+        assert_same(a, b)
+    targets = ours.crop_and_resize(np.zeros((0, 4), np.float32), (28, 28), np.zeros(0, int))
+    assert targets.to_ndarray().shape == (0, 28, 28)
+
+
+def test_integers_are_not_truncated():
+    square = [[[10, 10, 31, 10, 31, 31, 10, 31]]]
+    masks = FlatPolygons(square, HEIGHT, WIDTH).resize((45, 60))
+    assert masks.masks[0][0].tolist() == [5, 5, 15.5, 5, 15.5, 15.5, 5, 15.5]
+
+
+def test_between_processes(both):
+    cropped = both[0].crop(np.array([30, 20, 95, 75]))
+    back = pickle.loads(pickle.dumps(cropped))
+    assert np.array_equal(back.to_ndarray(), cropped.to_ndarray())
+    np.testing.assert_array_equal(back.areas, cropped.areas)
+
+
+def test_what_is_left_to_mmdetection(both):
+    ours, theirs = both
+    assert_same(ours.translate((HEIGHT, WIDTH), 5), theirs.translate((HEIGHT, WIDTH), 5))
+    assert_same(FlatPolygons.cat([ours[:3], ours[5:]]), PolygonMasks.cat([theirs[:3], theirs[5:]]))
+    np.testing.assert_allclose(ours.areas, theirs.areas)

@@ -1,0 +1,262 @@
+"""What `import mmconvnext` brings, in fresh processes: little at once, all of it when needed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mmconvnext
+
+HEAVY = {"torch", "numpy", "mmengine", "mmcv", "mmdet", "mmpretrain"}
+OPTIONAL = {"torchvision", "timm", "transformers", "hotcoco"}
+PEERS = Path(sys.prefix) / "peers"
+
+TOOL = """
+import runpy, sys
+sys.argv = [{path!r}, "--help"]
+try:
+    runpy.run_path({path!r}, run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0, end.code
+"""
+PACKAGES = (
+    "\nimport json, sys; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
+)
+
+# Runs pieces of code, each in a process of its own that has nothing of OpenMMLab but, to save time,
+# torch and other libraries that nothing waits for; prints the tracebacks of those that fail.
+FORKS = """
+import json, os, sys, traceback
+import cv2, matplotlib.pyplot, pycocotools.mask, rich.progress, sympy
+import torch.distributed.optim, torch.fx.experimental.symbolic_shapes
+
+assert not {"mmengine", "mmcv", "mmdet"} & set(sys.modules)
+for code in json.load(sys.stdin):
+    child = os.fork()
+    if child:
+        if os.waitpid(child, 0)[1]:
+            print(f"{code}\\nkilled\\n")
+        continue
+    try:
+        exec(code, {"__name__": "__main__"})
+    except BaseException:
+        print(f"{code}\\n{traceback.format_exc()}\\n")
+    sys.stdout.flush()
+    os._exit(0)
+"""
+# Everything is where a user looks for it.
+CHECK = """
+import mmdet.registry, mmengine.registry
+import mmengine.runner.checkpoint as io
+
+assert mmdet.registry.MODELS.get("ConvNeXt").__module__ == "mmconvnext.models.convnext"
+assert mmdet.registry.MODELS.get("mmdet.ConvNeXt") is mmdet.registry.MODELS.get("ConvNeXt")
+assert mmdet.registry.MODELS.get("InstanceTTAModel").__module__ == "mmconvnext.models.tta"
+metric = mmdet.registry.METRICS.get("FastCocoMetric")
+assert metric.__module__ == "mmconvnext.evaluation.coco_metric"
+for registries in (mmdet.registry, mmengine.registry):
+    found = registries.OPTIM_WRAPPER_CONSTRUCTORS.get("LayerDecayOptimWrapperConstructor")
+    assert found.__module__ == "mmconvnext.optim.layer_decay"
+for name in ("FastLoadAnnotations", "FastPackDetInputs"):
+    assert mmdet.registry.TRANSFORMS.get(name).__module__ == "mmconvnext.data.transforms"
+schemes = io.CheckpointLoader._schemes
+assert schemes[""].__module__ == "mmconvnext.compat.checkpoint_io"
+for scheme in ("http://", "https://", "timm://", "hf://", "torchvision://"):
+    assert schemes[scheme].__module__ == "mmconvnext.weights.sources"
+assert io.load_from_http.__module__ == io.load_url.__module__ == "mmconvnext.weights.sources"
+import mmcv.ops
+import mmconvnext
+assert mmconvnext.ConvNeXt is mmdet.registry.MODELS.get("ConvNeXt")
+"""
+# mmdet.models can be imported before mmconvnext where mmcv is compiled, or, as here, is said to be.
+COMPILED = """
+import importlib.util, sys, types
+
+class Anything(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+if importlib.util.find_spec("mmcv._ext") is None:
+    sys.modules["mmcv._ext"] = Anything("mmcv._ext")
+    sys.modules["mmcv._ext"].__spec__ = importlib.util.spec_from_loader("mmcv._ext", None)
+"""
+
+
+@pytest.fixture(scope="module")
+def run_python(repo) -> Callable[..., str]:
+    """Run code in a fresh process and return what it printed; a failure fails the test."""
+
+    def run(code: str, *arguments: object, stdin: str = "", python_path: object = "") -> str:
+        process = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=repo,
+            env={**os.environ, "PYTHONPATH": f"{repo}{os.pathsep}{python_path}"},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def failures(run_python) -> Callable[[list[str]], str]:
+    """Run pieces of code in a fresh process each; returns those that failed, with the reason."""
+    return lambda pieces: run_python(FORKS, stdin=json.dumps(pieces))
+
+
+def packages(output: str) -> set[str]:
+    return set(json.loads(output.splitlines()[-1]))
+
+
+def test_the_import_itself_takes_the_standard_library_alone(run_python):
+    found = packages(run_python("import mmconvnext" + PACKAGES))
+    assert "mmconvnext" in found
+    assert not found & (HEAVY | OPTIONAL)
+
+
+@pytest.mark.parametrize(
+    "tool", ["train.py", "test.py", "demo.py", "weights.py", "get_flops.py", "make_shapes.py"]
+)
+def test_the_help_of_a_tool_takes_the_standard_library_alone(run_python, repo, tool):
+    output = run_python(TOOL.format(path=str(repo / "tools" / tool)) + PACKAGES)
+    assert output.startswith(f"usage: {tool}")
+    assert not packages(output) & (HEAVY | OPTIONAL)
+
+
+def test_building_a_backbone_takes_no_optional_library(run_python):
+    code = "import mmconvnext; from mmdet.registry import MODELS; "
+    code += "MODELS.build(dict(type='ConvNeXt', arch='atto'))"
+    found = packages(run_python(code + PACKAGES))
+    assert {"torch", "mmdet"} <= found
+    assert not found & {*OPTIONAL, "mmpretrain"}
+
+
+def test_everything_is_there_whoever_comes_first(failures):
+    orders = [
+        "import mmconvnext",
+        "import mmdet; import mmconvnext",
+        "import mmdet.registry; import mmconvnext",
+        "import mmengine.runner; import mmconvnext",
+        "import mmengine.optim; import mmconvnext",
+        "import mmconvnext, mmcv.ops",
+        "import mmconvnext, mmdet.apis",
+        "import mmconvnext, mmengine.model",
+        "import mmconvnext, mmengine.runner",
+        "import mmconvnext, mmdet.datasets",
+        "import mmconvnext, mmdet.evaluation",
+        "import mmconvnext, mmdet.models; import importlib; importlib.reload(mmconvnext)",
+        "import mmconvnext; from mmdet.utils import register_all_modules; register_all_modules()",
+        # registries that have looked for it in vain before
+        COMPILED + "import mmdet.apis\nfrom mmdet.registry import MODELS\n"
+        "assert MODELS.get('ConvNeXt') is None\nimport mmconvnext",
+        "from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as constructors\n"
+        "assert constructors.get('LayerDecayOptimWrapperConstructor') is None\n"
+        "import mmconvnext",
+    ]
+    assert failures([f"{order}\n{CHECK}" for order in orders]) == ""
+
+
+def test_a_backbone_is_built_directly_after_the_import(failures):
+    ways = [
+        "from mmdet.registry import MODELS; built = MODELS.build(cfg)",
+        "from mmdet.registry import MODELS; built = MODELS.build({**cfg, 'type': scoped})",
+        "from mmengine.registry import MODELS, init_default_scope; init_default_scope('mmdet'); "
+        "built = MODELS.build(cfg)",
+        "from mmengine.registry import MODELS; built = MODELS.build({**cfg, 'type': scoped})",
+        "from mmengine.registry import MODELS; built = MODELS.build({**cfg, '_scope_': 'mmdet'})",
+        "built = mmconvnext.ConvNeXt(arch='atto')",
+        "from mmconvnext import ConvNeXt; from mmengine.registry import MODELS; "
+        "built = MODELS.build({**cfg, 'type': ConvNeXt})",
+    ]
+    start = "import mmconvnext; cfg = dict(type='ConvNeXt', arch='atto'); scoped = 'mmdet.ConvNeXt'"
+    end = "assert type(built) is mmconvnext.ConvNeXt"
+    assert failures([f"{start}\n{way}\n{end}" for way in ways]) == ""
+
+
+def test_a_module_may_be_the_first_to_be_imported(failures):
+    """What the hooks import also imports what the hooks wait for."""
+    names = [name for modules in mmconvnext.REGISTERED_WITH.values() for name in modules]
+    names += ["mmconvnext.compat.checkpoint_io", "mmconvnext.weights.sources"]
+    names += ["mmconvnext.weights.loader", "mmconvnext.models.layers", "mmconvnext.engine.runner"]
+    check = "from mmdet.registry import MODELS; assert MODELS.get('InstanceTTAModel')"
+    assert failures([f"import {name}; {check}" for name in names]) == ""
+
+
+def test_public_names_and_rooms_are_there(failures):
+    code = """
+import mmconvnext
+assert mmconvnext.models.ConvNeXt is mmconvnext.ConvNeXt
+assert mmconvnext.compat.read_checkpoint is mmconvnext.compat.checkpoint_io.read_checkpoint
+assert mmconvnext.weights.load_pretrained and mmconvnext.optim and mmconvnext.evaluation
+assert set(mmconvnext.__all__) <= set(dir(mmconvnext))
+from mmconvnext import *
+assert ConvNeXt and FastCocoMetric and InstanceTTAModel and LayerDecayOptimWrapperConstructor
+"""
+    assert failures([code]) == ""
+    assert not hasattr(mmconvnext, "NoSuchName")
+
+
+def test_a_config_that_imports_it_is_all_that_a_script_needs(run_python, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "custom_imports = dict(imports=['mmconvnext'], allow_failed_imports=False)\n"
+        "default_scope = 'mmdet'\n"
+        "model = dict(type='ConvNeXt', arch='atto')\n"
+        "optim_wrapper = dict(\n"
+        "    constructor='LayerDecayOptimWrapperConstructor',\n"
+        "    paramwise_cfg=dict(decay_rate=0.5),\n"
+        "    optimizer=dict(type='AdamW', lr=1.0),\n"
+        ")\n"
+    )
+    code = """
+import sys
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+cfg = Config.fromfile(sys.argv[1])
+init_default_scope(cfg.default_scope)
+model = MODELS.build(cfg.model)
+wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+assert len({group["lr"] for group in wrapper.param_groups}) == model.num_layers + 2
+"""
+    run_python(code, config)
+
+
+def test_classes_are_pickled_by_their_module(run_python):
+    code = "import pickle, mmconvnext; kind = mmconvnext.ConvNeXt; "
+    content = run_python(code + "print(pickle.dumps([kind, kind(arch='atto')]).hex())")
+    code = "import pickle, sys; kind, model = pickle.loads(bytes.fromhex(sys.stdin.read())); "
+    code += "import mmconvnext; assert kind is type(model) is mmconvnext.ConvNeXt"
+    run_python(code, stdin=content.splitlines()[-1])
+
+
+def test_mmpretrains_backbone_of_the_same_name_is_another(run_python):
+    if not (PEERS / "mmpretrain").is_dir():
+        pytest.skip("mmpretrain is not installed beside the environment")
+    code = """
+import mmconvnext
+from mmdet.registry import MODELS
+theirs = MODELS.get("mmpretrain.ConvNeXt")
+assert theirs.__module__ == "mmpretrain.models.backbones.convnext", theirs
+assert MODELS.get("ConvNeXt") is mmconvnext.ConvNeXt is not theirs
+from mmpretrain.registry import MODELS as models_of_mmpretrain
+assert models_of_mmpretrain.get("ConvNeXt") is theirs
+assert models_of_mmpretrain.get("mmdet.ConvNeXt") is mmconvnext.ConvNeXt
+"""
+    run_python(code, python_path=PEERS / "mmpretrain")
+
+
+def test_the_modules_that_are_to_be_registered_exist():
+    for modules in mmconvnext.REGISTERED_WITH.values():
+        assert all(importlib.util.find_spec(module) for module in modules)

@@ -1,0 +1,72 @@
+"""Measure ours beside its peers, in one run, with the same weights and the same input."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+# For each command, its module in mmconvnext.benchmark and what it is for. A module offers
+# add_arguments(parser) and compare(args), and is imported only when its command is chosen.
+COMMANDS = {
+    "machine": ("machine", "how fast this machine multiplies matrices and copies memory"),
+    "backbone": ("backbones", "ConvNeXt of several libraries, in inference and in training"),
+    "detector": ("detectors", "whole detectors, from images to detections"),
+    "startup": ("startup", "importing the package, and the tools' --help"),
+}
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (module, purpose) in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=f"Measure {purpose}.")
+        command.set_defaults(module=module)
+        if name in arguments[:1]:
+            _add_common(command)
+            _room(module).add_arguments(command)
+    return parser.parse_args(arguments)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    cores = _room("contest").available_cores()
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each; default: %(default)s")
+    parser.add_argument(
+        "--warmup", type=int, default=1, help="turns before that; default: %(default)s"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=cores,
+        help="of each process; default: all cores, %(default)s",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything measured to a file, too")
+    parser.add_argument("--markdown", action="store_true", help="print GitHub's markdown")
+
+
+def _room(module: str) -> Any:
+    return importlib.import_module(f"mmconvnext.benchmark.{module}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Hold the contest that was chosen, print what came out and write it."""
+    report = _room(args.module).compare(args)
+    print(report.text(args.markdown))
+    if args.json:
+        _room("report").write_json(report.to_json(), args.json)
+        print(f"written to {args.json}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    args = parse_args(sys.argv[1:] if arguments is None else arguments)
+    from mmconvnext.engine.cli import main_guard  # imports much: not needed for --help
+
+    return main_guard(run)(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
