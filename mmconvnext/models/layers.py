@@ -150,7 +150,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to ``x`` of shape (N, C, H, W); the result has the same shape."""
-        if self.fused and self.grn is None and not _is_recorded() and self._has_bare_layers():
+        if self.fused and self.grn is None and not _is_recorded(x) and self._has_bare_layers():
             return self._fused(x)
         y = self.dwconv(x).permute(0, 2, 3, 1)
         y = functional.gelu(self.pwconv1(self.norm(y)))
@@ -194,10 +194,11 @@ def _has_hooks(module: nn.Module) -> bool:
     )
 
 
-def _is_recorded() -> bool:
-    """Whether torch records or transforms operators: those must be torch's own."""
+def _is_recorded(x: Tensor) -> bool:
+    """Whether torch records, transforms or only shapes operators: those must be torch's own."""
     return (
-        torch.jit.is_tracing()
+        x.is_meta
+        or torch.jit.is_tracing()
         or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
     )
