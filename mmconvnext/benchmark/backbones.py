@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,9 @@ from mmconvnext.benchmark.backbone_peers import LIBRARIES, OURS, OURS_PLAIN, PEE
 from mmconvnext.benchmark.contest import Agree, Contestant, Results, close_to, run
 from mmconvnext.benchmark.devices import choose_device
 from mmconvnext.benchmark.machine import PEERS as FOLDER_OF_PEERS
-from mmconvnext.benchmark.machine import Limits, measure
+from mmconvnext.benchmark.machine import measure, reference
 from mmconvnext.benchmark.process import BenchmarkError
-from mmconvnext.benchmark.report import MIB, UNKNOWN, Column, Report
+from mmconvnext.benchmark.report import MIB, Column, Report
 from mmconvnext.models.variants import resolve_arch
 
 FACTORY = "mmconvnext.benchmark.backbone_contestant:Backbone"
@@ -97,13 +98,19 @@ def compare(args: argparse.Namespace) -> Report:
     contests = [contestants(task, names) for task in tasks]  # finds mistakes before it measures
     limits = measure(device, args.threads)
     tables = [
-        hold(task, each, limits, rounds=args.rounds, warmup=args.warmup, threads=args.threads)
+        hold(task, each, rounds=args.rounds, warmup=args.warmup, threads=args.threads)
         for task, each in zip(tasks, contests, strict=True)
     ]
     columns = [Column("GFLOP/s", _speed), Column("of GEMM", _share)]
     if args.train:
         columns.insert(0, Column("saved MiB (/ ours)", _saved))
-    return Report(tables, columns, [*_notes(args.train), *limits.lines()])
+    gemm = ", ".join(f"{_gemm_speed(each) / 1e9:.0f} GFLOP/s" for each in tables)
+    notes = [
+        *_notes(args.train),
+        f"of GEMM: of the machine's fastest matrix product in the same round, which reached {gemm}",
+        *limits.lines(),
+    ]
+    return Report(tables, columns, notes)
 
 
 def chosen(libraries: Sequence[str], plain: bool) -> list[str]:
@@ -143,28 +150,30 @@ def contestants(task: Task, names: Sequence[str]) -> list[Contestant]:
     ]
 
 
-def hold(
-    task: Task, contestants: Sequence[Contestant], limits: Limits | None = None, **options: int
-) -> Results:
-    """Compare, then time.
+def hold(task: Task, contestants: Sequence[Contestant], **options: int) -> Results:
+    """Compare, then time; the machine's matrix product takes turns with the contestants.
 
     Args:
         task: what the contestants do.
         contestants: ours first.
-        limits: the machine's, to relate the speeds to.
         options: ``rounds``, ``warmup`` and ``threads`` of :func:`mmconvnext.benchmark.contest.run`.
 
     Returns:
-        With the facts ``flops`` (operations, a multiply-add is two), ``flops_per_second``, of the
-        machine's ``share_of_gemm``, and in training ``saved_bytes``.
+        With the facts ``flops`` (operations, a multiply-add is two), ``flops_per_second``,
+        ``share_of_gemm`` (the median over the rounds of the speed divided by that of the matrix
+        product in the same round), and in training ``saved_bytes``.
     """
-    results = run(contestants, agree=agreement(task), title=task.title, **options)
+    gemm = reference(task.device, task.dtype)
+    options_of_run = {"agree": agreement(task), "title": task.title, "reference": gemm, **options}
+    results = run(contestants, **options_of_run)
     flops = count_flops(task)
+    operations = results.reference_facts["operations"]
     for name, facts in results.facts.items():
+        pairs = zip(results.turns[name], results.reference, strict=True)
+        shares = [(flops / ours.seconds) / (operations / gemm.seconds) for ours, gemm in pairs]
         facts["flops"] = flops
         facts["flops_per_second"] = flops / results.median_seconds(name)
-        if limits and task.dtype in limits.gemm:
-            facts["share_of_gemm"] = facts["flops_per_second"] / limits.gemm[task.dtype]
+        facts["share_of_gemm"] = statistics.median(shares)
     return results
 
 
@@ -229,13 +238,17 @@ def _notes(train: bool) -> list[str]:
     return notes
 
 
+def _gemm_speed(results: Results) -> float:
+    seconds = statistics.median(turn.seconds for turn in results.reference)
+    return results.reference_facts["operations"] / seconds
+
+
 def _speed(results: Results, name: str) -> str:
     return f"{results.facts[name]['flops_per_second'] / 1e9:.0f}"
 
 
 def _share(results: Results, name: str) -> str:
-    share = results.facts[name].get("share_of_gemm")
-    return UNKNOWN if share is None else f"{share:.0%}"
+    return f"{results.facts[name]['share_of_gemm']:.0%}"
 
 
 def _saved(results: Results, name: str) -> str:

@@ -60,6 +60,8 @@ class Results:
         facts: by contestant: numbers that are no timings, see :meth:`Process.facts`.
         missing: by contestant that was left out: why.
         threads: that each contestant might use.
+        reference: the turns of the reference, if there was one; it is no contestant.
+        reference_facts: its numbers that are no timings.
     """
 
     title: str
@@ -68,6 +70,8 @@ class Results:
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     threads: int = 1
+    reference: list[Turn] = field(default_factory=list)
+    reference_facts: dict[str, float] = field(default_factory=dict)
 
     @property
     def ours(self) -> str:
@@ -105,6 +109,7 @@ def run(
     agree: Agree | None = None,
     title: str = "",
     threads: int | None = None,
+    reference: Contestant | None = None,
 ) -> Results:
     """Start all contestants, have their results compared, and time them in turns.
 
@@ -116,6 +121,8 @@ def run(
             anything is timed; None where there is nothing to compare (then no ``check()`` runs).
         title: of the table.
         threads: that each contestant may use; None for the cores that this process may use.
+        reference: takes turns with the others, but its results are not compared: to relate times to
+            what the machine could do in the same round.
 
     Returns:
         The times, and who was left out because a library is not installed.
@@ -125,20 +132,20 @@ def run(
         BenchmarkError: an argument is wrong, or a contestant failed.
     """
     threads = available_cores() if threads is None else threads
-    _check_arguments(contestants, rounds, warmup)
+    _check_arguments([*contestants, *([reference] if reference else [])], rounds, warmup)
     with ExitStack() as stack:
         # all at once: importing and building is the slow part
-        processes = [stack.enter_context(Process(each, threads)) for each in contestants]
-        processes, missing = _installed(processes)
-        distances = _distances(processes, agree) if agree else {}
-        return Results(
-            title=title,
-            facts={process.name: process.facts() for process in processes},
-            turns=_take_turns(processes, rounds, warmup),
-            distances=distances,
-            missing=missing,
-            threads=threads,
-        )
+        started = [stack.enter_context(Process(each, threads)) for each in contestants]
+        beside = [stack.enter_context(Process(reference, threads))] if reference else []
+        processes, missing = _installed(started)
+        results = Results(title, {}, missing=missing, threads=threads)
+        results.distances = _distances(processes, agree) if agree else {}
+        results.facts = {process.name: process.facts() for process in processes}
+        results.reference_facts = beside[0].facts() if beside else {}
+        turns = _take_turns([*processes, *beside], rounds, warmup)
+        results.reference = turns.pop(beside[0].name) if beside else []
+        results.turns = turns
+        return results
 
 
 def available_cores() -> int:

@@ -136,6 +136,10 @@ def _table_json(results: Results) -> dict[str, Any]:
         "rounds": results.rounds,
         "threads": results.threads,
         "missing": results.missing,
+        "reference": {
+            "facts": results.reference_facts,
+            "turns": [asdict(turn) for turn in results.reference],
+        },
         "contestants": [_contestant_json(results, name) for name in results.turns],
     }
 

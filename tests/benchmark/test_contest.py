@@ -132,6 +132,17 @@ def test_memory_is_that_of_the_turn(dummy):
     assert all(180 < peak / 2**20 < 260 for peak in peaks)
 
 
+def test_a_reference_takes_turns_but_is_not_compared(dummy):
+    beside = dummy("machine", "dummies:Plain")  # has nothing to compare
+    contestants = [dummy("ours"), dummy("peer")]
+    results = run(contestants, 2, 1, close_to(1e-4), threads=1, reference=beside)
+    assert list(results.turns) == ["ours", "peer"]
+    assert list(results.facts) == ["ours", "peer"]
+    assert list(results.distances) == ["peer"]
+    assert len(results.reference) == 2
+    assert results.reference_facts == {}
+
+
 def test_check_and_facts_may_be_missing(dummy):
     results = run([dummy("plain", "dummies:Plain")], rounds=1, warmup=0, threads=1)
     assert results.facts == {"plain": {}}

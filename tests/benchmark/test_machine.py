@@ -38,10 +38,23 @@ def test_kernels_are_measured(monkeypatch):
     assert all(speed > 0 for speed in speeds.values())
 
 
+def test_a_turn_of_matrix_products(monkeypatch):
+    monkeypatch.setattr(machine, "SECONDS_EACH", 0.0)
+    monkeypatch.setattr(machine, "SECONDS_OF_TURN", 0.01)
+    monkeypatch.setattr(machine, "MATRICES", ((400, 32, 64),))
+    module, name = machine.reference("cpu", "float32").factory.split(":")
+    assert (module, name) == (machine.__name__, "Gemm")
+    gemm = machine.Gemm("cpu", "float32")
+    calls = []
+    gemm._product = gemm._product._replace(run=lambda: calls.append(1))
+    gemm.run()
+    assert gemm.facts() == {"operations": len(calls) * 2 * 400 * 32 * 64}
+
+
 def test_limits_are_shown():
     limits = machine.Limits({"float32": 1e11}, {"into a new one": 2 * 2**30}, "cpu", threads=2)
     text = limits.text(markdown=True)
-    assert "matrix products (cpu, 2 threads): float32 100 GFLOP/s" in text
+    assert "matrix products (cpu, 2 threads), best moment: float32 100 GFLOP/s" in text
     assert "into a new one 2.0 GiB/s" in text
     assert all(line.startswith("- ") for line in text.splitlines())
     assert limits.to_json()["gemm_flops"] == {"float32": 1e11}
