@@ -92,6 +92,13 @@ class Results:
         peaks = [turn.peak_bytes for turn in self.turns[name] if turn.peak_bytes is not None]
         return max(peaks, default=None)
 
+    def busy_cores(self) -> float | None:
+        """How many cores other processes kept busy during the turns, on average, if known."""
+        turns = [turn for each in self.turns.values() for turn in each]
+        known = [turn for turn in turns if turn.others_seconds is not None]
+        seconds = sum(turn.seconds for turn in known)
+        return sum(turn.others_seconds for turn in known) / seconds if seconds else None
+
     def ratios(self, name: str) -> list[float]:
         """A contestant's time in each round, divided by ours in the same round."""
         pairs = zip(self.turns[name], self.turns[self.ours], strict=True)

@@ -210,15 +210,24 @@ class Gemm(Kernels):
 
     def __init__(self, device: str, dtype: str):
         super().__init__(device)
-        self._product, speed = self._fastest(dtype)
-        self._times = max(int(SECONDS_OF_TURN * speed / self._product.operations), 1)
+        self._dtype = dtype
+        self._product: Product | None = None
+        self._times = 0
 
     def facts(self) -> dict[str, float]:
-        """Return the operations of a turn."""
+        """Choose the product, and return the operations of a turn.
+
+        Not before: while processes start, all are slow.
+        """
+        import torch
+
+        with torch.inference_mode():
+            self._product, speed = self._fastest(self._dtype)
+        self._times = max(int(SECONDS_OF_TURN * speed / self._product.operations), 1)
         return {"operations": self._product.operations * self._times}
 
     def run(self) -> None:
-        """Multiply."""
+        """Multiply; to be called after ``facts()``."""
         import torch
 
         with torch.inference_mode():

@@ -73,10 +73,12 @@ class Turn:
         seconds: wall time, of the GPU's work too where it is used.
         peak_bytes: the most memory that it took above what the process held at rest: of the GPU
             where it is used, else resident; None where the system does not tell.
+        others_seconds: processor time that other processes took meanwhile; likewise.
     """
 
     seconds: float
     peak_bytes: int | None
+    others_seconds: float | None = None
 
 
 class Process:

@@ -15,6 +15,7 @@ from mmconvnext.errors import UserError
 
 MIB = 2**20
 UNKNOWN = "-"
+DISTURBING_CORES = 0.1  # busy with other processes
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,15 @@ class Report:
         headings += [column.heading for column in self.columns]
         rows = [self._row(results, name) for name in results.turns]
         table = format_rows([headings, *rows], markdown)
-        left_out = [f"{name}: left out, {why}" for name, why in results.missing.items()]
+        remarks = [f"{name}: left out, {why}" for name, why in results.missing.items()]
+        busy = results.busy_cores() or 0.0
+        if busy > DISTURBING_CORES:
+            remarks.append(
+                f"disturbed: other processes kept {busy:.1f} cores busy meanwhile; measure again "
+                "when the machine is quiet"
+            )
         title = f"**{results.title}**\n" if markdown else results.title
-        return "\n".join([title, table, *left_out])
+        return "\n".join([title, table, *remarks])
 
     def _row(self, results: Results, name: str) -> list[str]:
         ratios = sorted(results.ratios(name))
@@ -136,6 +143,7 @@ def _table_json(results: Results) -> dict[str, Any]:
         "rounds": results.rounds,
         "threads": results.threads,
         "missing": results.missing,
+        "cores_busy_with_others": results.busy_cores(),
         "reference": {
             "facts": results.reference_facts,
             "turns": [asdict(turn) for turn in results.reference],

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+STAT = Path("/proc/stat")
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # see proc(5)
@@ -51,7 +52,7 @@ class Worker:
         return {"facts": facts}
 
     def turn(self) -> dict[str, Any]:
-        """Run once; return the seconds and the peak memory in bytes."""
+        """Run once; return what :class:`mmconvnext.benchmark.process.Turn` holds."""
         if self._at_rest is None:
             self._at_rest = _resident_at_rest()
         cuda = _used_cuda()
@@ -61,14 +62,18 @@ class Worker:
             at_rest = cuda.memory_allocated()
         else:
             at_rest = self._at_rest if _reset_resident_peak() else None
+        others = _others_seconds()
         start = time.perf_counter()
         self.contestant.run()
         if cuda:
             cuda.synchronize()
         seconds = time.perf_counter() - start
+        if others is not None:
+            others = max(_others_seconds() - others, 0.0)
         peak = cuda.max_memory_allocated() if cuda else _status_bytes("VmHWM")
         known = peak is not None and at_rest is not None
-        return {"seconds": seconds, "peak_bytes": max(peak - at_rest, 0) if known else None}
+        peak_bytes = max(peak - at_rest, 0) if known else None
+        return {"seconds": seconds, "peak_bytes": peak_bytes, "others_seconds": others}
 
 
 def main(factory: str, arguments: str, descriptor: str = "1") -> int:
@@ -123,6 +128,19 @@ def _resident_at_rest() -> int | None:
     if trim:
         trim(0)
     return _status_bytes("VmRSS")
+
+
+def _others_seconds() -> float | None:
+    """Processor time that all processes but this one have taken since the system's start."""
+    try:
+        fields = STAT.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(int, fields)
+    busy = user + nice + system + interrupts + soft_interrupts + stolen
+    own = os.times()
+    own_seconds = own.user + own.system + own.children_user + own.children_system
+    return busy / os.sysconf("SC_CLK_TCK") - own_seconds
 
 
 def _reset_resident_peak() -> bool:

@@ -15,7 +15,7 @@ from mmconvnext import ConvNeXt
 from mmconvnext.benchmark import backbone_contestant, backbones
 from mmconvnext.benchmark.backbone_contestant import Backbone, fill, random_weights
 from mmconvnext.benchmark.backbones import Task, agreement, contestants, count_flops, hold
-from mmconvnext.benchmark.contest import DisagreementError
+from mmconvnext.benchmark.contest import DisagreementError, Results, Turn
 from mmconvnext.benchmark.machine import PEERS as FOLDER_OF_PEERS
 from mmconvnext.benchmark.machine import Limits
 from mmconvnext.benchmark.process import BenchmarkError
@@ -171,16 +171,28 @@ def test_wrong_tasks(change, words):
 
 
 def test_the_command(monkeypatch):
+    def invented(contestants, agree, title, **_):
+        (ours,) = (contestant.name for contestant in contestants)
+        turns, facts = {ours: [Turn(2.0, None)]}, {ours: {"saved_bytes": 3.0 * 2**20}}
+        beside = {"reference": [Turn(0.5, None)], "reference_facts": {"operations": 1e11}}
+        return Results(title, turns, facts=facts, **beside)
+
     limits = Limits({"float32": 1e11, "bfloat16": 2e11}, {"anywhere": 2**30}, "cpu", 1)
     monkeypatch.setattr(backbones, "measure", lambda device, threads: limits)
+    monkeypatch.setattr(backbones, "run", invented)
     parser = argparse.ArgumentParser()
     backbones.add_arguments(parser)
-    command = "--arch atto --shape 32 32 --plain --device cpu --train --dtype float16 --peers timm"
+    command = "--arch atto nano --shape 32 32 --device cpu --train --dtype float16"
     args = parser.parse_args(command.split(), argparse.Namespace(rounds=1, warmup=0, threads=1))
-    args.peers = []  # ours alone: it is quick
+    args.peers = []
     report = backbones.compare(args)
     text = report.text()
     assert "ConvNeXt atto, forward + backward, float16 autocast, 2x3x32x32, cpu" in text
+    assert "ConvNeXt nano, forward + backward, float16 autocast, 2x3x32x32, cpu" in text
     assert "saved MiB (/ ours)" in text
+    assert "3 (1.00)" in text
+    assert "in the same round, which reached 200 GFLOP/s, 200 GFLOP/s" in text
     assert "float32 100 GFLOP/s, bfloat16 200 GFLOP/s" in text
-    assert "in the same round, which reached " in text
+    facts = report.tables[0].facts["ours"]
+    assert facts["flops_per_second"] == facts["flops"] / 2
+    assert facts["share_of_gemm"] == facts["flops_per_second"] / 2e11

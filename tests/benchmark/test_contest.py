@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -141,6 +144,19 @@ def test_a_reference_takes_turns_but_is_not_compared(dummy):
     assert list(results.distances) == ["peer"]
     assert len(results.reference) == 2
     assert results.reference_facts == {}
+
+
+def test_what_others_take_is_noticed(dummy):
+    with Process(dummy("sleeper", seconds=0.6)) as process:
+        process.turn()
+        spin = "import time\nwhile time.process_time() < 5: pass"
+        other = subprocess.Popen([sys.executable, "-c", spin])
+        turn = process.turn()
+        other.kill()
+        other.wait()
+    if turn.others_seconds is None:
+        pytest.skip("this system does not tell what processes take")
+    assert turn.others_seconds > 0.1
 
 
 def test_check_and_facts_may_be_missing(dummy):

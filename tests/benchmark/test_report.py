@@ -52,6 +52,15 @@ def test_markdown(results):
     assert lines[-1].startswith("- ")
 
 
+def test_a_disturbed_contest_says_so(results):
+    assert "disturbed" not in Report([results]).text()
+    results.turns["peer"][0] = Turn(1.5, None, others_seconds=0.1)
+    assert "disturbed" not in Report([results]).text()
+    results.turns["peer"][1] = Turn(0.5, None, others_seconds=0.5)
+    assert "disturbed: other processes kept 0.3 cores busy" in Report([results]).text()
+    assert Report([results]).to_json()["tables"][0]["cores_busy_with_others"] == 0.3
+
+
 def test_several_distances_are_named(results):
     results.distances["peer"] = {"features": 1e-7, "gradients": 2e-6}
     assert "features 1.0e-07, gradients 2.0e-06" in Report([results]).text()
@@ -70,7 +79,7 @@ def test_json(results, tmp_path):
     assert peer["median_ratio"] == 2
     assert (peer["min_ratio"], peer["max_ratio"]) == (1.5, 3)
     assert peer["distances"] == {"features": 1.25e-7}
-    assert peer["turns"][1] == {"seconds": 4.0, "peak_bytes": None}
+    assert peer["turns"][1] == {"seconds": 4.0, "peak_bytes": None, "others_seconds": None}
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
