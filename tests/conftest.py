@@ -1,6 +1,8 @@
 """What the tests share."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,26 @@ REPO = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="session")
 def repo() -> Path:
     return REPO
+
+
+@pytest.fixture(scope="session")
+def run_python(repo: Path) -> Callable[..., str]:
+    """Run code in a fresh process and return what it printed; a failure fails the test."""
+
+    def run(code: str, *arguments: object, stdin: str = "", python_path: object = "") -> str:
+        process = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=repo,
+            env={**os.environ, "PYTHONPATH": f"{repo}{os.pathsep}{python_path}"},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,26 +85,6 @@ if importlib.util.find_spec("mmcv._ext") is None:
     sys.modules["mmcv._ext"] = Anything("mmcv._ext")
     sys.modules["mmcv._ext"].__spec__ = importlib.util.spec_from_loader("mmcv._ext", None)
 """
-
-
-@pytest.fixture(scope="module")
-def run_python(repo) -> Callable[..., str]:
-    """Run code in a fresh process and return what it printed; a failure fails the test."""
-
-    def run(code: str, *arguments: object, stdin: str = "", python_path: object = "") -> str:
-        process = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            cwd=repo,
-            env={**os.environ, "PYTHONPATH": f"{repo}{os.pathsep}{python_path}"},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr
-        return process.stdout
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import platform
 import sys
 import time
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmconvnext.benchmark.process import Contestant, Process
-from mmconvnext.engine.provenance import git_revision
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +38,6 @@ PACKAGES = (
     "pycocotools",
     "hotcoco",
 )
-# What decides how fast float32 and bfloat16 can be, in the names of /proc/cpuinfo.
-INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16")
 DTYPES = ("float32", "bfloat16")
 # (positions, channels in, channels out), as in the linear layers of the stages
 MATRICES = ((16000, 192, 768), (4000, 384, 1536), (512, 384, 1536), (1000, 3072, 768))
@@ -259,34 +255,14 @@ def _products(dtype: str, device: torch.device) -> Iterator[Product]:
 
 def describe() -> dict[str, Any]:
     """Collect processor, memory in GiB, GPUs, and the versions of what is compared."""
-    import torch
+    from mmconvnext.engine.provenance import git_revision, hardware
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory / GIB, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        **hardware(),
         "python": platform.python_version(),
         "packages": {name: v for name in PACKAGES if (v := version(name))},
         "git_revision": git_revision(),
     }
-
-
-def processor() -> str:
-    """The processor's name, with family and model, and with what its vector units know."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    first = text.split("\n\n", 1)[0].splitlines()
-    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in first)}
-    name = facts.get("model name", platform.machine())
-    if "cpu family" in facts:  # a virtual machine's name may say only who made it
-        name += f" (family {facts['cpu family']}, model {facts.get('model', 'unknown')})"
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    known = [flag for flag in INSTRUCTION_SETS if flag in flags]
-    return f"{name} with {' '.join(known)}" if known else name
 
 
 def version(package: str) -> str | None:

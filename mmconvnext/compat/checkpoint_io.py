@@ -27,9 +27,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmconvnext.compat.errors import (
     CheckpointError,
-    DownloadError,
     MissingCheckpointError,
-    SourceError,
     UnreadableCheckpointError,
     UnsafeCheckpointError,
 )
@@ -38,21 +36,6 @@ try:
     from numpy._core import multiarray
 except ImportError:  # numpy < 2
     from numpy.core import multiarray
-
-__all__ = [
-    "CheckpointError",
-    "DownloadError",
-    "MissingCheckpointError",
-    "SourceError",
-    "UnreadableCheckpointError",
-    "UnsafeCheckpointError",
-    "check_file",
-    "install",
-    "is_safetensors",
-    "load_from_local",
-    "looks_of",
-    "read_checkpoint",
-]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 SHOWN_FILES = 3

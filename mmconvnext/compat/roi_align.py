@@ -63,8 +63,8 @@ def regions(
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
-) -> Regions:
-    """Compute what pools each region.
+) -> Regions | None:
+    """Compute what pools each region; None for regions that `takes` refuses.
 
     Args:
         rois: (k, 5), image index x1 y1 x2 y2.
@@ -74,6 +74,8 @@ def regions(
         sampling_ratio: samples a bin along each axis; 0 takes one a cell.
         aligned: shift by half a cell.
     """
+    if not takes(rois, size, spatial_scale):
+        return None
     corners = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
     lengths = corners[:, 2:] - corners[:, :2]
     if not aligned:

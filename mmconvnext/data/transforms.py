@@ -74,7 +74,7 @@ class FastRandomFlip(RandomFlip):
 class FastPackDetInputs(PackDetInputs):
     """``PackDetInputs`` of MMDetection that takes an image apart into its channels by OpenCV.
 
-    torch's ``permute(...).contiguous()`` takes ten times as long for the same tensor.
+    torch's ``permute(...).contiguous()`` takes several times as long for the same tensor.
     """
 
     def transform(self, results: dict) -> dict:

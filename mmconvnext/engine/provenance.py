@@ -26,6 +26,8 @@ PACKAGES = (
     "hotcoco",
     "timm",
 )
+# What decides how fast float32 and bfloat16 can be, in the names of /proc/cpuinfo.
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16")
 
 
 def run_info(cfg: Config) -> dict:
@@ -46,15 +48,18 @@ def run_info(cfg: Config) -> dict:
         "git_revision": git_revision(),
         "python": platform.python_version(),
         "packages": {name: v for name in PACKAGES if (v := _version(name))},
-        "hardware": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "memory_gib": round(
-                os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
-            ),
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            "threads": torch.get_num_threads(),
-        },
+        "hardware": {**hardware(), "threads": torch.get_num_threads()},
+    }
+
+
+def hardware() -> dict:
+    """Describe the machine: processor, cores, memory in GiB, GPUs."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
 
 
@@ -90,10 +95,17 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, with family and model, and with what its vector units know."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    pairs = (line.partition(":") for line in reversed(text.splitlines()))
+    facts = {key.strip(): value.strip() for key, _, value in pairs}  # the first core's stay
+    name = facts.get("model name", platform.machine())
+    if "cpu family" in facts:  # a virtual machine's name may say only who made it
+        name += f" (family {facts['cpu family']}, model {facts.get('model', 'unknown')})"
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    known = [flag for flag in INSTRUCTION_SETS if flag in flags]
+    return f"{name} with {' '.join(known)}" if known else name

@@ -50,7 +50,7 @@ class MixerParameters(NamedTuple):
 
 
 def mix(
-    x: Tensor, y: Tensor, params: MixerParameters, eps: float, scales: Sequence[float] | None
+    x: Tensor, y: Tensor, params: MixerParameters, eps: float, scales: Sequence[float]
 ) -> Tensor:
     """Return ``x + scale * gamma * linear2(gelu(linear1(layer_norm(y))))``.
 
@@ -62,12 +62,12 @@ def mix(
         params: the parameters of LayerNorm, both linear layers and layer scale.
         eps: of LayerNorm.
         scales: for each of the N samples, what stochastic depth multiplies the branch with; a
-            sample with 0 costs nothing. None for 1 everywhere.
+            sample with 0 costs nothing.
 
     Returns:
         The block's output, of the shape of ``x``.
     """
-    scales = tuple(scales) if scales is not None else (1.0,) * len(x)
+    scales = tuple(scales)
     # autocast decides here, in which type the linear layers work; within nothing else does
     dtype = _compute_dtype(y)
     with torch.autocast(y.device.type, enabled=False):
@@ -102,7 +102,7 @@ def _forward(
             out[rows] = x_rows[rows]
             continue
         hidden = _normalised(y_rows[rows], params, eps)[0]
-        branch = linear2(_gelu_(linear1(hidden)))
+        branch = linear2(torch.ops.aten.gelu_(linear1(hidden)))
         if params.gamma is None:
             torch.add(x_rows[rows], branch, alpha=scale, out=out[rows])
         else:
@@ -281,10 +281,6 @@ def _normalised(y: Tensor, params: MixerParameters, eps: float) -> tuple[Tensor,
         y = y.to(weight.dtype)
     normed, mean, rstd = torch.native_layer_norm(y, weight.shape, weight, bias, eps)
     return normed.to(params.weight1.dtype), mean, rstd
-
-
-def _gelu_(x: Tensor) -> Tensor:
-    return torch.ops.aten.gelu_(x)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

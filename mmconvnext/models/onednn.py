@@ -9,8 +9,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-DTYPES = (torch.float32, torch.bfloat16)
-
 
 def takes(tensor: Tensor) -> bool:
     """Whether oneDNN has kernels for this tensor's device and type.
@@ -20,11 +18,16 @@ def takes(tensor: Tensor) -> bool:
     """
     return (
         tensor.device.type == "cpu"
-        and tensor.dtype in DTYPES
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
+        and (tensor.dtype == torch.float32 or _takes_bfloat16(tensor.dtype))
         and not is_in_torch_dispatch_mode()
     )
+
+
+def _takes_bfloat16(dtype: torch.dtype) -> bool:
+    # without AVX512 its kernels for this type raise
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def linear(weight: Tensor, bias: Tensor | None, num_rows: int) -> Callable[[Tensor], Tensor]:

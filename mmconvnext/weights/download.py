@@ -16,14 +16,12 @@ import torch
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from mmengine.logging import print_log
 
-from mmconvnext.compat.checkpoint_io import (
+from mmconvnext.compat.checkpoint_io import is_safetensors, looks_of, read_checkpoint
+from mmconvnext.compat.errors import (
     DownloadError,
     SourceError,
     UnreadableCheckpointError,
     UnsafeCheckpointError,
-    is_safetensors,
-    looks_of,
-    read_checkpoint,
 )
 from mmconvnext.weights.transfer import Part, receive
 

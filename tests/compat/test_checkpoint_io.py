@@ -14,7 +14,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmconvnext.compat import CheckpointError, UnsafeCheckpointError, read_checkpoint
-from mmconvnext.compat.checkpoint_io import MissingCheckpointError, UnreadableCheckpointError
+from mmconvnext.compat.errors import MissingCheckpointError, UnreadableCheckpointError
 
 REFUSES_BY_ITSELF = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 

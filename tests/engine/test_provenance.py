@@ -78,7 +78,7 @@ def test_the_processor_has_a_name_on_every_machine(monkeypatch, tmp_path, cpuinf
     monkeypatch.setattr(provenance, "Path", lambda _: tmp_path / "cpuinfo")
     monkeypatch.setattr(provenance.platform, "machine", lambda: "a_machine")
     monkeypatch.setattr(provenance.platform, "processor", lambda: "a_processor")
-    assert provenance._processor() == name
+    assert provenance.processor() == name
 
 
 def test_the_revision_is_the_commit_and_says_what_was_changed_since(module_in):

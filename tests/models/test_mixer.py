@@ -31,7 +31,7 @@ def plain(x: Tensor, y: Tensor, params: MixerParameters, scales=None) -> Tensor:
 
 
 def fused(x: Tensor, y: Tensor, params: MixerParameters, scales=None) -> Tensor:
-    return mix(x, y, params, EPS, scales)
+    return mix(x, y, params, EPS, (1.0,) * len(x) if scales is None else scales)
 
 
 def random_arguments(

@@ -15,7 +15,7 @@ import torch
 from filelock import SoftFileLock
 
 from mmconvnext.compat import CheckpointError
-from mmconvnext.compat.checkpoint_io import DownloadError, SourceError
+from mmconvnext.compat.errors import DownloadError, SourceError
 from mmconvnext.weights import download as module
 from mmconvnext.weights import transfer
 from mmconvnext.weights.download import download, obtain, place_of

@@ -10,7 +10,7 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmconvnext.compat import CheckpointError, UnsafeCheckpointError
-from mmconvnext.compat.checkpoint_io import DownloadError, MissingCheckpointError, SourceError
+from mmconvnext.compat.errors import DownloadError, MissingCheckpointError, SourceError
 from mmconvnext.weights import sources
 from mmconvnext.weights.sources import fetch, fetch_first
 from tests.weights.server import COMMIT, checkpoint, content_of, sha256
@@ -150,7 +150,7 @@ def test_no_source_at_all():
 @pytest.fixture
 def hub(server, tmp_path) -> Callable[..., None]:
     """Point the hub's library at the server, by the environment; more variables may be set."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     with pytest.MonkeyPatch.context() as patch:
 
         def configure(**environment: str) -> None:

@@ -50,9 +50,9 @@ def roi_align_forward(
     features = widened(input)
     rois = rois.to(features.dtype)
     bins = aligned_height, aligned_width
-    size = features.shape[2:]
-    if roi_align.takes(rois, size, spatial_scale):
-        parts = roi_align.regions(rois, size, bins, spatial_scale, sampling_ratio, aligned)
+    how = (bins, spatial_scale, sampling_ratio, aligned)
+    parts = roi_align.regions(rois, features.shape[2:], *how)
+    if parts is not None:
         roi_align.pool(features, parts, output)
         return
     output.copy_(kernels().roi_align(features, rois, spatial_scale, *bins, sampling_ratio, aligned))
@@ -76,9 +76,9 @@ def roi_align_backward(
     grad = widened(grad_output)
     rois = rois.to(grad.dtype)
     bins = aligned_height, aligned_width
-    size = grad_input.shape[2:]
-    if roi_align.takes(rois, size, spatial_scale):
-        parts = roi_align.regions(rois, size, bins, spatial_scale, sampling_ratio, aligned)
+    how = (bins, spatial_scale, sampling_ratio, aligned)
+    parts = roi_align.regions(rois, grad_input.shape[2:], *how)
+    if parts is not None:
         roi_align.unpool(grad, parts, grad_input)
         return
     shape = grad_input.shape
