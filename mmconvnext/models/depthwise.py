@@ -44,6 +44,11 @@ def _to(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     padding = weight.shape[-1] // 2
+    return convolve(x, weight, bias, (padding, padding))
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    """Compute a depthwise convolution by torch, with a padding above and below, left and right."""
     return functional.conv2d(x, weight, bias, padding=padding, groups=len(weight))
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from mmconvnext.models.depthwise import depthwise_conv2d
 from mmconvnext.models.mixer import MixerParameters, mix
+from mmconvnext.models.strips import apply_block
 
 LAYER_NORM_EPS = 1e-6
 GRN_EPS = 1e-6
@@ -162,7 +163,6 @@ class Block(nn.Module):
         return x + self.drop_path(y.permute(0, 3, 1, 2))
 
     def _fused(self, x: Tensor) -> Tensor:
-        y = depthwise_conv2d(x, self.dwconv.weight, self.dwconv.bias)
         # on the CPU wherever `x` is: which samples are dropped decides what is computed
         scales = self.drop_path(torch.ones(len(x), 1, 1, 1)).flatten().tolist()
         params = MixerParameters(
@@ -174,7 +174,11 @@ class Block(nn.Module):
             bias2=self.pwconv2.bias,
             gamma=self.gamma,
         )
-        return mix(x, y, params, self.norm.eps, scales)
+        weight, bias, eps = self.dwconv.weight, self.dwconv.bias, self.norm.eps
+        learns = any(tensor.requires_grad for tensor in (x, *self.parameters()))
+        if not (learns and torch.is_grad_enabled()):
+            return apply_block(x, weight, bias, params, eps, scales)
+        return mix(x, depthwise_conv2d(x, weight, bias), params, eps, scales)
 
     def _has_bare_layers(self) -> bool:
         """Whether the layers are torch's own, so that using their parameters alone is the same."""

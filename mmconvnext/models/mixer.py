@@ -52,9 +52,9 @@ class MixerParameters(NamedTuple):
 def mix(
     x: Tensor, y: Tensor, params: MixerParameters, eps: float, scales: Sequence[float]
 ) -> Tensor:
-    """Return ``x + scale * gamma * linear2(gelu(linear1(layer_norm(y))))``.
+    """Return ``x + scale * gamma * linear2(gelu(linear1(layer_norm(y))))``, to be differentiated.
 
-    Where gradients are wanted, only ``y`` is kept for them; else ``y`` is overwritten.
+    Only ``y`` is kept for the gradients.
 
     Args:
         x: the block's input (N, C, H, W), in channels_last if nothing is to be copied.
@@ -67,47 +67,55 @@ def mix(
     Returns:
         The block's output, of the shape of ``x``.
     """
-    scales = tuple(scales)
     # autocast decides here, in which type the linear layers work; within nothing else does
-    dtype = _compute_dtype(y)
+    dtype = compute_dtype(y)
     with torch.autocast(y.device.type, enabled=False):
-        if torch.is_grad_enabled():
-            return _Mixer.apply(x, y, eps, scales, dtype, *params)
-        return _forward(x, y, eps, scales, params.to(dtype), in_place=True)
+        return _Mixer.apply(x, y, eps, tuple(scales), dtype, *params)
 
 
-def _compute_dtype(y: Tensor) -> torch.dtype:
-    device = y.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else y.dtype
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type that autocast asks for where it is on, else that of ``x``."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+class Mixer:
+    """The forward pass, to be applied to many pieces of the positions; not differentiable.
+
+    Args:
+        params: see :class:`MixerParameters`; those of the linear layers in the type to compute in.
+        eps: of LayerNorm.
+        num_rows: the size of most pieces.
+    """
+
+    def __init__(self, params: MixerParameters, eps: float, num_rows: int):
+        self._params, self._eps = params, eps
+        self._linear1 = onednn.linear(params.weight1, params.bias1, num_rows, gelu=True)
+        self._linear2 = onednn.linear(params.weight2, params.bias2, num_rows)
+
+    def __call__(self, x: Tensor, y: Tensor, scale: float, out: Tensor) -> None:
+        """Compute the output of a piece: ``x``, ``y`` and ``out`` are of shape (rows, C)."""
+        normed = _normalised(y, self._params, self._eps)[0]
+        branch = self._linear2(self._linear1(normed))
+        if self._params.gamma is None:
+            torch.add(x, branch, alpha=scale, out=out)
+        else:
+            torch.addcmul(x, branch, self._params.gamma, value=scale, out=out)
 
 
 def _forward(
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    scales: tuple[float, ...],
-    params: MixerParameters,
-    in_place: bool,
+    x: Tensor, y: Tensor, eps: float, scales: tuple[float, ...], params: MixerParameters
 ) -> Tensor:
-    x_rows, y_rows = _rows(x), _rows(y)
-    dtype = _result_dtype(x, params)
-    in_place = in_place and y.dtype == dtype
-    out = y_rows if in_place else torch.empty_like(y_rows, dtype=dtype)
+    x_rows, y_rows = rows_of(x), rows_of(y)
+    out = torch.empty_like(y_rows, dtype=result_dtype(x, params))
     pieces = _pieces(x, scales, params)
-    num_rows = _usual_size(pieces)
-    linear1 = onednn.linear(params.weight1, params.bias1, num_rows)
-    linear2 = onednn.linear(params.weight2, params.bias2, num_rows)
+    mixer = Mixer(params, eps, _usual_size(pieces))
     for rows, scale in pieces:
         if scale == 0:
             out[rows] = x_rows[rows]
-            continue
-        hidden = _normalised(y_rows[rows], params, eps)[0]
-        branch = linear2(torch.ops.aten.gelu_(linear1(hidden)))
-        if params.gamma is None:
-            torch.add(x_rows[rows], branch, alpha=scale, out=out[rows])
         else:
-            torch.addcmul(x_rows[rows], branch, params.gamma, value=scale, out=out[rows])
-    return _map(out, x)
+            mixer(x_rows[rows], y_rows[rows], scale, out[rows])
+    return map_of(out, x)
 
 
 class _Mixer(torch.autograd.Function):
@@ -117,7 +125,7 @@ class _Mixer(torch.autograd.Function):
     def forward(ctx, x, y, eps, scales, dtype, *params: Tensor | None) -> Tensor:
         ctx.save_for_backward(y, *params)
         ctx.eps, ctx.scales, ctx.dtype, ctx.x_dtype = eps, scales, dtype, x.dtype
-        return _forward(x, y, eps, scales, MixerParameters(*params).to(dtype), in_place=False)
+        return _forward(x, y, eps, scales, MixerParameters(*params).to(dtype))
 
     @staticmethod
     @once_differentiable
@@ -128,11 +136,11 @@ class _Mixer(torch.autograd.Function):
             pieces = _pieces(grad, ctx.scales, params)
             needed = ctx.needs_input_grad[5:]
             gradients = _Gradients(y, params, ctx.eps, needed, _usual_size(pieces))
-            grad_rows = _rows(grad)
+            grad_rows = rows_of(grad)
             for rows, scale in pieces:
                 gradients.add(rows, grad_rows[rows], scale)
             grad_params = gradients.of_parameters(saved)
-        return grad.to(ctx.x_dtype), _map(gradients.y, y), None, None, None, *grad_params
+        return grad.to(ctx.x_dtype), map_of(gradients.y, y), None, None, None, *grad_params
 
 
 class _Gradients:
@@ -145,19 +153,20 @@ class _Gradients:
         self, y: Tensor, params: MixerParameters, eps: float, needed: Sequence[bool], num_rows: int
     ):
         self.params, self.eps, self.needed = params, eps, MixerParameters(*needed)
-        self.y_rows = _rows(y)
+        self.y_rows = rows_of(y)
         self.y = torch.empty_like(self.y_rows)
         self.wide = torch.promote_types(y.dtype, torch.float32)
         self.linear1 = onednn.linear(params.weight1, params.bias1, num_rows)
-        self.sums = [None if p is None else torch.zeros_like(p, dtype=self.wide) for p in params]
-        # transposed: the matrix product is faster into more rows than columns
-        self.sums[4] = self.sums[4].t().contiguous()
+        # weight2's is transposed: the matrix product is faster into more rows than columns
+        shapes = params._replace(weight2=params.weight2.t())
+        self.sums = [None if p is None else p.new_zeros(p.shape, dtype=self.wide) for p in shapes]
         # Multiplied with the layer scale before it is rounded, as layer by layer, the gradient
         # keeps the range of float16; a layer scale next to 0 would take from its own gradient.
         self.factor = params.gamma if params.gamma is None else _away_from_zero(params.gamma)
+        self.share = _share(params.gamma, self.factor)
         weight2 = params.weight2
-        if params.gamma is not None:
-            weight2 = ((params.gamma / self.factor)[:, None] * weight2).to(weight2.dtype)
+        if self.share is not None:
+            weight2 = (self.share[:, None] * weight2).to(weight2.dtype)
         self.back2 = onednn.linear(weight2.t(), None, num_rows)
         self.back1 = onednn.linear(params.weight1.t(), None, num_rows)
 
@@ -176,7 +185,7 @@ class _Gradients:
         if needed.bias2 or needed.gamma:
             sums.bias2.add_(grad.sum(0, dtype=self.wide))
         grad_hidden = self.back2(grad)
-        grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, hidden)
+        torch.ops.aten.gelu_backward(grad_hidden, hidden, grad_input=grad_hidden)
         if needed.weight1:
             _add_product(sums.weight1, grad_hidden, normed)
         if needed.bias1:
@@ -216,16 +225,15 @@ class _Gradients:
         ``sum(grad * (W h + b))``, is ``W . sum(grad h) + b sum(grad)``.
         """
         sums = MixerParameters(*self.sums)
-        sums = sums._replace(weight2=sums.weight2.t())
+        # in the layout of the parameter: any other is copied once more when it is accumulated
+        sums = sums._replace(weight2=sums.weight2.t().contiguous())
         if self.factor is not None:
             weight, bias = (t.to(self.wide) for t in (self.params.weight2, self.params.bias2))
-            share = self.params.gamma / self.factor
-            of_gamma = (weight * sums.weight2).sum(1) + bias * sums.bias2
-            sums = sums._replace(
-                gamma=of_gamma / self.factor,
-                weight2=sums.weight2 * share[:, None],
-                bias2=sums.bias2 * share,
-            )
+            of_gamma = torch.linalg.vecdot(weight, sums.weight2) + bias * sums.bias2
+            sums = sums._replace(gamma=of_gamma / self.factor)
+        if self.share is not None:
+            sums.weight2.mul_(self.share[:, None])
+            sums.bias2.mul_(self.share)
         return [
             total.to(original.dtype) if needed else None
             for total, original, needed in zip(sums, originals, self.needed, strict=True)
@@ -237,12 +245,19 @@ def _away_from_zero(gamma: Tensor) -> Tensor:
     return torch.where(gamma.abs() < LEAST_FACTOR, LEAST_FACTOR, gamma)
 
 
-def _rows(x: Tensor) -> Tensor:
+def _share(gamma: Tensor | None, factor: Tensor | None) -> Tensor | None:
+    """The layer scale divided by the factor; None where that is known to be 1."""
+    if gamma is None or (gamma.device.type == "cpu" and torch.equal(gamma, factor)):
+        return None  # on an accelerator, looking would mean to wait for it
+    return gamma / factor
+
+
+def rows_of(x: Tensor) -> Tensor:
     """The positions of (N, C, H, W) as rows (N * H * W, C); a view of a channels_last map."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _map(rows: Tensor, like: Tensor) -> Tensor:
+def map_of(rows: Tensor, like: Tensor) -> Tensor:
     """Rows as a channels_last map of the shape of ``like``."""
     n, _, h, w = like.shape
     return rows.view(n, h, w, rows.shape[-1]).permute(0, 3, 1, 2)
@@ -254,23 +269,29 @@ def _pieces(
     """Pieces of the positions, each with one scale."""
     pieces = []
     per_sample, start = x.shape[2] * x.shape[3], 0
-    row_bytes = params.weight1.shape[0] * params.weight1.element_size()
-    # an accelerator is fastest with as much as possible at once
-    limit = max(PIECE_BYTES // row_bytes, MIN_POSITIONS) if x.device.type == "cpu" else None
+    limit = piece_limit(params)
     for scale, run in groupby(scales):
         stop = start + per_sample * len([*run])
-        step = stop - start if limit is None or scale == 0 else _even(stop - start, limit)
+        step = stop - start if limit is None or scale == 0 else even(stop - start, limit)
         for first in range(start, stop, step):
             pieces.append((slice(first, min(first + step, stop)), scale))
         start = stop
     return pieces
 
 
+def piece_limit(params: MixerParameters) -> int | None:
+    """How many positions a piece may have; None for any number."""
+    if params.weight1.device.type != "cpu":  # an accelerator is fastest with all at once
+        return None
+    row_bytes = params.weight1.shape[0] * params.weight1.element_size()
+    return max(PIECE_BYTES // row_bytes, MIN_POSITIONS)
+
+
 def _usual_size(pieces: list[tuple[slice, float]]) -> int:
     return max((rows.stop - rows.start for rows, scale in pieces if scale), default=1)
 
 
-def _even(total: int, limit: int) -> int:
+def even(total: int, limit: int) -> int:
     """The largest size of equal pieces up to ``limit``."""
     return -(-total // -(-total // limit))
 
@@ -291,7 +312,8 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.add_(left.t() @ right)
 
 
-def _result_dtype(x: Tensor, params: MixerParameters) -> torch.dtype:
+def result_dtype(x: Tensor, params: MixerParameters) -> torch.dtype:
+    """The type of the sum of a block's input and its branch."""
     branch = params.weight2.dtype
     if params.gamma is not None:
         branch = torch.promote_types(branch, params.gamma.dtype)

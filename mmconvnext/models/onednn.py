@@ -30,7 +30,9 @@ def _takes_bfloat16(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def linear(weight: Tensor, bias: Tensor | None, num_rows: int) -> Callable[[Tensor], Tensor]:
+def linear(
+    weight: Tensor, bias: Tensor | None, num_rows: int, gelu: bool = False
+) -> Callable[[Tensor], Tensor]:
     """A linear layer to be applied to many pieces of about ``num_rows`` rows each.
 
     torch's own takes MKL's kernels in float32, which are slower on some processors. oneDNN's want
@@ -40,11 +42,20 @@ def linear(weight: Tensor, bias: Tensor | None, num_rows: int) -> Callable[[Tens
         weight: (out, in).
         bias: (out,) or None.
         num_rows: the size of most pieces.
+        gelu: whether GELU follows.
 
     Returns:
         A function from (rows, in), contiguous, to (rows, out). It is not differentiable.
     """
+    after = torch.ops.aten.gelu_ if gelu else _nothing
     if not takes(weight):
-        return lambda x: functional.linear(x, weight, bias)
+        return lambda x: after(functional.linear(x, weight, bias))
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), num_rows)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    apply = torch.ops.mkldnn._linear_pointwise
+    if gelu and weight.dtype == torch.float32:  # in bfloat16 it takes longer than a pass of its own
+        return lambda x: apply(x, packed, bias, "gelu", [], "none")
+    return lambda x: after(apply(x, packed, bias, "none", [], ""))
+
+
+def _nothing(x: Tensor) -> Tensor:
+    return x

@@ -95,18 +95,6 @@ def test_equals_the_layers_one_by_one(gamma, scales):
     assert all(distance(ours, theirs) < 1e-5 for ours, theirs in pairs)
 
 
-@pytest.mark.parametrize("scales", SCALES.values(), ids=SCALES)
-@pytest.mark.usefixtures("pieces")
-def test_inference_equals_training_and_leaves_the_input_alone(scales):
-    x, y, params = random_arguments()
-    expected, before = fused(x, y, params, scales), x.detach().clone()
-    with torch.inference_mode():
-        actual = fused(x, y.detach().clone(), params, scales)
-    assert torch.equal(actual, expected)
-    assert torch.equal(x, before)
-    assert actual.is_contiguous(memory_format=torch.channels_last)
-
-
 @pytest.mark.parametrize("gamma", [True, False], ids=["gamma", "no gamma"])
 @pytest.mark.usefixtures("pieces")
 def test_gradcheck(gamma):

@@ -10,14 +10,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmconvnext.models import onednn
 
 
+@pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("num_rows", [1, 7, 500])
-def test_equals_torchs(num_rows, dtype, bias):
+def test_equals_torchs(num_rows, dtype, bias, gelu):
     weight, shift = torch.randn(24, 16).to(dtype), torch.randn(24).to(dtype) if bias else None
-    linear = onednn.linear(weight, shift, 500)
+    linear = onednn.linear(weight, shift, 500, gelu)
     x = torch.randn(num_rows, 16).to(dtype)
     expected = functional.linear(x.double(), weight.double(), shift.double() if bias else None)
+    if gelu:
+        expected = functional.gelu(expected)
     assert linear(x).dtype == dtype
     error = (linear(x).double() - expected).norm() / expected.norm()
     assert error < 4 * torch.finfo(dtype).eps
