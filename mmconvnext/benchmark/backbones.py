@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmconvnext.benchmark import speed
 from mmconvnext.benchmark.backbone_peers import LIBRARIES, OURS, OURS_PLAIN, PEERS
 from mmconvnext.benchmark.contest import Agree, Contestant, Results, close_to, run
 from mmconvnext.benchmark.devices import choose_device
@@ -101,16 +101,9 @@ def compare(args: argparse.Namespace) -> Report:
         hold(task, each, rounds=args.rounds, warmup=args.warmup, threads=args.threads)
         for task, each in zip(tasks, contests, strict=True)
     ]
-    columns = [Column("GFLOP/s", _speed), Column("of GEMM", _share)]
-    if args.train:
-        columns.insert(0, Column("saved MiB (/ ours)", _saved))
-    gemm = ", ".join(f"{_gemm_speed(each) / 1e9:.0f} GFLOP/s" for each in tables)
-    notes = [
-        *_notes(args.train),
-        f"of GEMM: of the machine's fastest matrix product in the same round, which reached {gemm}",
-        *limits.lines(),
-    ]
-    return Report(tables, columns, notes)
+    columns = [Column("saved MiB (/ ours)", _saved)] if args.train else []
+    notes = [*_notes(args.train), speed.note(tables), *limits.lines()]
+    return Report(tables, [*columns, *speed.columns()], notes)
 
 
 def chosen(libraries: Sequence[str], plain: bool) -> list[str]:
@@ -159,21 +152,16 @@ def hold(task: Task, contestants: Sequence[Contestant], **options: int) -> Resul
         options: ``rounds``, ``warmup`` and ``threads`` of :func:`mmconvnext.benchmark.contest.run`.
 
     Returns:
-        With the facts ``flops`` (operations, a multiply-add is two), ``flops_per_second``,
-        ``share_of_gemm`` (the median over the rounds of the speed divided by that of the matrix
-        product in the same round), and in training ``saved_bytes``.
+        With the fact ``flops``, those of :func:`mmconvnext.benchmark.speed.relate_to_gemm`, and in
+        training ``saved_bytes``.
     """
     gemm = reference(task.device, task.dtype)
     options_of_run = {"agree": agreement(task), "title": task.title, "reference": gemm, **options}
     results = run(contestants, **options_of_run)
     flops = count_flops(task)
-    operations = results.reference_facts["operations"]
-    for name, facts in results.facts.items():
-        pairs = zip(results.turns[name], results.reference, strict=True)
-        shares = [(flops / ours.seconds) / (operations / gemm.seconds) for ours, gemm in pairs]
+    for facts in results.facts.values():
         facts["flops"] = flops
-        facts["flops_per_second"] = flops / results.median_seconds(name)
-        facts["share_of_gemm"] = statistics.median(shares)
+    speed.relate_to_gemm(results)
     return results
 
 
@@ -236,19 +224,6 @@ def _notes(train: bool) -> list[str]:
             "saved: what autograd keeps for backward, each storage once; no parameters, no image"
         )
     return notes
-
-
-def _gemm_speed(results: Results) -> float:
-    seconds = statistics.median(turn.seconds for turn in results.reference)
-    return results.reference_facts["operations"] / seconds
-
-
-def _speed(results: Results, name: str) -> str:
-    return f"{results.facts[name]['flops_per_second'] / 1e9:.0f}"
-
-
-def _share(results: Results, name: str) -> str:
-    return f"{results.facts[name]['share_of_gemm']:.0%}"
 
 
 def _saved(results: Results, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import mmdet.models  # noqa: F401  registers
@@ -16,6 +17,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmconvnext.benchmark.backbone_contestant import fill
 from mmconvnext.benchmark.process import BenchmarkError
@@ -50,6 +52,8 @@ class Detector:
         data_root: folder of COCO.
         images: how many of its validation split.
         device: in torch's words.
+        scale: the long and the short side in pixels that images are resized to fit into; None for
+            the config's.
     """
 
     def __init__(
@@ -61,10 +65,13 @@ class Detector:
         data_root: str,
         images: int,
         device: str,
+        scale: Sequence[int] | None = None,
     ):
         with DefaultScope.overwrite_default_scope("mmdet"), _quiet():
             cfg = _load(reference)
             set_data_root(cfg, data_root)
+            if scale is not None:
+                _set_scale(cfg, scale)
             torch.manual_seed(SEED)
             self._model = _build(cfg)
             if config != reference:
@@ -107,8 +114,17 @@ class Detector:
         return arrays
 
     def facts(self) -> dict[str, float]:
-        """Return how many images there are, and detections on them once they were checked."""
-        return {"images": len(self._indices), "detections": self._num_detections}
+        """Return the number of images, of operations, and of detections once they were checked.
+
+        ``flops`` are those of convolutions and linear layers; a multiply-add is two.
+        """
+        with FlopCounterMode(display=False) as counter:
+            self.run()
+        return {
+            "images": len(self._indices),
+            "flops": counter.get_total_flops(),
+            "detections": self._num_detections,
+        }
 
     @torch.no_grad()
     def _detect(self, index: int) -> Any:
@@ -127,6 +143,12 @@ def _load(config: str) -> Config:
     if config.startswith(CONFIGS_OF_MMDETECTION):
         return get_config(config)
     return load_config(config)
+
+
+def _set_scale(cfg: Config, scale: Sequence[int]) -> None:
+    for transform in cfg.test_dataloader.dataset.pipeline:
+        if transform["type"] == "Resize":
+            transform["scale"] = tuple(scale)
 
 
 def _build(cfg: Config, data: Config | None = None) -> nn.Module:

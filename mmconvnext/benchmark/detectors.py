@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mmconvnext.benchmark import speed
 from mmconvnext.benchmark.contest import Arrays, Contestant, DisagreementError, Results, run
 from mmconvnext.benchmark.devices import choose_device
 from mmconvnext.benchmark.machine import PEERS as FOLDER_OF_PEERS
+from mmconvnext.benchmark.machine import reference
 from mmconvnext.benchmark.process import BenchmarkError
 from mmconvnext.benchmark.report import UNKNOWN, Column, Report
 
@@ -86,7 +88,8 @@ def compare(args: argparse.Namespace) -> Report:
         )
         for kind in args.kind
     ]
-    return Report(tables, [Column("images/s", _speed), Column("published", _published)], NOTES)
+    columns = [Column("images/s", _images_per_second), Column("published", _published)]
+    return Report(tables, [*columns, *speed.columns()], [*NOTES, speed.note(tables)])
 
 
 NOTES = (
@@ -110,7 +113,14 @@ def hold(kind: str, data_root: str, images: int, device: str, **options: int) ->
         options: ``rounds``, ``warmup`` and ``threads`` of :func:`mmconvnext.benchmark.contest.run`.
     """
     title = f"{kind}, ConvNeXt-T, {images} images at full size, {device}"
-    results = run(contestants(kind, data_root, images, device), agree=agree, title=title, **options)
+    results = run(
+        contestants(kind, data_root, images, device),
+        agree=agree,
+        title=title,
+        reference=reference(device, "float32"),
+        **options,
+    )
+    speed.relate_to_gemm(results)
     for name, facts in results.facts.items():
         published = PUBLISHED_FPS.get((kind, name))
         if published:
@@ -120,15 +130,15 @@ def hold(kind: str, data_root: str, images: int, device: str, **options: int) ->
 
 def contestants(kind: str, data_root: str, images: int, device: str) -> list[Contestant]:
     """Describe contestants, see :class:`mmconvnext.benchmark.detector_contestant.Detector`."""
-    reference = str(CONFIGS / DETECTORS[kind][OURS])
+    ours = str(CONFIGS / DETECTORS[kind][OURS])
     mmpretrain = FOLDER_OF_PEERS / "mmpretrain"
     return [
         Contestant(
             name,
             FACTORY,
             {
-                "config": reference if name == OURS else config,
-                "reference": reference,
+                "config": ours if name == OURS else config,
+                "reference": ours,
                 "same": name == SAME,
                 "ours": name == OURS,
                 "data_root": data_root,
@@ -195,7 +205,7 @@ def _partners(ours: Arrays, theirs: Arrays) -> np.ndarray | None:
     return order if len({*order.tolist()}) == len(order) else None
 
 
-def _speed(results: Results, name: str) -> str:
+def _images_per_second(results: Results, name: str) -> str:
     return f"{results.facts[name]['images'] / results.median_seconds(name):.3f}"
 
 

@@ -8,11 +8,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from mmconvnext.models.depthwise import depthwise_conv2d
-from mmconvnext.models.mixer import MixerParameters, mix
+from mmconvnext.models.mixer import MixerParameters, compute_dtype, mix
 from mmconvnext.models.strips import apply_block
 
 LAYER_NORM_EPS = 1e-6
 GRN_EPS = 1e-6
+# Of the 4C channels of a block, on the CPU: what is smaller stays in the cache anyway, and is
+# computed sooner layer by layer.
+FUSED_FROM_BYTES = 8 * 2**20
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -122,7 +125,8 @@ class Block(nn.Module):
             :func:`mmconvnext.models.mixer.mix`, and the convolution's gradient by
             :func:`mmconvnext.models.depthwise.depthwise_conv2d`; the result is the same to
             rounding. Differentiable once. Where that cannot be (GRN; in a graph that is traced,
-            compiled or exported; where a layer was replaced or has hooks), layer by layer.
+            compiled or exported; where a layer was replaced or has hooks), or where maps are so
+            small that it does not pay (on the CPU, ``FUSED_FROM_BYTES``), layer by layer.
     """
 
     def __init__(
@@ -151,7 +155,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to ``x`` of shape (N, C, H, W); the result has the same shape."""
-        if self.fused and self.grn is None and not _is_recorded(x) and self._has_bare_layers():
+        if self.fused and self._can_fuse(x):
             return self._fused(x)
         y = self.dwconv(x).permute(0, 2, 3, 1)
         y = functional.gelu(self.pwconv1(self.norm(y)))
@@ -180,6 +184,9 @@ class Block(nn.Module):
             return apply_block(x, weight, bias, params, eps, scales)
         return mix(x, depthwise_conv2d(x, weight, bias), params, eps, scales)
 
+    def _can_fuse(self, x: Tensor) -> bool:
+        return self.grn is None and not _is_recorded(x) and _is_large(x) and self._has_bare_layers()
+
     def _has_bare_layers(self) -> bool:
         """Whether the layers are torch's own, so that using their parameters alone is the same."""
         layers = ((self.dwconv, nn.Conv2d), (self.norm, nn.LayerNorm))
@@ -196,6 +203,12 @@ def _has_hooks(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def _is_large(x: Tensor) -> bool:
+    """Whether it pays to compute a block of this input in pieces."""
+    size = 4 * x.numel() * compute_dtype(x).itemsize
+    return x.device.type != "cpu" or size >= FUSED_FROM_BYTES
 
 
 def _is_recorded(x: Tensor) -> bool:
