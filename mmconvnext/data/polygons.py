@@ -14,6 +14,22 @@ from mmdet.structures.bbox import BaseBoxes, HorizontalBoxes, get_box_type
 from mmdet.structures.mask import PolygonMasks
 from numpy.typing import ArrayLike, NDArray
 
+from mmconvnext.data.clipping import bounds_inside, cut_above
+
+NOTHING = np.zeros((3, 2))  # the polygon of an object that has none
+
+
+class Outlines(list):
+    """For each object its polygons: a copy, which nobody may take for bitmaps or assign to."""
+
+    def _refuse(self, *_args: Any, **_kwargs: Any) -> None:
+        raise TypeError(
+            "these masks are polygons, no array: a transform that computes with bitmaps, such as "
+            "CopyPaste or RandomErasing, needs LoadAnnotations in place of FastLoadAnnotations"
+        )
+
+    __array__ = __setitem__ = _refuse
+
 
 class FlatPolygons(PolygonMasks):
     """MMDetection's ``PolygonMasks``, with the vertices of all objects of an image in one array.
@@ -26,25 +42,27 @@ class FlatPolygons(PolygonMasks):
 
     Args:
         masks: for each object its polygons, each of shape (2 * vertices,): x1, y1, x2, y2, ... in
-            pixels.
+            pixels. Those of less than three vertices have no area and are left out.
         height: of the image, in pixels.
         width: of the image, in pixels.
     """
 
     def __init__(self, masks: Sequence[Sequence[ArrayLike]], height: int, width: int):
-        polygons = [np.asarray(p, dtype=np.float64).reshape(-1, 2) for mask in masks for p in mask]
+        objects = [_with_area(mask) or [NOTHING] for mask in masks]
+        polygons = [polygon for polygons in objects for polygon in polygons]
         self.height, self.width = height, width
         self._points = np.concatenate(polygons) if polygons else np.empty((0, 2))
         self._polygon_starts = _starts([len(polygon) for polygon in polygons])
-        self._object_starts = _starts([len(mask) for mask in masks])
+        self._object_starts = _starts([len(polygons) for polygons in objects])
         self._cropped = False
 
     @property
-    def masks(self) -> list[list[NDArray]]:
+    def masks(self) -> Outlines:
         """For each object its polygons, as ``PolygonMasks`` has them: cut off after a crop."""
         cut = self._cut()
         polygons = cut._polygons()
-        return [polygons[first:last] for first, last in pairwise(cut._object_starts.tolist())]
+        objects = pairwise(cut._object_starts.tolist())
+        return Outlines(polygons[first:last] for first, last in objects)
 
     def __getitem__(self, index: Any) -> FlatPolygons:
         """The objects at an index, a slice, or a list or array of indices or truth values."""
@@ -125,6 +143,11 @@ class FlatPolygons(PolygonMasks):
         cut = self._cut()
         return cut._moved(cut._points, *out_shape)
 
+    def expand(self, expanded_h: int, expanded_w: int, top: int, left: int) -> FlatPolygons:
+        """See ``BaseInstanceMasks.expand``; ``PolygonMasks`` has none."""
+        cut = self._cut()
+        return cut._moved(cut._points + (left, top), expanded_h, expanded_w)
+
     def to_ndarray(self) -> NDArray:
         """The bitmaps: bool, of shape (objects, height, width)."""
         bitmaps = np.zeros((len(self), self.height, self.width), dtype=bool)
@@ -153,8 +176,8 @@ class FlatPolygons(PolygonMasks):
             return self
         points, starts = self._points, self._polygon_starts
         for axis, limit in enumerate((self.width, self.height)):
-            points, starts = _cut_at(points, starts, axis, limit)
-            points, starts = _cut_at(-points, starts, axis, 0)
+            points, starts = cut_above(points, starts, axis, limit)
+            points, starts = cut_above(-points, starts, axis, 0)
             points = -points
         cut = self._moved(points, self.height, self.width)
         cut._polygon_starts, cut._cropped = starts, False
@@ -184,92 +207,10 @@ class FlatPolygons(PolygonMasks):
         return selected
 
 
-def bounds_inside(
-    points: NDArray, polygon_starts: NDArray, object_starts: NDArray, size: NDArray
-) -> tuple[NDArray, NDArray]:
-    """The boxes around those parts of objects that are inside of an image.
-
-    What is inside has its extremes where an edge begins, ends or crosses the border, or in a corner
-    of the image that the object covers.
-
-    Args:
-        points: vertices, of shape (points, 2): x, y in pixels.
-        polygon_starts: the first vertex of each polygon, and the number of vertices.
-        object_starts: the first polygon of each object, and the number of polygons.
-        size: width and height of the image.
-
-    Returns:
-        The lowest and the highest coordinates of each object, of shape (objects, 2) each; zeros
-        where nothing is inside.
-    """
-    ends = _ends(points, polygon_starts)
-    low, high = _clipped_edges(points, ends, size)
-    starts = polygon_starts[object_starts[:-1]]
-    low, high = np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
-    for corner in ((0, 0), (size[0], 0), (0, size[1]), tuple(size)):
-        odd = np.add.reduceat(_crossings(points, ends, corner), polygon_starts[:-1]) % 2 == 1
-        covered = np.logical_or.reduceat(odd, object_starts[:-1])
-        low[covered] = np.minimum(low[covered], corner)
-        high[covered] = np.maximum(high[covered], corner)
-    nothing = (low > high).any(axis=1)
-    low[nothing] = high[nothing] = 0
-    return low, high
-
-
-def _cut_at(
-    points: NDArray, polygon_starts: NDArray, axis: int, limit: float
-) -> tuple[NDArray, NDArray]:
-    """Cut off what is above a limit: edges get a vertex there, and vertices above it go onto it.
-
-    Returns:
-        The vertices, and where each polygon begins among them.
-    """
-    above = points[:, axis] > limit
-    if not above.any():
-        return points, polygon_starts
-    ends = _ends(points, polygon_starts)
-    crossing = np.flatnonzero(above != (ends[:, axis] > limit))
-    begin, steps = points[crossing], (ends - points)[crossing]
-    new = begin + (limit - begin[:, [axis]]) / steps[:, [axis]] * steps
-    cut = np.insert(points, crossing + 1, new, axis=0)
-    cut[:, axis] = np.minimum(cut[:, axis], limit)
-    return cut, polygon_starts + np.searchsorted(crossing, polygon_starts)
-
-
-def _ends(points: NDArray, polygon_starts: NDArray) -> NDArray:
-    """Where the edge that begins at each vertex ends."""
-    following = np.arange(1, len(points) + 1)
-    following[polygon_starts[1:] - 1] = polygon_starts[:-1]
-    return points[following]
-
-
-def _clipped_edges(points: NDArray, ends: NDArray, size: NDArray) -> tuple[NDArray, NDArray]:
-    """The extremes of each edge's part inside (Liang, Barsky); inf and -inf where there is none."""
-    steps = ends - points
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at_low, at_high = -points / steps, (size - points) / steps
-    enter, leave = np.minimum(at_low, at_high), np.maximum(at_low, at_high)
-    along = steps == 0  # an edge along an axis crosses no border of the other one
-    beside = along & ((points < 0) | (points > size))
-    enter[along], leave[along] = -np.inf, np.inf
-    enter[beside], leave[beside] = np.inf, -np.inf
-    first = np.maximum(enter.max(axis=1, keepdims=True), 0)
-    last = np.minimum(leave.min(axis=1, keepdims=True), 1)
-    hit = first <= last
-    begin = points + np.where(hit, first, 0) * steps
-    end = points + np.where(hit, last, 0) * steps
-    low = np.where(hit, np.clip(np.minimum(begin, end), 0, size), np.inf)
-    high = np.where(hit, np.clip(np.maximum(begin, end), 0, size), -np.inf)
-    return low, high
-
-
-def _crossings(points: NDArray, ends: NDArray, corner: tuple[int, int]) -> NDArray:
-    """Which edges a ray from a point to the right crosses: 1 or 0 for each."""
-    x, y = corner
-    crosses = (points[:, 1] > y) != (ends[:, 1] > y)
-    rise = np.where(crosses, ends[:, 1] - points[:, 1], 1)
-    at = points[:, 0] + (y - points[:, 1]) * (ends[:, 0] - points[:, 0]) / rise
-    return (crosses & (x < at)).astype(np.int64)
+def _with_area(mask: Sequence[ArrayLike]) -> list[NDArray]:
+    """The polygons of an object that have three vertices or more, each of shape (vertices, 2)."""
+    polygons = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in mask]
+    return [polygon for polygon in polygons if len(polygon) >= 3]
 
 
 def _starts(counts: Sequence[int] | NDArray) -> NDArray:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from mmconvnext.data.polygons import FlatPolygons
 from mmconvnext.errors import ConfigError
 
-NOTHING = np.zeros(6)  # a polygon without any area, where there is none
+# What OpenCV 4 and 5 take; CopyPaste of MMDetection, for one, makes images of int64.
+OPENCV_TYPES = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.float32, np.float64)
 
 
 @TRANSFORMS.register_module()
@@ -24,8 +25,10 @@ class FastLoadAnnotations(LoadAnnotations):
 
     With ``poly2mask=True`` MMDetection draws each object at the image's full size before anything
     is augmented; with ``poly2mask=False`` it ignores objects that are given as run lengths (RLE)
-    without a word. Here an image with such an object takes bitmaps, as MMDetection's would. Crowds
-    are ignored in training, so theirs need not be drawn.
+    without a word. Here an image with such an object takes bitmaps, as MMDetection's would. Crowds,
+    which are run lengths as a rule and ignored in training, become polygons of whole pixels.
+
+    What computes with bitmaps, as ``CopyPaste`` and ``RandomErasing``, needs ``LoadAnnotations``.
 
     Args:
         **kwargs: of ``LoadAnnotations``, without ``poly2mask``.
@@ -53,7 +56,10 @@ class FastLoadAnnotations(LoadAnnotations):
             bitmaps = [self._poly2mask(mask, height, width) for mask in masks]
             results["gt_masks"] = BitmapMasks(bitmaps, height, width)
             return
-        polygons = [mask if isinstance(mask, list) else [NOTHING] for mask in masks]
+        polygons = [
+            mask if isinstance(mask, list) else rectangles(self._poly2mask(mask, height, width))
+            for mask in masks
+        ]
         results["gt_masks"] = FlatPolygons(polygons, height, width)
 
 
@@ -92,6 +98,25 @@ class FastPackDetInputs(PackDetInputs):
         return packed
 
 
+def rectangles(bitmap: NDArray) -> NDArray:
+    """Cut a mask into rectangles, one for each run of pixels in a column.
+
+    Args:
+        bitmap: of shape (height, width), uint8: 1 inside, else 0.
+
+    Returns:
+        Their corners x1, y1, x2, y2, ... in pixels, of shape (rectangles, 8).
+    """
+    height, width = bitmap.shape
+    columns = np.zeros((width, height + 2), bitmap.dtype)  # a run ends where its column does
+    columns[:, 1:-1] = bitmap.T
+    flat = columns.ravel()
+    begin, end = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2).T
+    x, top = np.divmod(begin, height + 2)
+    bottom = top + end - begin
+    return np.stack([x, top, x + 1, top, x + 1, bottom, x, bottom], axis=1)
+
+
 def in_order(image: NDArray) -> NDArray:
     """The same image, contiguous in memory: itself where it is, else a copy.
 
@@ -100,11 +125,11 @@ def in_order(image: NDArray) -> NDArray:
             one, flipped or cropped.
     """
     down, right = image.strides[0] < 0, image.strides[1] < 0
-    if not (down or right):
-        return np.ascontiguousarray(image)
-    forward = image[:: -1 if down else 1, :: -1 if right else 1]
-    # OpenCV's code: 0 upside down, 1 left to right, -1 both
-    return cv2.flip(forward, -1 if down and right else int(right))
+    if image.dtype in OPENCV_TYPES and (down or right):
+        forward = image[:: -1 if down else 1, :: -1 if right else 1]
+        # OpenCV's code: 0 upside down, 1 left to right, -1 both; it drops an axis of one channel
+        return cv2.flip(forward, -1 if down and right else int(right)).reshape(image.shape)
+    return np.ascontiguousarray(image)
 
 
 def channels_first(image: NDArray) -> torch.Tensor:
@@ -116,9 +141,10 @@ def channels_first(image: NDArray) -> torch.Tensor:
     Returns:
         Of shape (channels, height, width), contiguous.
     """
-    image = in_order(image)
-    if image.ndim == 2:
-        return torch.from_numpy(image[None].copy())
+    image = in_order(image if image.ndim == 3 else image[..., None])
     planes = np.empty((image.shape[2], *image.shape[:2]), dtype=image.dtype)
-    cv2.split(image, list(planes))
+    if image.dtype in OPENCV_TYPES:
+        cv2.split(image, list(planes))
+    else:
+        planes[:] = image.transpose(2, 0, 1)
     return torch.from_numpy(planes)

@@ -203,6 +203,37 @@ def test_integers_are_not_truncated():
     assert masks.masks[0][0].tolist() == [5, 5, 15.5, 5, 15.5, 15.5, 5, 15.5]
 
 
+def test_polygons_without_area_are_left_out():
+    """pycocotools takes four numbers for a box."""
+    triangle, line = [0, 0, 9, 0, 9, 9], [10, 10, 20, 20]
+    masks = FlatPolygons([[], [line], [line, triangle], [[]]], HEIGHT, WIDTH)
+    assert masks.areas.tolist() == [0, 0, 40.5, 0]
+    for each in (masks, masks.crop(np.array([0, 0, 50, 50])), masks.pad((200, 200))):
+        nothing = [0, 0, 0, 0]
+        assert each.get_bboxes().tensor.tolist() == [nothing, nothing, [0, 0, 9, 9], nothing]
+        assert each.to_ndarray().any((1, 2)).tolist() == [False, False, True, False]
+
+
+def test_expand(both):
+    """PolygonMasks has none: beside bitmaps."""
+    ours, theirs = both
+    expanded = ours.expand(200, 300, 7, 20)
+    bitmaps = theirs.to_bitmap().expand(200, 300, 7, 20)
+    assert (expanded.height, expanded.width) == (200, 300)
+    inside = expanded.crop(np.array([20, 7, 20 + WIDTH, 7 + HEIGHT])).to_ndarray()
+    assert ious(inside, bitmaps.masks[:, 7 : 7 + HEIGHT, 20 : 20 + WIDTH]).mean() > 0.999
+    cropped = ours.crop(np.array([30, 20, 95, 75])).expand(200, 300, 7, 20)
+    assert not cropped.to_ndarray()[:, 7 + 55 :].any()  # what was cut off does not come back
+
+
+def test_polygons_are_not_taken_for_bitmaps(both):
+    with pytest.raises(TypeError, match=r"polygons, no array: .* needs LoadAnnotations"):
+        np.any(both[0].masks, axis=0)
+    with pytest.raises(TypeError, match="polygons, no array"):
+        both[0].masks[:, 1:5, 1:5] = 0
+    assert isinstance(both[0].masks, list)
+
+
 def test_between_processes(both):
     cropped = both[0].crop(np.array([30, 20, 95, 75]))
     back = pickle.loads(pickle.dumps(cropped))
