@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from terminaltables import AsciiTable
 
 from mmconvnext.errors import ConfigError
+from mmconvnext.evaluation.hotcoco_eval import UnusualDataError, evaluate, read_truth
+from mmconvnext.evaluation.rle import encode_masks
+
+if TYPE_CHECKING:
+    import hotcoco
 
 BACKENDS = ("auto", "hotcoco", "pycocotools")
 FAST_METRICS = {"bbox", "segm"}
-MAX_DETECTIONS = 100  # an image, for COCO's AP
-COCO_IOUS = np.linspace(0.5, 0.95, 10)
 # Where `COCOeval.summarize` puts what: pycocotools' order.
 STATS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 RECALL_STATS = ("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
@@ -37,8 +40,13 @@ class FastCocoMetric(CocoMetric):
 
     Its arguments, results and class-wise table are the same, and so are the numbers, to the last
     bit. Proposals (``proposal``, ``proposal_fast``), files of results (``format_only``,
-    ``outfile_prefix``), ``use_mp_eval``, other IoU thresholds than COCO's and ``proposal_nums``
-    without 100 are left to MMDetection.
+    ``outfile_prefix``) and ``use_mp_eval`` are left to MMDetection; so is, with a line in the log,
+    what hotcoco would refuse or count in another way: images whose ids are no whole numbers,
+    annotations with the id 0 (never found, says pycocotools) or with the same id, scores that are
+    not numbers.
+
+    There is one difference: where categories do not come in the order of their ids, MMDetection's
+    table gives the classes each other's AP, this one their own.
 
     Args:
         backend: ``hotcoco``; ``pycocotools``; or ``auto`` for the first where it is installed.
@@ -53,6 +61,17 @@ class FastCocoMetric(CocoMetric):
         super().__init__(*args, **kwargs)
         self.backend = _choose(backend)
 
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping]) -> None:
+        """Keep what was detected, with masks as run-length codes.
+
+        Args:
+            data_batch: not used.
+            data_samples: with ``img_id``, ``ori_shape`` (H, W) and ``pred_instances``: ``bboxes``
+                (N, 4), ``scores`` and ``labels`` (N,), maybe ``masks`` (N, H, W) and
+                ``mask_scores`` (N,); without ``ann_file`` also ``instances``, the ground truth.
+        """
+        super().process(data_batch, [_with_codes(sample) for sample in data_samples])
+
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics of ``CocoMetric``, under its names.
 
@@ -64,6 +83,7 @@ class FastCocoMetric(CocoMetric):
 
         Raises:
             KeyError: ``metric_items`` has an unknown name, or there are no masks to evaluate.
+            ConfigError: something was detected on an image that ``ann_file`` does not have.
         """
         if self.backend == "pycocotools" or not self._is_common():
             return super().compute_metrics(results)
@@ -71,17 +91,25 @@ class FastCocoMetric(CocoMetric):
         _check_items(self.metric_items)
         truths, predictions = zip(*results, strict=True)
         self._prepare(truths)
+        try:
+            truth = read_truth(self._coco_api.dataset)
+            tables = {metric: self._detections(metric, predictions) for metric in self.metrics}
+        except UnusualDataError as error:
+            logger.warning(
+                f"FastCocoMetric leaves this to pycocotools, which takes longer: {error}"
+            )
+            return super().compute_metrics(results)
         metrics: dict[str, float] = OrderedDict()
         for metric in self.metrics:
             logger.info(f"Evaluating {metric} with hotcoco...")
-            evaluated = self._evaluate(metric, predictions)
-            if evaluated is None:
+            if not len(tables[metric]):
                 logger.error("The testing results of the whole dataset is empty.")
                 break
-            stats, precision = evaluated
+            masks = [m for p in predictions for m in p["masks"]] if metric == "segm" else None
+            stats, precision = self._evaluate(metric, truth, tables[metric], masks)
             if self.classwise:
                 metrics.update(self._classwise(precision, logger))
-            for item in self.metric_items or STATS:
+            for item in STATS if self.metric_items is None else self.metric_items:
                 metrics[f"{metric}_{item}"] = _rounded(stats[NAMES.index(item)])
             numbers = " ".join(f"{value:.3f}" for value in stats[: len(STATS)])
             logger.info(f"{metric}_mAP_copypaste: {numbers}")
@@ -89,13 +117,8 @@ class FastCocoMetric(CocoMetric):
 
     def _is_common(self) -> bool:
         """Whether nothing is asked for but COCO's AP; the rest is MMDetection's to do."""
-        return (
-            set(self.metrics) <= FAST_METRICS
-            and not (self.format_only or self.use_mp_eval or self.outfile_prefix is not None)
-            # pycocotools' summary looks for these: without them it has numbers of its own making
-            and MAX_DETECTIONS in self.proposal_nums
-            and np.array_equal(self.iou_thrs, COCO_IOUS)
-        )
+        writes = self.format_only or self.outfile_prefix is not None
+        return set(self.metrics) <= FAST_METRICS and not (writes or self.use_mp_eval)
 
     def _prepare(self, truths: Sequence[dict]) -> None:
         """What MMDetection looks up at the first evaluation."""
@@ -109,62 +132,58 @@ class FastCocoMetric(CocoMetric):
             self.img_ids = self._coco_api.get_img_ids()
 
     def _evaluate(
-        self, metric: str, predictions: Sequence[Mapping]
-    ) -> tuple[NDArray, NDArray] | None:
+        self, metric: str, truth: hotcoco.COCO, table: NDArray, masks: list[dict] | None
+    ) -> tuple[NDArray, NDArray]:
         """Stats in pycocotools' order and precision (IoU, recall, class, area, detections)."""
-        import hotcoco
-
-        table = self._detections(metric, predictions)
-        if not len(table):
-            return None
-        truth = hotcoco.COCO(self._coco_api.dataset)
-        if metric == "segm":
-            masks = [mask for prediction in predictions for mask in prediction["masks"]]
-            detected = truth.load_res(table, segmentation=masks)
-            # the area of a mask, where that of the box would be taken
-            ids = np.arange(1, len(masks) + 1)
-            detected.update_anns(ids=ids, area=hotcoco.mask.area(masks))
-        else:
-            detected = truth.load_res(table)
-        evaluation = hotcoco.COCOeval(truth, detected, metric)
-        evaluation.params.catIds = self.cat_ids
-        evaluation.params.imgIds = self.img_ids
-        evaluation.params.maxDets = list(self.proposal_nums)
-        evaluation.params.iouThrs = list(self.iou_thrs)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        with warnings.catch_warnings():
-            # MMDetection's numbers of detections are not COCO's own
-            warnings.filterwarnings("ignore", message="hotcoco: max_dets differ")
-            evaluation.summarize()
-        return np.asarray(evaluation.stats), evaluation.eval["precision"]
+        evaluation = evaluate(
+            metric,
+            truth,
+            table,
+            masks,
+            images=self.img_ids,
+            categories=self.cat_ids,
+            max_detections=self.proposal_nums,
+            iou_thresholds=np.atleast_1d(self.iou_thrs),
+        )
+        return evaluation.stats, evaluation.eval["precision"]
 
     def _detections(self, metric: str, predictions: Sequence[Mapping]) -> NDArray:
         """One row for each detection: image, x, y, width, height, score, category."""
         categories = np.asarray(self.cat_ids, dtype=np.float64)
-        rows = []
+        rows = [np.empty((0, 7))]
         for index, prediction in enumerate(predictions):
             if metric == "segm" and "masks" not in prediction:
                 raise KeyError("segm is not in results")
+            if not len(prediction["bboxes"]):
+                continue
+            image = prediction.get("img_id", index)
+            if image not in self._coco_api.imgs:
+                raise ConfigError(
+                    f"image {image!r}, on which something was detected, is not in the ground truth;"
+                    " ann_file of the evaluator and of the data set must be the same"
+                )
             boxes = prediction["bboxes"].astype(np.float64)
             scores = prediction["scores"]
             if metric == "segm":
                 scores = prediction.get("mask_scores", scores)
             row = np.empty((len(boxes), 7))
-            row[:, 0] = prediction.get("img_id", index)
+            row[:, 0] = image
             row[:, 1:3] = boxes[:, :2]
             row[:, 3:5] = boxes[:, 2:] - boxes[:, :2]
             row[:, 5] = scores
             row[:, 6] = categories[prediction["labels"]]
             rows.append(row)
-        return np.concatenate(rows)
+        table = np.concatenate(rows)
+        if np.isnan(table).any():
+            raise UnusualDataError("boxes or scores of detections are not numbers (NaN)")
+        return table
 
     def _classwise(self, precision: NDArray, logger: MMLogger) -> dict[str, float]:
         """AP of each class, also as a table in the log."""
-        names = [category["name"] for category in self._coco_api.loadCats(self.cat_ids)]
         rows, metrics = [["category", *STATS]], {}
-        for index, name in enumerate(names):
-            values = []
+        order = sorted({*self.cat_ids})
+        for category in self._coco_api.loadCats(self.cat_ids):
+            index, name, values = order.index(category["id"]), category["name"], []
             for iou, area in CLASSWISE:
                 part = precision[slice(None) if iou is None else iou, :, index, area, -1]
                 part = part[part > -1]
@@ -173,6 +192,15 @@ class FastCocoMetric(CocoMetric):
             rows.append([name, *map(str, values)])
         logger.info("\n%s", AsciiTable(rows).table)
         return metrics
+
+
+def _with_codes(sample: Mapping) -> Mapping:
+    """A copy of a sample with masks encoded, as other metrics are given the same sample."""
+    found = sample["pred_instances"]
+    if not isinstance(found.get("masks"), torch.Tensor):
+        return sample
+    codes = encode_masks(found["masks"].detach().cpu().numpy())
+    return {**sample, "pred_instances": {**found, "masks": codes}}
 
 
 def _choose(backend: str) -> str:

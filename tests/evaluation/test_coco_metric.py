@@ -8,99 +8,29 @@ import numpy as np
 import pytest
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from pycocotools import mask as mask_utils
+from pycocotools.cocoeval import COCOeval
 
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
+from tests.evaluation.coco_data import CATEGORIES, CLASSES, assert_same, both, predictions, truth
 
 pytest.importorskip("hotcoco")
-CLASSES = ("cat", "dog", "person")
-CATEGORIES = [{"id": 7 * i + 3, "name": name} for i, name in enumerate(CLASSES)]
-SIZE = 80
+KINDS = ["bbox", "segm"]
+COCO_IOUS = np.linspace(0.5, 0.95, 10)
 
 
-def truth(rng: np.random.Generator, num_images: int = 12) -> dict:
-    """Boxes and polygons of all sizes, some of them crowds; one image is empty."""
-    annotations = []
-    for image in range(1, num_images):
-        for _ in range(rng.integers(1, 6)):
-            x, y = rng.integers(0, SIZE - 10, 2)
-            w, h = rng.integers(2, SIZE - max(x, y), 2)
-            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
-            crowd = int(rng.random() < 0.1)
-            mask = mask_utils.merge(mask_utils.frPyObjects([list(map(float, polygon))], SIZE, SIZE))
-            counts = {"size": [SIZE, SIZE], "counts": mask["counts"].decode()}
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": CATEGORIES[rng.integers(3)]["id"],
-                    "bbox": [int(v) for v in (x, y, w, h)],
-                    "area": float(w * h),
-                    "iscrowd": crowd,
-                    "segmentation": counts if crowd else [list(map(float, polygon))],
-                }
-            )
-    images = [
-        {"id": i, "file_name": f"{i}.jpg", "height": SIZE, "width": SIZE}
-        for i in range(1, num_images + 1)
-    ]
-    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
+@pytest.fixture
+def summaries(monkeypatch):
+    """What pycocotools was given to summarise: arrays of precision and recall, and stats."""
+    seen = []
+    summarize = COCOeval.summarize
 
+    def keep(self):
+        summarize(self)
+        seen.append((self.eval["precision"], self.eval["recall"], self.stats))
 
-def predictions(rng: np.random.Generator, content: dict, number: int = 6) -> list[tuple]:
-    """Detections near the objects, with ties among the scores."""
-    results = []
-    ids = [category["id"] for category in content["categories"]]
-    for image in content["images"]:
-        near = [a for a in content["annotations"] if a["image_id"] == image["id"]] * number
-        boxes = np.array([a["bbox"] for a in near], dtype=np.float32).reshape(-1, 4)
-        boxes += rng.normal(0, 2, boxes.shape).astype(np.float32)
-        boxes[:, 2:] = boxes[:, :2] + np.abs(boxes[:, 2:]) + 1
-        masks = []
-        for x1, y1, x2, y2 in boxes.clip(0, image["width"]).astype(int):
-            mask = np.zeros((image["height"], image["width"]), np.uint8, order="F")
-            mask[y1:y2, x1:x2] = 1
-            masks.append(mask_utils.encode(mask))
-        labels = [
-            ids.index(a["category_id"]) if rng.random() < 0.8 else rng.integers(len(ids))
-            for a in near
-        ]
-        result = {
-            "img_id": image["id"],
-            "bboxes": boxes,
-            "scores": rng.random(len(near)).round(1).astype(np.float32),
-            "mask_scores": rng.random(len(near)).round(2).astype(np.float32),
-            "labels": np.array(labels, dtype=np.int64),
-            "masks": masks,
-        }
-        size = {"img_id": image["id"], "height": image["height"], "width": image["width"]}
-        results.append((size, result))
-    return results
-
-
-def both(path, results, **settings) -> tuple[dict, dict]:
-    metrics = []
-    for kind in (FastCocoMetric, CocoMetric):
-        metric = kind(ann_file=str(path), **settings)
-        metric.dataset_meta = {"classes": settings.pop("classes", CLASSES)}
-        metrics.append(metric.compute_metrics(copy.deepcopy(results)))
-    return metrics[0], metrics[1]
-
-
-def assert_same(ours: dict, theirs: dict) -> None:
-    assert list(ours) == list(theirs)
-    for key, value in theirs.items():
-        assert type(ours[key]) is type(value)
-        np.testing.assert_array_equal(ours[key], value, err_msg=key)
-
-
-@pytest.fixture(params=[0, 1, 2])
-def data(request, tmp_path):
-    rng = np.random.default_rng(request.param)
-    content = truth(rng)
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    return tmp_path / "truth.json", predictions(rng, content)
+    monkeypatch.setattr(COCOeval, "summarize", keep)
+    return seen
 
 
 @pytest.mark.parametrize(
@@ -109,39 +39,42 @@ def data(request, tmp_path):
         {},
         {"classwise": True},
         {"metric_items": ["mAP_50", "AR@300", "AR_s@1000"]},
+        {"metric_items": []},
         {"proposal_nums": (1, 10, 100)},
         {"proposal_nums": (1, 5, 20)},
+        {"proposal_nums": (3, 100, 5), "classwise": True},
         {"iou_thrs": np.array([0.3, 0.5, 0.75])},
     ],
     ids=str,
 )
 def test_all_numbers_are_equal(data, settings):
     path, results = data
-    ours, theirs = both(path, results, metric=["bbox", "segm"], **settings)
+    ours, theirs = both(path, results, metric=KINDS, **settings)
     assert_same(ours, theirs)
-    assert any(0 < value < 1 for value in ours.values()) or settings.get("proposal_nums")
+    assert any(0 < value < 1 for value in ours.values()) or not settings.get("metric_items", True)
 
 
-def test_the_array_of_precisions_is_equal_to_the_last_bit(data, monkeypatch):
-    from mmdet.evaluation.metrics import coco_metric
-
+@pytest.mark.parametrize("ious", [COCO_IOUS, np.array([0.3, 0.5, 0.75])], ids=["COCO's", "others"])
+def test_the_arrays_of_precision_and_recall_are_equal(data, ious, summaries):
     path, results = data
-    seen = []
+    both(path, results, metric=KINDS, iou_thrs=ious)
+    assert len(summaries) == 4
+    for ours, theirs in zip(summaries[:2], summaries[2:], strict=True):
+        for our_array, their_array in zip(ours, theirs, strict=True):
+            assert our_array.shape == their_array.shape
+            assert our_array.tobytes() == their_array.tobytes()
 
-    class Spy(coco_metric.COCOeval):
-        def summarize(self):
-            super().summarize()
-            seen.append((self.eval["precision"], self.stats))
 
-    monkeypatch.setattr(coco_metric, "COCOeval", Spy)
-    for kind in ("bbox", "segm"):
-        metric = FastCocoMetric(ann_file=str(path), metric=kind)
-        metric.dataset_meta = {"classes": CLASSES}
-        metric._prepare([])
-        stats, precision = metric._evaluate(kind, [result for _, result in results])
-        both(path, results, metric=kind)
-        assert np.array_equal(seen[-1][0], precision)
-        assert np.array_equal(seen[-1][1], stats)
+@pytest.mark.parametrize("numbers", [(100, 300, 1000), (50, 100, 200), (1000, 300, 100)], ids=str)
+def test_more_detections_than_100_in_an_image(tmp_path, numbers):
+    rng = np.random.default_rng(0)
+    content = truth(rng)
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    results = predictions(rng, content, number=90)
+    most = max(np.bincount(found["labels"]).max() for _, found in results if len(found["labels"]))
+    assert most > 100
+    settings = {"metric": KINDS, "proposal_nums": numbers, "classwise": True}
+    assert_same(*both(tmp_path / "truth.json", results, **settings))
 
 
 def test_real_annotations(coco_tiny):
@@ -150,13 +83,31 @@ def test_real_annotations(coco_tiny):
     rng = np.random.default_rng(0)
     classes = tuple(category["name"] for category in content["categories"])
     results = predictions(rng, content, number=2)
-    for kind in (FastCocoMetric, CocoMetric):
-        metric = kind(ann_file=str(path), metric=["bbox", "segm"], classwise=True)
-        metric.dataset_meta = {"classes": classes}
-        computed = metric.compute_metrics(copy.deepcopy(results))
-        if kind is FastCocoMetric:
-            ours = computed
-    assert_same(ours, computed)
+    ours, theirs = both(path, results, classes, metric=KINDS, classwise=True)
+    assert_same(ours, theirs)
+    assert 0 < ours["segm_mAP"] < 1
+
+
+def test_some_of_the_classes(data):
+    path, results = data
+    for _, found in results:
+        found["labels"] %= 2
+    ours, theirs = both(path, results, ("person", "cat"), metric=KINDS, classwise=True)
+    assert_same(ours, theirs)
+    assert {"person_precision", "cat_precision"} <= ours.keys()
+    assert "dog_precision" not in ours
+
+
+def test_thresholds_may_be_a_list_or_a_number(data):
+    path, results = data
+    for given, same in (([*COCO_IOUS], COCO_IOUS), (0.5, np.array([0.5]))):
+        numbers = []
+        for thresholds in (given, same):
+            metric = FastCocoMetric(ann_file=str(path), iou_thrs=thresholds)
+            metric.dataset_meta = {"classes": CLASSES}
+            numbers.append(metric.compute_metrics(copy.deepcopy(results)))
+        assert_same(*numbers)
+        assert numbers[0]["bbox_mAP_50"] > 0
 
 
 def test_without_any_detection(data):
@@ -165,7 +116,7 @@ def test_without_any_detection(data):
         (size, {k: v if k == "img_id" else v[:0] for k, v in result.items()})
         for size, result in results
     ]
-    ours, theirs = both(path, empty, metric=["bbox", "segm"])
+    ours, theirs = both(path, empty, metric=KINDS)
     assert ours == theirs == {}
 
 
@@ -176,32 +127,34 @@ def test_truth_from_the_data_samples(data):
     for size, result in results:
         anns = [
             {
-                "bbox": [
-                    a["bbox"][0],
-                    a["bbox"][1],
-                    a["bbox"][0] + a["bbox"][2],
-                    a["bbox"][1] + a["bbox"][3],
-                ],
+                "bbox": np.add(a["bbox"], [0, 0, *a["bbox"][:2]]).tolist(),
                 "bbox_label": [c["id"] for c in CATEGORIES].index(a["category_id"]),
                 "ignore_flag": a["iscrowd"],
+                "mask": a["segmentation"],
             }
             for a in content["annotations"]
             if a["image_id"] == size["img_id"]
         ]
         with_truth.append(({**size, "anns": anns}, result))
-    ours, theirs = [], []
-    for kind, into in ((FastCocoMetric, ours), (CocoMetric, theirs)):
-        metric = kind(metric="bbox")
+    numbers = []
+    for kind in (FastCocoMetric, CocoMetric):
+        metric = kind(metric=KINDS, classwise=True)
         metric.dataset_meta = {"classes": CLASSES}
-        into.append(metric.compute_metrics(copy.deepcopy(with_truth)))
-    assert_same(ours[0], theirs[0])
+        numbers.append(metric.compute_metrics(copy.deepcopy(with_truth)))
+    assert_same(*numbers)
+    assert 0 < numbers[0]["segm_mAP"] < 1
 
 
 def test_what_hotcoco_does_not_do_is_mmdetections(data, tmp_path):
     path, results = data
     ours, theirs = both(path, results, metric=["proposal", "bbox"])
     assert_same(ours, theirs)
-    both(path, results, metric="bbox", outfile_prefix=str(tmp_path / "out"))
+    prefix = str(tmp_path / "out")
+    both(path, results, metric="bbox", outfile_prefix=prefix)
+    assert (tmp_path / "out.bbox.json").is_file()
+    (tmp_path / "out.bbox.json").unlink()
+    ours, theirs = both(path, results, metric="bbox", format_only=True, outfile_prefix=prefix)
+    assert ours == theirs == {}
     assert (tmp_path / "out.bbox.json").is_file()
 
 

@@ -1,0 +1,42 @@
+"""Masks as run-length codes: pycocotools' bytes in less time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mmdet.structures.mask import encode_mask_results
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+
+def encode_masks(masks: NDArray) -> list[dict[str, Any]]:
+    """Encode masks as MMDetection's ``encode_mask_results`` does, to the byte.
+
+    A run ends where a pixel differs from the one above. That is found by comparing whole rows, as
+    they lie in memory, and few pixels of a mask do; pycocotools wants a copy by columns and visits
+    each pixel. For masks of noise this would be slower.
+
+    Args:
+        masks: (N, H, W), bool; those of another type are left to MMDetection.
+
+    Returns:
+        For each mask ``size``, [H, W], and ``counts``, bytes.
+    """
+    if masks.dtype != np.bool_ or not masks.size:
+        return encode_mask_results(masks)
+    height, width = masks.shape[1:]
+    codes = ({"size": [height, width], "counts": _runs(mask)} for mask in masks)
+    return [mask_utils.frPyObjects(code, height, width) for code in codes]
+
+
+def _runs(mask: NDArray) -> NDArray:
+    """Lengths of runs down the columns, of zeros (maybe none) and ones by turns."""
+    height, width = mask.shape
+    rows, columns = np.divmod(np.flatnonzero(mask[1:] != mask[:-1]), width)
+    # a column goes on where the one before it ended, at the bottom
+    onward = np.flatnonzero(mask[0, 1:] != mask[-1, :-1]) + 1
+    first = np.zeros(int(mask[0, 0]), dtype=int)
+    starts = np.concatenate([columns * height + rows + 1, onward * height, first])
+    starts.sort()
+    return np.diff(starts, prepend=0, append=height * width)

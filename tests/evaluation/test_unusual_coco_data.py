@@ -1,0 +1,148 @@
+"""Data that hotcoco refuses or counts in another way: the numbers are still MMDetection's."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mmconvnext.errors import ConfigError
+from mmconvnext.evaluation.coco_metric import FastCocoMetric
+from tests.evaluation.coco_data import CATEGORIES, assert_same, both
+
+pytest.importorskip("hotcoco")
+SETTINGS = {"metric": ["bbox", "segm"], "classwise": True}
+
+
+def renamed(rename):
+    """Change the ids of images, of the ground truth and of the detections."""
+
+    def change(content, results):
+        for image in content["images"]:
+            image["id"] = rename(image["id"])
+        for annotation in content["annotations"]:
+            annotation["image_id"] = rename(annotation["image_id"])
+        for pair in results:
+            for each in pair:
+                each["img_id"] = rename(each["img_id"])
+
+    return change
+
+
+def numbered(number):
+    def change(content, results):
+        for index, annotation in enumerate(content["annotations"]):
+            annotation["id"] = number(index)
+
+    return change
+
+
+def set_every_fifth(key, value):
+    def change(content, results):
+        for _, found in results:
+            found[key][::5] = value
+
+    return change
+
+
+def licensed(content, results):
+    for image in content["images"]:
+        image["license"] = "CC"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (numbered(lambda index: index), "an annotation has the id 0"),
+        (numbered(lambda index: index // 2 + 1), "annotations have the same id"),
+        (numbered(lambda index: index - 5), "an annotation has the id 0"),
+        (renamed("image {}".format), "ids of images or categories are no whole numbers"),
+        (
+            renamed(lambda number: 2**53 + number),
+            "ids of images or categories are no whole numbers",
+        ),
+        (renamed(lambda number: number - 6), "hotcoco cannot read the ground truth: images"),
+        (licensed, "hotcoco cannot read the ground truth: images[0]: field 'license'"),
+        (set_every_fifth("scores", np.nan), "are not numbers"),
+        (set_every_fifth("mask_scores", np.nan), "are not numbers"),
+        (set_every_fifth("bboxes", np.nan), "are not numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # pycocotools' arithmetic with NaN
+def test_pycocotools_does_it_and_the_log_says_why(data, change, reason, notes):
+    path, results = data
+    content = json.loads(path.read_text())
+    change(content, results)
+    path.write_text(json.dumps(content))
+    assert_same(*both(path, results, **SETTINGS))
+    (note,) = (line for line in notes() if line.startswith("FastCocoMetric leaves"))
+    assert reason in note
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_every_fifth("scores", np.inf),
+        set_every_fifth("scores", 0),
+        renamed(lambda number: 100 - number),
+        lambda content, results: content.update(annotations=[]),
+        lambda content, results: content.pop("annotations"),
+        lambda content, results: content.update(info=None, licenses=None),
+        lambda content, results: results.__delitem__(slice(3)),
+        lambda content, results: results.extend(results[:2]),
+        lambda content, results: [found.pop("mask_scores") for _, found in results],
+    ],
+    ids=[
+        "infinite scores",
+        "scores 0",
+        "descending ids",
+        "no objects",
+        "no annotations",
+        "no info",
+        "fewer images",
+        "an image twice",
+        "one score for both",
+    ],
+)
+def test_hotcoco_does_it(data, change, notes):
+    path, results = data
+    content = json.loads(path.read_text())
+    change(content, results)
+    path.write_text(json.dumps(content))
+    ours, theirs = both(path, results, **SETTINGS)
+    assert_same(ours, theirs)
+    assert ours
+    assert not any("leaves" in line for line in notes())
+
+
+def test_an_image_without_detections_may_have_labels_of_any_type(data):
+    path, results = data
+    found = results[3][1]
+    found.update({key: found[key][:0] for key in ("bboxes", "scores", "mask_scores", "masks")})
+    found["labels"] = np.zeros(0, dtype=np.float32)  # torch.zeros(0), from some heads
+    assert_same(*both(path, results, **SETTINGS))
+
+
+def test_detections_on_an_unknown_image_are_an_error(data):
+    path, results = data
+    results[2][1]["img_id"] = 999
+    metric = FastCocoMetric(ann_file=str(path))
+    metric.dataset_meta = {"classes": [each["name"] for each in CATEGORIES]}
+    with pytest.raises(ConfigError, match="image 999, on which something was detected, is not in"):
+        metric.compute_metrics(results)
+
+
+def test_classes_keep_their_ap_when_categories_are_not_sorted(data):
+    """MMDetection's table is wrong there; so it is held against that of the sorted file."""
+    path, results = data
+    content = json.loads(path.read_text())
+    numbers = []
+    for categories in (CATEGORIES, CATEGORIES[::-1]):
+        path.write_text(json.dumps({**content, "categories": categories}))
+        metric = FastCocoMetric(ann_file=str(path), **SETTINGS)
+        metric.dataset_meta = {"classes": [each["name"] for each in categories]}
+        numbers.append(metric.compute_metrics(results))
+        for _, found in results:
+            found["labels"] = 2 - found["labels"]
+    names = [key for key in numbers[0] if key.endswith("_precision")]
+    assert len({numbers[0][name] for name in names}) > 1
+    assert {**numbers[0]} == {**numbers[1]}
