@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmconvnext.benchmark.backbone_contestant import fill
+from mmconvnext.benchmark.pipeline_contestant import BITMAPS, steps
 from mmconvnext.benchmark.process import BenchmarkError
 from mmconvnext.compat import roi_align
 from mmconvnext.engine.config import (
@@ -45,10 +46,10 @@ class Detector:
 
     Args:
         config: a file, or ``mmdet::`` and the name of one of MMDetection's own.
-        reference: our config, whose data are used and whose weights are copied where ``same``.
+        reference: our config, whose images are used and whose weights are copied where ``same``.
         same: whether it is the same network, and gets the same weights.
-        ours: whether our layout of weights and our RoIAlign are used; else those of MMDetection
-            and, where mmcv has no compiled kernels, torchvision's in their place.
+        ours: whether our transforms, metric, layout of weights and RoIAlign are used; else those of
+            MMDetection and, where mmcv has no compiled kernels, torchvision's in their place.
         data_root: folder of COCO.
         images: how many of its validation split.
         device: in torch's words.
@@ -79,6 +80,9 @@ class Detector:
                 if same:
                     _copy(self._model, peer)
                 self._model = peer
+            if not ours:
+                dataset = cfg.test_dataloader.dataset
+                dataset.pipeline = steps(dataset.pipeline, BITMAPS)
             self._dataset = DATASETS.build(cfg.test_dataloader.dataset)
             metric = cfg.test_evaluator if ours else {**cfg.test_evaluator, "type": "CocoMetric"}
             self._evaluator = Evaluator([METRICS.build(metric)])
@@ -116,7 +120,7 @@ class Detector:
     def facts(self) -> dict[str, float]:
         """Return the number of images, of operations, and of detections once they were checked.
 
-        ``flops`` are those of convolutions and linear layers; a multiply-add is two.
+        ``flops`` are those of torch's convolutions and matrix products; a multiply-add is two.
         """
         with FlopCounterMode(display=False) as counter:
             self.run()

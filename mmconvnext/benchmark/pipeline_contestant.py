@@ -33,7 +33,8 @@ class Pipeline:
     """The factory of the contest of data pipelines, see :class:`mmconvnext.benchmark.Contestant`.
 
     What is timed is what a worker of a data loader does for each image: reading, decoding,
-    augmenting and packing it. The random numbers are those of the image, whatever comes before it.
+    augmenting and packing it; torch has one thread there, and OpenCV none. The random numbers are
+    those of the image, whatever comes before it.
 
     Args:
         recipe: which of the configs' data sets.
@@ -46,7 +47,6 @@ class Pipeline:
 
     def __init__(self, recipe: str, kind: str, data_root: str, images: int):
         set_multi_processing()  # MMEngine's defaults, ours too: no threads of OpenCV
-        torch.set_num_threads(1)  # as torch does in a worker
         config = Config.fromfile(DATASETS_FOLDER / f"{recipe}.py").train_dataloader.dataset
         config.data_root = data_root
         config.pipeline = steps(config.pipeline, kind)

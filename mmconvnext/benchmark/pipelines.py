@@ -37,7 +37,7 @@ LEAST_MEAN_IOU = 0.99
 LEAST_NEAR, MOST_ALONE = 0.9, 0.01
 NO_OBJECTS = np.zeros(0, dtype=int)
 NOTES = (
-    "each is one worker of a data loader: no threads of OpenCV (as MMEngine sets it), one of torch",
+    "each is one worker of a data loader: no threads of OpenCV, as MMEngine sets it",
     "images alone: ours without objects and packing (reading, decoding, flipping, resizing, "
     "cropping), in the same round",
     "images are equal to the bit and objects are the same; distance: of boxes in pixels, the "
@@ -66,6 +66,7 @@ class Pair(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
+    parser.set_defaults(threads=1)  # as in a worker of a data loader
     parser.add_argument("--data-root", default="data/coco/", help="folder of COCO 2017")
     parser.add_argument(
         "--images",

@@ -46,8 +46,9 @@ class ConvNeXt(BaseModule):
             gradients and stay in eval mode. Output norms are new in a detector and never frozen.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         fused: compute the blocks of V1 in pieces that stay in the cache, keeping for the backward
-            pass little but the blocks' inputs and computing the rest again; see
-            :class:`mmconvnext.models.layers.Block`. False computes layer by layer.
+            pass little but the blocks' inputs and computing the rest again, but for small maps, for
+            which that does not pay; see :class:`mmconvnext.models.layers.Block`. False computes
+            layer by layer.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, with
             the arguments of :func:`mmconvnext.weights.loader.load_pretrained`; ``None`` keeps the
             initialisation of the paper (truncated normal of std 0.02, zero biases).

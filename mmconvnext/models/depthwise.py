@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from mmconvnext.models import onednn
+from mmconvnext.models.mixer import compute_dtype
 
 # Positions that are summed in one go: enough that the calls cost little, few enough that float32
 # sums stay exact and all fits a cache.
@@ -29,10 +30,8 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (N, C, H, W), in the type that autocast asks for.
     """
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False):
+    x = x.to(compute_dtype(x))
+    with torch.autocast(x.device.type, enabled=False):
         if onednn.takes(x):
             return _DepthwiseConv2d.apply(x, weight.to(x.dtype), _to(bias, x.dtype))
         return _conv2d(x, weight.to(x.dtype), _to(bias, x.dtype))

@@ -8,14 +8,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from mmconvnext.models.depthwise import depthwise_conv2d
-from mmconvnext.models.mixer import MixerParameters, compute_dtype, mix
+from mmconvnext.models.fusing import can_fuse
+from mmconvnext.models.mixer import MixerParameters, mix
 from mmconvnext.models.strips import apply_block
 
 LAYER_NORM_EPS = 1e-6
 GRN_EPS = 1e-6
-# Of the 4C channels of a block, on the CPU: what is smaller stays in the cache anyway, and is
-# computed sooner layer by layer.
-FUSED_FROM_BYTES = 8 * 2**20
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -123,10 +121,12 @@ class Block(nn.Module):
         use_grn: whether GRN stands between GELU and the second linear layer (V2).
         fused: compute all after the convolution in one go, by
             :func:`mmconvnext.models.mixer.mix`, and the convolution's gradient by
-            :func:`mmconvnext.models.depthwise.depthwise_conv2d`; the result is the same to
+            :func:`mmconvnext.models.depthwise.depthwise_conv2d`, or where nobody wants gradients
+            all of it by :func:`mmconvnext.models.strips.apply_block`; the result is the same to
             rounding. Differentiable once. Where that cannot be (GRN; in a graph that is traced,
-            compiled or exported; where a layer was replaced or has hooks), or where maps are so
-            small that it does not pay (on the CPU, ``FUSED_FROM_BYTES``), layer by layer.
+            compiled or exported; where a layer was replaced, changed or has hooks), or where maps
+            are so small that it does not pay, layer by layer; see
+            :func:`mmconvnext.models.fusing.can_fuse`.
     """
 
     def __init__(
@@ -155,8 +155,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to ``x`` of shape (N, C, H, W); the result has the same shape."""
-        if self.fused and self._can_fuse(x):
-            return self._fused(x)
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters()))
+        if self.fused and can_fuse(self, x, learns):
+            return self._fused(x, learns)
         y = self.dwconv(x).permute(0, 2, 3, 1)
         y = functional.gelu(self.pwconv1(self.norm(y)))
         if self.grn is not None:
@@ -166,7 +167,7 @@ class Block(nn.Module):
             y = y * self.gamma
         return x + self.drop_path(y.permute(0, 3, 1, 2))
 
-    def _fused(self, x: Tensor) -> Tensor:
+    def _fused(self, x: Tensor, learns: bool) -> Tensor:
         # on the CPU wherever `x` is: which samples are dropped decides what is computed
         scales = self.drop_path(torch.ones(len(x), 1, 1, 1)).flatten().tolist()
         params = MixerParameters(
@@ -179,43 +180,6 @@ class Block(nn.Module):
             gamma=self.gamma,
         )
         weight, bias, eps = self.dwconv.weight, self.dwconv.bias, self.norm.eps
-        learns = any(tensor.requires_grad for tensor in (x, *self.parameters()))
-        if not (learns and torch.is_grad_enabled()):
-            return apply_block(x, weight, bias, params, eps, scales)
-        return mix(x, depthwise_conv2d(x, weight, bias), params, eps, scales)
-
-    def _can_fuse(self, x: Tensor) -> bool:
-        return self.grn is None and not _is_recorded(x) and _is_large(x) and self._has_bare_layers()
-
-    def _has_bare_layers(self) -> bool:
-        """Whether the layers are torch's own, so that using their parameters alone is the same."""
-        layers = ((self.dwconv, nn.Conv2d), (self.norm, nn.LayerNorm))
-        linears = ((self.pwconv1, nn.Linear), (self.pwconv2, nn.Linear))
-        return all(
-            type(layer) is kind and not _has_hooks(layer) for layer, kind in layers + linears
-        )
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-def _is_large(x: Tensor) -> bool:
-    """Whether it pays to compute a block of this input in pieces."""
-    size = 4 * x.numel() * compute_dtype(x).itemsize
-    return x.device.type != "cpu" or size >= FUSED_FROM_BYTES
-
-
-def _is_recorded(x: Tensor) -> bool:
-    """Whether torch records, transforms or only shapes operators: those must be torch's own."""
-    return (
-        x.is_meta
-        or torch.jit.is_tracing()
-        or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-    )
+        if learns:
+            return mix(x, depthwise_conv2d(x, weight, bias), params, eps, scales)
+        return apply_block(x, weight, bias, params, eps, scales)

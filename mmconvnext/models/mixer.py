@@ -74,9 +74,11 @@ def mix(
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type that autocast asks for where it is on, else that of ``x``."""
+    """The type that autocast asks for where it is on, else that of ``x``; it spares float64."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)
 
 
 class Mixer:

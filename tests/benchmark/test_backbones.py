@@ -19,7 +19,7 @@ from mmconvnext.benchmark.contest import DisagreementError, Results, Turn
 from mmconvnext.benchmark.machine import PEERS as FOLDER_OF_PEERS
 from mmconvnext.benchmark.machine import Limits
 from mmconvnext.benchmark.process import BenchmarkError
-from mmconvnext.models import layers
+from mmconvnext.models import fusing
 
 ARCH = {"depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32)}
 TASK = Task(ARCH, shape=(64, 96))
@@ -28,7 +28,8 @@ TASK = Task(ARCH, shape=(64, 96))
 @pytest.fixture(autouse=True)
 def _whatever_the_size(monkeypatch):
     """Ours computes maps as small as here layer by layer, which is not what is to be compared."""
-    monkeypatch.setattr(layers, "FUSED_FROM_BYTES", 0)
+    monkeypatch.setattr(fusing, "FUSED_FROM_BYTES", 0)
+    monkeypatch.setattr(fusing, "TRAINED_FUSED_FROM_BYTES", 0)
 
 
 def build(peer: str, task: Task = TASK) -> Backbone:

@@ -61,10 +61,14 @@ def test_another_number_is_refused():
         agree(SAME, detections(), detections(order=range(4)))
 
 
-def test_no_detections_agree_and_other_networks_are_not_compared():
+def test_where_nothing_is_detected_nothing_is_shown():
     nothing = detections(order=())
-    assert agree(SAME, nothing, nothing)["masks"] == 0
-    assert agree("MMDetection, Swin-T", detections(), nothing) == {}
+    with pytest.raises(DisagreementError, match="nothing was detected"):
+        agree(SAME, nothing, nothing)
+
+
+def test_other_networks_are_not_compared():
+    assert agree("MMDetection, Swin-T", detections(), detections(order=())) == {}
 
 
 @pytest.mark.parametrize("kind", detectors.DETECTORS)

@@ -5,7 +5,7 @@ import torch
 from mmdet.registry import MODELS
 from torch import nn
 
-from mmconvnext.models import VARIANTS, ConvNeXt
+from mmconvnext.models import VARIANTS, ConvNeXt, mixer
 from tests.models.peers import TimmPeer, TorchvisionPeer, randomise
 
 # FACTS section 1: no classifier, four output norms, layer scale.
@@ -59,8 +59,19 @@ def test_is_registered_for_mmdetection():
     assert isinstance(MODELS.build({"type": "ConvNeXt", "arch": SMALL}), ConvNeXt)
 
 
+@pytest.fixture(params=["as is", "fused", "fused, in many pieces"])
+def path(request, monkeypatch) -> None:
+    """How blocks are computed: as small as maps are here, layer by layer if nobody intervenes."""
+    if request.param != "as is":
+        request.getfixturevalue("always_fused")
+    if request.param == "fused, in many pieces":
+        monkeypatch.setattr(mixer, "PIECE_BYTES", 0)
+        monkeypatch.setattr(mixer, "MIN_POSITIONS", 40)
+
+
 @pytest.mark.parametrize("peer_class", [TimmPeer, TorchvisionPeer])
 @pytest.mark.parametrize("arch", ["tiny", "small", "base"])
+@pytest.mark.usefixtures("path")
 def test_equals_independent_implementations_forward_and_backward(arch, peer_class):
     pytest.importorskip("timm" if peer_class is TimmPeer else "torchvision")
     ours = ConvNeXt(arch).eval()

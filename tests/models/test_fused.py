@@ -10,16 +10,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmconvnext.models import ConvNeXt, layers
+from mmconvnext.models import ConvNeXt, fusing
 from mmconvnext.models.layers import Block
 
+pytestmark = pytest.mark.usefixtures("always_fused")
+
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
-
-
-@pytest.fixture(autouse=True)
-def _whatever_the_size(monkeypatch):
-    """Maps as small as here would be computed layer by layer."""
-    monkeypatch.setattr(layers, "FUSED_FROM_BYTES", 0)
 
 
 def pair(**kwargs) -> tuple[ConvNeXt, ConvNeXt]:
@@ -98,19 +94,6 @@ def test_keeps_less_than_three_tenths_of_the_activations():
 
     options = (16, 7, nn.Identity(), 1.0, False)
     assert kept(Block(*options)) < 0.3 * kept(Block(*options, fused=False))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_small_maps_are_left_to_the_layers(monkeypatch, dtype):
-    x, calls = torch.randn(1, 16, 8, 8), []
-    block = Block(16, 7, nn.Identity(), 1.0, False)
-    monkeypatch.setattr(Block, "_fused", lambda self, x: calls.append(x) or x)
-    size = 4 * x.numel() * dtype.itemsize
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
-        for least in (size + 1, size):
-            monkeypatch.setattr(layers, "FUSED_FROM_BYTES", least)
-            block(x)
-    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("layer", ["dwconv", "norm", "pwconv1", "pwconv2"])
@@ -229,7 +212,7 @@ def test_deep_copies_and_float64_keep_working():
 
 def _train_distributed(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    layers.FUSED_FROM_BYTES = 0
+    fusing.TRAINED_FUSED_FROM_BYTES = 0
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )

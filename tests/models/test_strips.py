@@ -7,17 +7,13 @@ import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
-from mmconvnext.models import layers, mixer
+from mmconvnext.models import mixer
 from mmconvnext.models.layers import Block
 from mmconvnext.models.strips import divide
 
+pytestmark = pytest.mark.usefixtures("always_fused")
+
 CHANNELS = 6
-
-
-@pytest.fixture(autouse=True)
-def _whatever_the_size(monkeypatch):
-    """Maps as small as here would be computed layer by layer."""
-    monkeypatch.setattr(layers, "FUSED_FROM_BYTES", 0)
 
 
 def random_block(kernel_size: int = 7, gamma: float = 0.7, drop_path: float = 0.0) -> Block:
