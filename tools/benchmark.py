@@ -14,6 +14,9 @@ COMMANDS = {
     "machine": ("machine", "how fast this machine multiplies matrices and copies memory"),
     "backbone": ("backbones", "ConvNeXt of several libraries, in inference and in training"),
     "detector": ("detectors", "whole detectors, from images to detections"),
+    "growth": ("growth", "how time and memory grow with input, batch, model and processes"),
+    "data": ("pipelines", "pipelines of training data, from files to tensors"),
+    "eval": ("evaluations", "COCO's metrics for boxes and masks, at the scale of val2017"),
     "startup": ("startup", "importing the package, and the tools' --help"),
 }
 
