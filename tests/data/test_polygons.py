@@ -7,7 +7,7 @@ import pytest
 import shapely
 import torch
 from mmdet.structures.bbox import HorizontalBoxes
-from mmdet.structures.mask import PolygonMasks
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmdet.structures.mask.mask_target import mask_target_single
 from mmengine.config import Config
 from mmengine.structures import InstanceData
@@ -15,6 +15,28 @@ from mmengine.structures import InstanceData
 from mmconvnext.data.polygons import FlatPolygons
 
 HEIGHT, WIDTH = 90, 120
+WINDOW = np.array([20, 30, 110, 90])
+# An L whose long bar is above the window and whose foot reaches into it, one that is outside, one
+# that touches the window from three sides, one around the window, and one within.
+AROUND_WINDOW = [
+    [0, 0, 100, 0, 100, 60, 90, 60, 90, 10, 0, 10],
+    [0, 0, 100, 0, 100, 10, 0, 10],
+    [10, 20, 114, 20, 114, 70, 110, 70, 110, 30, 20, 30, 20, 80, 10, 80],
+    [-50, -50, 300, -50, 300, 300, -50, 300],
+    [30, 40, 50, 40, 50, 70],
+]
+AFTER_A_CROP = {
+    "nothing": lambda masks: masks,
+    "pad": lambda masks: masks.pad((80, 100)),
+    "resize": lambda masks: masks.resize((120, 180)),
+    "pad, flip": lambda masks: masks.pad((80, 100)).flip("diagonal"),
+    "pad, crop": lambda masks: masks.pad((80, 100)).crop(np.array([10, 5, 95, 70])),
+    "flip, crop": lambda masks: masks.flip().crop(np.array([4, 0, 180, 50])),
+    "translate": lambda masks: masks.translate((60, 90), -20).translate((60, 90), 8, "vertical"),
+    "cat": lambda masks: masks.cat([masks, masks.flip()]),
+    "select, pad": lambda masks: masks[[4, 0, 0, 1]].pad((80, 100)),
+    "expand": lambda masks: masks.expand(100, 140, 7, 20),
+}
 
 
 def star(rng: np.random.Generator) -> np.ndarray:
@@ -38,6 +60,14 @@ def objects() -> list[list[np.ndarray]]:
 @pytest.fixture
 def both(objects) -> tuple[FlatPolygons, PolygonMasks]:
     return FlatPolygons(objects, HEIGHT, WIDTH), PolygonMasks(objects, HEIGHT, WIDTH)
+
+
+@pytest.fixture
+def cropped() -> list[PolygonMasks | BitmapMasks]:
+    objects = [[np.array(polygon, dtype=float)] for polygon in AROUND_WINDOW]
+    ours, theirs = (kind(objects, HEIGHT, WIDTH) for kind in (FlatPolygons, PolygonMasks))
+    bitmaps = BitmapMasks(theirs.to_ndarray().astype(np.uint8), HEIGHT, WIDTH)
+    return [masks.crop(WINDOW) for masks in (ours, theirs, bitmaps)]
 
 
 def assert_same(ours: PolygonMasks, theirs: PolygonMasks) -> None:
@@ -67,9 +97,11 @@ def test_flip(both, direction):
     assert_same(ours.flip(direction), theirs.flip(direction))
 
 
-def test_flip_refuses_other_directions(both):
+def test_other_directions_are_refused(both):
     with pytest.raises(ValueError, match="flip_direction='up' must be horizontal, vertical or"):
         both[0].flip("up")
+    with pytest.raises(ValueError, match=r"direction='up' must be .*border_value=255 None or 0"):
+        both[0].translate((HEIGHT, WIDTH), 5, "up", border_value=255)
 
 
 def test_resize_and_rescale(both):
@@ -80,16 +112,7 @@ def test_resize_and_rescale(both):
 
 
 @pytest.mark.parametrize(
-    "index",
-    [
-        0,
-        -1,
-        slice(2, 30, 3),
-        [3, 1, 3],
-        np.array([5, 0]),
-        np.arange(40) % 3 == 0,
-        np.array([], int),
-    ],
+    "index", [0, -1, slice(2, 30, 3), [3, 1, 3], np.array([5, 0]), np.arange(40) % 3 == 0, []]
 )
 def test_indexing(both, index):
     ours, theirs = both
@@ -116,12 +139,8 @@ def test_crop(both):
     assert overlap.min() > 0.97
     # the same areas, though perhaps other first vertices
     np.testing.assert_allclose(ours.areas, theirs.areas, atol=1e-9)
-
-
-def test_crop_in_whole_pixels_is_that_of_the_bitmaps(both):
-    window = np.array([30, 20, 95, 75])
-    bitmaps = both[1].to_ndarray()[:, 20:75, 30:95]
-    assert ious(both[0].crop(window).to_ndarray(), bitmaps).mean() > 0.99
+    bitmaps = both[1].to_ndarray()[:, 20:, 30:95]
+    assert ious(ours.to_ndarray(), bitmaps).mean() > 0.99
 
 
 def test_whatever_follows_a_crop(both):
@@ -130,9 +149,9 @@ def test_whatever_follows_a_crop(both):
         m.crop(window).resize((300, 200)).flip().crop(np.array([10, 50, 150, 280])) for m in both
     )
     assert ious(ours.to_ndarray(), theirs.to_ndarray()).mean() > 0.999
-    chosen = ours[[3, 4, 5]].pad((400, 400))  # what was cut off does not come back
-    assert not chosen.to_ndarray()[:, 230:].any()
-    assert not chosen.to_ndarray()[:, :, 140:].any()
+    padded = ours.pad((400, 400)).to_ndarray()  # what was cut off does not come back
+    assert not padded[:, 230:].any()
+    assert not padded[:, :, 140:].any()
 
 
 def test_boxes(both):
@@ -155,11 +174,42 @@ def test_boxes_after_a_crop(objects, window):
         np.testing.assert_allclose(box, expected, atol=1e-4)
 
 
-def test_boxes_where_an_object_covers_the_window():
-    around = [[np.array([-50.0, -50, 300, -50, 300, 300, -50, 300])]]
-    beside = [[np.array([70.0, 10, 90, 10, 90, 80])]]
-    masks = FlatPolygons(around + beside, HEIGHT, WIDTH).crop(np.array([20, 30, 60, 50]))
-    assert masks.get_bboxes().tensor.tolist() == [[0, 0, 40, 20], [0, 0, 0, 0]]
+@pytest.mark.parametrize("step", AFTER_A_CROP)
+def test_boxes_are_of_what_is_left(cropped, step):
+    ours, theirs, bitmaps = cropped
+    boxes = AFTER_A_CROP[step](ours).get_bboxes("hbox").tensor
+    assert not torch.signbit(boxes).any()  # no -0.0 either
+    by_pixels = AFTER_A_CROP[step](bitmaps).get_bboxes("hbox").tensor
+    left = by_pixels.any(1)
+    assert not boxes[~left].any()
+    assert (boxes - by_pixels).abs().max() <= 2
+    if step != "expand":  # PolygonMasks has none
+        expected = AFTER_A_CROP[step](theirs).get_bboxes("hbox").tensor
+        np.testing.assert_allclose(boxes[left], expected[left], atol=1e-5)
+
+
+def test_cat(cropped, both):
+    """Each object keeps the window that a crop has left of it."""
+    (ours, _, bitmaps), (whole, theirs) = cropped, both
+    parts = [whole, ours, whole.crop(np.array([50, 40, 52, 41])).resize((90, 120))]
+    joined = whole.cat([*parts, theirs])  # some transforms of MMDetection make PolygonMasks
+    for measure in (lambda m: m.areas, lambda m: m.get_bboxes("hbox").tensor):
+        expected = np.concatenate([measure(masks) for masks in (*parts, theirs)])
+        np.testing.assert_allclose(measure(joined), expected, atol=1e-5)
+    with pytest.raises(TypeError, match=r"join BitmapMasks and polygons: .* take LoadAnnotations"):
+        whole.cat([bitmaps, whole])
+    with pytest.raises(ValueError, match="masks is empty"):
+        FlatPolygons.cat([])
+
+
+def test_mask_targets_after_a_crop(cropped):
+    boxes, which = (
+        np.float32([[60, 0, 90, 40], [0, 0, 40, 50], [5, 5, 40, 45]]),
+        np.array([0, 1, 4]),
+    )
+    ours, theirs, _ = (masks.crop_and_resize(boxes, (28, 28), which) for masks in cropped)
+    assert np.array_equal(ours.to_ndarray(), theirs.to_ndarray())
+    assert ours.to_ndarray().any((1, 2)).tolist() == [True, False, True]
 
 
 def test_mask_targets(both):
@@ -184,15 +234,10 @@ def test_fractional_targets_are_refused(both):
 
 def test_no_objects():
     ours, theirs = FlatPolygons([], HEIGHT, WIDTH), PolygonMasks([], HEIGHT, WIDTH)
-    window = np.array([1, 2, 30, 40])
-    for a, b in (
-        (ours, theirs),
-        (ours.flip(), theirs.flip()),
-        (ours.resize((5, 6)), theirs.resize((5, 6))),
-        (ours.crop(window), theirs.crop(window)),
-        (ours[np.zeros(0, bool)], theirs),
-    ):
-        assert_same(a, b)
+    assert_same(ours, theirs)
+    assert_same(ours.resize((5, 6)), theirs.resize((5, 6)))
+    assert_same(ours.crop(WINDOW), theirs.crop(WINDOW))
+    assert_same(ours[np.zeros(0, bool)], theirs)
     targets = ours.crop_and_resize(np.zeros((0, 4), np.float32), (28, 28), np.zeros(0, int))
     assert targets.to_ndarray().shape == (0, 28, 28)
 
@@ -222,8 +267,6 @@ def test_expand(both):
     assert (expanded.height, expanded.width) == (200, 300)
     inside = expanded.crop(np.array([20, 7, 20 + WIDTH, 7 + HEIGHT])).to_ndarray()
     assert ious(inside, bitmaps.masks[:, 7 : 7 + HEIGHT, 20 : 20 + WIDTH]).mean() > 0.999
-    cropped = ours.crop(np.array([30, 20, 95, 75])).expand(200, 300, 7, 20)
-    assert not cropped.to_ndarray()[:, 7 + 55 :].any()  # what was cut off does not come back
 
 
 def test_polygons_are_not_taken_for_bitmaps(both):
@@ -232,6 +275,14 @@ def test_polygons_are_not_taken_for_bitmaps(both):
     with pytest.raises(TypeError, match="polygons, no array"):
         both[0].masks[:, 1:5, 1:5] = 0
     assert isinstance(both[0].masks, list)
+
+
+def test_nobody_changes_masks_by_their_polygons(both):
+    for masks in (both[0], both[0].crop(WINDOW)):
+        with pytest.raises(ValueError, match="read-only"):
+            masks.masks[0][0][:] = 7
+        masks.masks[0].clear()
+        assert all(masks.masks)
 
 
 def test_between_processes(both):
@@ -243,6 +294,6 @@ def test_between_processes(both):
 
 def test_what_is_left_to_mmdetection(both):
     ours, theirs = both
-    assert_same(ours.translate((HEIGHT, WIDTH), 5), theirs.translate((HEIGHT, WIDTH), 5))
+    assert_same(ours.rotate((HEIGHT, WIDTH), 5), theirs.rotate((HEIGHT, WIDTH), 5))
     assert_same(FlatPolygons.cat([ours[:3], ours[5:]]), PolygonMasks.cat([theirs[:3], theirs[5:]]))
     np.testing.assert_allclose(ours.areas, theirs.areas)
