@@ -51,7 +51,7 @@ def draw(report: GrowthReport, folder: Path) -> dict[Path, str]:
     with rc_context(SETTINGS):
         for part in dict.fromkeys(curve.part for curve in report.curves):
             own = [curve for curve in report.curves if curve.part == part]
-            caption = f"Time and memory of the {part}: points were measured, lines are fitted"
+            caption = f"Time and peak memory of the {part}: points are measured, lines fitted"
             figures[f"growth_{part}.png"] = (caption, _curves(own))
         caption = "Training in one and two processes, and a 3x schedule on COCO on paper"
         figures["growth_training.png"] = (caption, _training(report.processes, report.costs))

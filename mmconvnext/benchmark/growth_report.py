@@ -16,7 +16,7 @@ from mmconvnext.benchmark.schedule import Cost
 SCHEDULE_TITLE = "A 3x schedule on COCO, on paper"
 NOTES = (
     "seconds: the median over the rounds, with the smallest and the largest beside it",
-    "peak: the most memory that a process took above what it held at rest, its weights among them",
+    "peak: the most memory that a process took beyond what it holds at rest, such as its weights",
     "saved: what autograd keeps for backward, each storage once; no parameters, no image",
     "fits: by least squares, to the medians; residual: the largest distance of a point from its "
     "line, relative to the point; grows: largest divided by smallest",
@@ -45,20 +45,14 @@ class GrowthReport:
 
     def text(self, markdown: bool = False) -> str:
         """Format tables, notes and conditions, monospaced or as GitHub's markdown."""
-        tables = [_titled(each.results.title, _points(each), markdown) for each in self.curves]
-        if self.curves:
-            tables.insert(0, _titled("What grows how", self._fits(), markdown))
+        blocks = [_titled("What grows how", self._fits(), markdown)] if self.curves else []
+        blocks += [_contest(each.results, _points(each), markdown) for each in self.curves]
         if self.processes:
-            tables.append(_titled(self.processes.title, _processes(self.processes), markdown))
-        costs = _heading(SCHEDULE_TITLE, markdown) + schedule.table(self.costs, markdown)
-        return "\n\n".join(
-            [
-                *tables,
-                _listed([*NOTES, *self._conditions()], markdown),
-                costs,
-                _listed(schedule.assumptions(), markdown),
-            ]
-        )
+            blocks.append(_contest(self.processes, _processes(self.processes), markdown))
+        blocks.append(_listed([*NOTES, *self._conditions()], markdown))
+        blocks.append(_heading(SCHEDULE_TITLE, markdown) + schedule.table(self.costs, markdown))
+        blocks.append(_listed(schedule.assumptions(), markdown))
+        return "\n\n".join(blocks)
 
     def to_json(self) -> dict[str, Any]:
         """Collect everything that was measured; times in seconds, memory in bytes."""
@@ -158,17 +152,20 @@ def _measured(results: Results, name: str) -> list[str]:
     ]
 
 
+def _contest(results: Results, rows: Sequence[Sequence[str]], markdown: bool) -> str:
+    table, busy = _titled(results.title, rows, markdown), _busy_cores(results)
+    if not busy or busy < DISTURBING_CORES:
+        return table
+    return f"{table}\n\ndisturbed: other processes kept {busy:.1f} cores busy meanwhile"
+
+
 def _disturbance(tables: Sequence[Results]) -> str:
     busy = [cores for each in tables if (cores := _busy_cores(each)) is not None]
-    disturbed = [cores for cores in busy if cores > DISTURBING_CORES]
     if not busy:
         return "whether other processes disturbed is not known on this system"
-    if not disturbed:
-        return f"not disturbed: other processes took at most {max(busy):.2f} cores in each contest"
-    return (
-        f"disturbed: other processes kept {min(disturbed):.1f} to {max(disturbed):.1f} cores busy "
-        f"in {len(disturbed)} of {len(tables)} contests; measure again when the machine is quiet"
-    )
+    disturbed = sum(cores >= DISTURBING_CORES for cores in busy)
+    text = f"disturbed by other processes: {disturbed} of {len(tables)} contests"
+    return f"{text}; measure again when the machine is quiet" if disturbed else text
 
 
 def _busy_cores(results: Results) -> float | None:
