@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmconvnext.compat.config_text import remove_code
 from mmconvnext.compat.errors import (
     CheckpointError,
     MissingCheckpointError,
@@ -150,8 +151,10 @@ def install(checkpoint: ModuleType) -> None:
 
 
 def load_from_local(filename: str, map_location: Any) -> Any:
-    """Read local files for mmengine."""
-    return read_checkpoint(filename, map_location)
+    """Read a local file for mmengine, without the code that a config text in it may be."""
+    checkpoint = read_checkpoint(filename, map_location)
+    remove_code(checkpoint, str(filename))
+    return checkpoint
 
 
 def _history_buffer_method(owner: Any, name: str, *default: Any) -> Callable:

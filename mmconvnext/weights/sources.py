@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from mmengine.logging import print_log
 
-from mmconvnext.compat.checkpoint_io import check_file, read_checkpoint
+from mmconvnext.compat.checkpoint_io import check_file, load_from_local
 from mmconvnext.compat.errors import CheckpointError, SourceError
 from mmconvnext.weights.download import (
     check_sha256,
@@ -147,7 +147,7 @@ def load_from_http(
         What the file holds.
     """
     folder = None if model_dir is None else Path(model_dir)
-    return read_checkpoint(download(filename, folder), map_location)
+    return load_from_local(str(download(filename, folder)), map_location)
 
 
 def load_from_source(filename: str, map_location: Any = None) -> Any:
@@ -160,7 +160,7 @@ def load_from_source(filename: str, map_location: Any = None) -> Any:
     Returns:
         What the file holds.
     """
-    return read_checkpoint(fetch(filename), map_location)
+    return load_from_local(str(fetch(filename)), map_location)
 
 
 def get_torchvision_models() -> dict[str, str]:

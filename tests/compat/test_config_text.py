@@ -1,0 +1,84 @@
+"""No text of a checkpoint is run, wherever MMEngine would parse it as Python."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmconvnext.compat.config_text import is_only_settings
+from tests.compat.test_resume import make_runner, saved  # noqa: F401 (a fixture)
+
+RUNS_CODE = (
+    "for x in [open({mark!r}, 'w')]: pass",
+    "x = __import__('pathlib').Path({mark!r}).touch()",
+    "x = [open({mark!r}, 'w')]",
+    "x = dict(a=open({mark!r}, 'w'))",
+    "_base_ = {evil!r}",
+    "custom_imports = dict(imports=['evil_module'])",
+    "x = '{{{{ $NO_SUCH_VARIABLE:' + str(open({mark!r}, 'w')) + ' }}}}'",
+    "x = f\"{{open({mark!r}, 'w')}}\"",
+    "def f(x=open({mark!r}, 'w')): pass",
+    "class X(metaclass=open({mark!r}, 'w')): pass",
+)
+
+
+def strings_replaced(node, text: str):
+    """A copy of nested settings with every string, key or value, beside a hostile one."""
+    if isinstance(node, dict):
+        return {k: strings_replaced(v, text) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(strings_replaced(v, text) for v in node)
+    return text if isinstance(node, str) else node
+
+
+@pytest.mark.parametrize("template", RUNS_CODE)
+def test_resume_runs_nothing_out_of_meta(template, saved, tmp_path, monkeypatch):  # noqa: F811
+    mark, evil = tmp_path / "mark", tmp_path / "evil.py"
+    evil.write_text(f"open({str(mark)!r}, 'w')")
+    (tmp_path / "evil_module.py").write_text(f"open({str(mark)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = template.format(mark=str(mark), evil=str(evil))
+    checkpoint = torch.load(saved, weights_only=False)
+    checkpoint["meta"] = strings_replaced(checkpoint["meta"], text) | {"cfg": text, "config": text}
+    checkpoint["message_hub"]["runtime_info"]["cfg"] = text
+    torch.save(checkpoint, tmp_path / "hostile.pth")
+    # the text does run where MMEngine parses it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        try:
+            Config.fromstring(text, ".py")
+        except Exception as error:
+            print(error)
+    assert mark.exists()
+    mark.unlink()
+    runner = make_runner(tmp_path, 3, resume=True, load_from=str(tmp_path / "hostile.pth"))
+    assert isinstance(runner, Runner)
+    runner.load_or_resume()
+    assert runner.iter == 4
+    assert not mark.exists()
+
+
+def test_what_a_run_writes_is_kept(saved):  # noqa: F811
+    read = CheckpointLoader.load_checkpoint(saved, "cpu")
+    written = torch.load(saved, weights_only=False)
+    assert written["meta"]["cfg"]
+    assert read["meta"]["cfg"] == written["meta"]["cfg"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a = 1\nb = -1.5\nc = dict(x=[1, (2, 3)], y={'z': None, 1: {2}})",
+        "custom_imports = dict(imports=['mmconvnext'], allow_failed_imports=False)",
+        "a = dict({'b': 1}, c=2)",
+    ],
+)
+def test_settings_are_kept(text):
+    assert is_only_settings(text)
+
+
+@pytest.mark.parametrize("text", [None, 3, "a = b", "a.b = 1", "a += 1", "a =", "(" * 10000, "\0"])
+def test_anything_else_is_not(text):
+    assert not is_only_settings(text)
