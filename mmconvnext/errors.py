@@ -1,13 +1,53 @@
-"""The base of errors that tell the user what to mend."""
+"""Every error that this package raises for a user to read; imports nothing."""
 
 
 class UserError(Exception):
     """A mistake in a command, a config or a file, not in the code.
 
-    The message names the offender, the value, the choices and the fix, and is all that the tools
-    print of it.
+    The message names the offender, the value, the choices and the fix, and is all that the command
+    prints of it.
     """
 
 
 class ConfigError(UserError, ValueError):
     """A config that cannot be used as it is."""
+
+
+class DataError(UserError):
+    """Data that is absent or is not what the config says."""
+
+
+class CheckpointError(UserError, RuntimeError):
+    """A checkpoint that cannot be read."""
+
+
+class MissingCheckpointError(CheckpointError, FileNotFoundError):
+    """A checkpoint that is not there."""
+
+
+class UnreadableCheckpointError(CheckpointError):
+    """A file that is no checkpoint, not the whole of one, or for a device that is not there."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint that carries something else than tensors, numbers and settings."""
+
+
+class DownloadError(CheckpointError):
+    """A file that did not arrive, or not the one that was asked for."""
+
+
+class SourceError(CheckpointError):
+    """The name of a source that is a mistake: no other source makes up for it."""
+
+
+class WeightsError(UserError, ValueError):
+    """A checkpoint that does not fit the model."""
+
+
+class MissingMMCVError(UserError, ImportError):
+    """Neither mmcv nor mmcv-lite is installed."""
+
+
+class MissingOperatorError(UserError, RuntimeError):
+    """An operator of mmcv was called that has no kernel here."""

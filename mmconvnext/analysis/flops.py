@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmconvnext.analysis.cost import Cost, Part
 from mmconvnext.errors import ConfigError, UserError
-from mmconvnext.models.variants import is_positive_int
+from mmconvnext.variants import is_positive_int
 
 SHAPE = (800, 1280)
 NUM_PROPOSALS = 1000

@@ -20,11 +20,11 @@ from torch import Tensor
 from mmconvnext.compat import read_checkpoint
 from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.engine.detector_weights import fit_detector
+from mmconvnext.errors import WeightsError
 from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.completeness import fault_of
 from mmconvnext.weights.download import sha256_of
 from mmconvnext.weights.formats import EMA, Found, outside, take_backbone
-from mmconvnext.weights.loader import WeightsError
 from mmconvnext.weights.matching import CLASSIFIER, MisfitError, first, match
 
 MIB = 2**20

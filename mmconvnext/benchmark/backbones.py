@@ -14,7 +14,7 @@ from mmconvnext.benchmark.machine import PEERS as FOLDER_OF_PEERS
 from mmconvnext.benchmark.machine import measure, reference
 from mmconvnext.benchmark.process import BenchmarkError
 from mmconvnext.benchmark.report import MIB, Column, Report
-from mmconvnext.models.variants import resolve_arch
+from mmconvnext.variants import resolve_arch
 
 FACTORY = "mmconvnext.benchmark.backbone_contestant:Backbone"
 SHAPE = (800, 1280)

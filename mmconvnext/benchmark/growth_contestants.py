@@ -18,7 +18,7 @@ from mmconvnext.analysis.flops import count_flops
 from mmconvnext.benchmark.backbone_contestant import GRADIENT, SEED, fill, random_weights
 from mmconvnext.benchmark.backbone_peers import OURS, PEERS
 from mmconvnext.benchmark.detector_contestant import Detector
-from mmconvnext.models.variants import resolve_arch
+from mmconvnext.variants import resolve_arch
 
 LOOPBACK = "127.0.0.1"
 LEARNING_RATE = 1e-4

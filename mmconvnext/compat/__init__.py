@@ -8,18 +8,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mmconvnext.compat import mmcv_layout, mmcv_ops
-from mmconvnext.compat.errors import CheckpointError, UnsafeCheckpointError
 from mmconvnext.compat.imports import after_import, lazy_names
-from mmconvnext.compat.mmcv_ops import MissingMMCVError, MissingOperatorError
 
 if TYPE_CHECKING:
     from mmconvnext.compat.checkpoint_io import read_checkpoint
 
 __all__ = [
-    "CheckpointError",
-    "MissingMMCVError",
-    "MissingOperatorError",
-    "UnsafeCheckpointError",
     "install",
     "read_checkpoint",
 ]
@@ -28,7 +22,6 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "read_checkpoint": "mmconvnext.compat.checkpoint_io",
-        "checkpoint_io": "mmconvnext.compat.checkpoint_io",
     },
 )
 

@@ -26,7 +26,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmconvnext.compat.config_text import remove_code
-from mmconvnext.compat.errors import (
+from mmconvnext.errors import (
     CheckpointError,
     MissingCheckpointError,
     UnreadableCheckpointError,

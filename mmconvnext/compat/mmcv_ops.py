@@ -14,6 +14,8 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+from mmconvnext.errors import MissingMMCVError, MissingOperatorError
+
 EXTENSION = "mmcv._ext"
 STAND_IN = Path(__file__).with_name("mmcv_ext.py")
 
@@ -48,14 +50,6 @@ HOW_TO_COMPILE = (
     "(about 17 minutes on two cores; where torch's headers ask for C++20, unpack the source "
     "distribution and replace c++17 by c++20 in its setup.py first)"
 )
-
-
-class MissingMMCVError(ImportError):
-    """Neither mmcv nor mmcv-lite is installed."""
-
-
-class MissingOperatorError(RuntimeError):
-    """An operator of mmcv was called that has no kernel here."""
 
 
 class UnsupportedOperator:

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mmconvnext.compat import CheckpointError, MissingOperatorError
 from mmconvnext.errors import UserError
 
 TRACEBACK_VARIABLE = "MMCONVNEXT_TRACEBACK"
@@ -30,7 +29,7 @@ def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
     def guarded(*args: object, **kwargs: object) -> int:
         try:
             return main(*args, **kwargs) or 0
-        except (UserError, CheckpointError, MissingOperatorError) as error:
+        except UserError as error:
             if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
                 raise
             print(f"error: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmconvnext.engine.config import leaf_datasets, metrics_of
-from mmconvnext.errors import UserError
+from mmconvnext.errors import DataError
 
 COCO_LISTS = ("images", "annotations", "categories")
 REQUIRED_KEYS = {
@@ -18,10 +18,6 @@ REQUIRED_KEYS = {
     "annotations": ("image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
-
-
-class DataError(UserError):
-    """Data that is absent or is not what the config says."""
 
 
 def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:

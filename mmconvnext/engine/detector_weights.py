@@ -13,8 +13,8 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmconvnext.compat import read_checkpoint
+from mmconvnext.errors import WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights import WeightsError
 from mmconvnext.weights.formats import beside, find_backbone, flatten, inside
 from mmconvnext.weights.loader import fit, fitted_note, pretrained_cfg
 from mmconvnext.weights.matching import ADAPTATIONS, check_adaptations, first, shape

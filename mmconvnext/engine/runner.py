@@ -26,12 +26,7 @@ from mmconvnext.engine.config import (
     leaf_datasets,
     metrics_of,
 )
-from mmconvnext.engine.data_checks import (
-    DataError,
-    check_data_paths,
-    check_dataset,
-    explain_annotation_file,
-)
+from mmconvnext.engine.data_checks import check_data_paths, check_dataset, explain_annotation_file
 from mmconvnext.engine.detector_weights import fit_detector, load_fitted
 from mmconvnext.engine.device import (
     adapt_to_device,
@@ -40,7 +35,7 @@ from mmconvnext.engine.device import (
     init_distributed_on_cpu,
 )
 from mmconvnext.engine.provenance import write_run_info
-from mmconvnext.errors import ConfigError, UserError
+from mmconvnext.errors import ConfigError, DataError, UserError
 from mmconvnext.weights.sources import fetch_first
 
 # What registries and constructors say; where data is read, other errors come from its files.

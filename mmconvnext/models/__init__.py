@@ -7,7 +7,7 @@ from mmconvnext.compat.imports import lazy_names
 if TYPE_CHECKING:
     from mmconvnext.models.convnext import ConvNeXt
     from mmconvnext.models.tta import InstanceTTAModel
-    from mmconvnext.models.variants import VARIANTS, Variant
+    from mmconvnext.variants import VARIANTS, Variant
 
 __all__ = ["VARIANTS", "ConvNeXt", "InstanceTTAModel", "Variant"]
 
@@ -15,9 +15,9 @@ __all__ = ["VARIANTS", "ConvNeXt", "InstanceTTAModel", "Variant"]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "VARIANTS": "mmconvnext.models.variants",
+        "VARIANTS": "mmconvnext.variants",
         "ConvNeXt": "mmconvnext.models.convnext",
         "InstanceTTAModel": "mmconvnext.models.tta",
-        "Variant": "mmconvnext.models.variants",
+        "Variant": "mmconvnext.variants",
     },
 )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmconvnext.models.layers import Block, LayerNorm2d
-from mmconvnext.models.variants import NUM_STAGES, is_positive_int, resolve_arch
+from mmconvnext.variants import NUM_STAGES, is_positive_int, resolve_arch
 from mmconvnext.weights.loader import arrange, load_pretrained, pretrained_cfg
 
 INIT_STD = 0.02

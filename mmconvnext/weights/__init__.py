@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from mmconvnext.compat.imports import lazy_names
 
 if TYPE_CHECKING:
-    from mmconvnext.weights.loader import WeightsError, load_pretrained
+    from mmconvnext.weights.loader import load_pretrained
+from mmconvnext.errors import WeightsError
 
 __all__ = ["WeightsError", "load_pretrained"]
 

@@ -43,7 +43,7 @@ class Anatomy(NamedTuple):
     def arch(self) -> str | None:
         """The variant of these depths and widths, if it has a name (of full depth)."""
         # Not at the top: the backbone's package imports this one.
-        from mmconvnext.models.variants import VARIANTS
+        from mmconvnext.variants import VARIANTS
 
         same = (n for n, v in VARIANTS.items() if tuple(v) == (self.depths, self.widths))
         return next(same, None)

@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from mmengine.logging import print_log
 
 from mmconvnext.compat.checkpoint_io import is_safetensors, looks_of, read_checkpoint
-from mmconvnext.compat.errors import (
+from mmconvnext.errors import (
     DownloadError,
     SourceError,
     UnreadableCheckpointError,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmconvnext.errors import WeightsError
 from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.completeness import fault_of
 from mmconvnext.weights.formats import IN_DETECTOR, beside, take_backbone
-from mmconvnext.weights.loader import WeightsError
 
 
 def in_our_layout(

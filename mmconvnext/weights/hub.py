@@ -14,7 +14,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from mmconvnext.compat.errors import CheckpointError, SourceError
+from mmconvnext.errors import CheckpointError, SourceError
 
 # Looked for in this order in a repository, each only where those before are not.
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from textwrap import wrap
 from typing import Any
 
-from mmconvnext.models.variants import VARIANTS
+from mmconvnext.variants import VARIANTS
 
 HOST = "https://dl.fbaipublicfiles.com/convnext"
 V1_TABLE = "README of facebookresearch/ConvNeXt"

@@ -12,7 +12,7 @@ from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
 from mmconvnext.compat import read_checkpoint
-from mmconvnext.errors import UserError
+from mmconvnext.errors import WeightsError
 from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.formats import Found, outside, take_backbone
 from mmconvnext.weights.matching import OUTPUT_NORM, MisfitError, first, match
@@ -21,10 +21,6 @@ from mmconvnext.weights.sources import fetch_first
 # Where in a state dict's metadata (torch's own place for what goes with one) it says that a
 # backbone has been fitted already: the line that reports it, and the names that it was for.
 FITTED = "mmconvnext_fitted"
-
-
-class WeightsError(UserError, ValueError):
-    """A checkpoint that does not fit the backbone."""
 
 
 def pretrained_cfg(init_cfg: dict | Sequence[dict] | None) -> dict | None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from mmengine.logging import print_log
 
 from mmconvnext.compat.checkpoint_io import check_file, load_from_local
-from mmconvnext.compat.errors import CheckpointError, SourceError
+from mmconvnext.errors import CheckpointError, SourceError
 from mmconvnext.weights.download import (
     check_sha256,
     download,

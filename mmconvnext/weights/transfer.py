@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 from mmengine.logging import print_log
 from tqdm import tqdm
 
-from mmconvnext.compat.errors import DownloadError
+from mmconvnext.errors import DownloadError
 
 ATTEMPTS = 5
 CONNECT_ATTEMPTS = 2  # of these in a row without reaching the host: an alternative may be at hand

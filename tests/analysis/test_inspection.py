@@ -11,10 +11,9 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmconvnext.analysis.inspection import Inspection, inspect, inspection_table, write_inspection
-from mmconvnext.compat import CheckpointError
 from mmconvnext.engine.config import drop_pretrained
+from mmconvnext.errors import CheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights import WeightsError
 from tests.weights.small_files import FILES, KIND, SMALL, backbone, official
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"

@@ -13,8 +13,13 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmconvnext.compat import CheckpointError, UnsafeCheckpointError, read_checkpoint
-from mmconvnext.compat.errors import MissingCheckpointError, UnreadableCheckpointError
+from mmconvnext.compat import read_checkpoint
+from mmconvnext.errors import (
+    CheckpointError,
+    MissingCheckpointError,
+    UnreadableCheckpointError,
+    UnsafeCheckpointError,
+)
 
 REFUSES_BY_ITSELF = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 

@@ -7,8 +7,9 @@ import mmcv.ops
 import pytest
 import torch
 
-from mmconvnext.compat import MissingOperatorError, kernels
+from mmconvnext.compat import kernels
 from mmconvnext.compat.mmcv_ops import KERNELS
+from mmconvnext.errors import MissingOperatorError
 from tests.compat.which_mmcv import stand_in_only
 
 pytestmark = stand_in_only("there is no stand-in to test")

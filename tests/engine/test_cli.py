@@ -2,9 +2,8 @@ import argparse
 
 import pytest
 
-from mmconvnext.compat import CheckpointError, MissingOperatorError
 from mmconvnext.engine import cli
-from mmconvnext.errors import UserError
+from mmconvnext.errors import CheckpointError, MissingOperatorError, UserError
 
 
 def failing(error):

@@ -3,12 +3,8 @@ import json
 import pytest
 from mmengine.config import Config
 
-from mmconvnext.engine.data_checks import (
-    DataError,
-    check_data_paths,
-    check_dataset,
-    explain_annotation_file,
-)
+from mmconvnext.engine.data_checks import check_data_paths, check_dataset, explain_annotation_file
+from mmconvnext.errors import DataError
 
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 4}],

@@ -11,15 +11,13 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine import device
-from mmconvnext.engine.data_checks import DataError
 from mmconvnext.engine.runner import (
     DetectionRunner,
     build_runner,
     check_checkpoint,
     resume_from,
 )
-from mmconvnext.errors import ConfigError, UserError
-from mmconvnext.weights import WeightsError
+from mmconvnext.errors import ConfigError, DataError, UserError, WeightsError
 
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 4}],

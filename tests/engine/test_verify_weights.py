@@ -9,10 +9,9 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmconvnext.compat import CheckpointError
 from mmconvnext.engine.detector_weights import verify_weights
+from mmconvnext.errors import CheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights import WeightsError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

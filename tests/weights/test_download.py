@@ -14,8 +14,7 @@ import pytest
 import torch
 from filelock import SoftFileLock
 
-from mmconvnext.compat import CheckpointError
-from mmconvnext.compat.errors import DownloadError, SourceError
+from mmconvnext.errors import CheckpointError, DownloadError, SourceError
 from mmconvnext.weights import download as module
 from mmconvnext.weights import transfer
 from mmconvnext.weights.download import download, obtain, place_of

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from mmconvnext.compat import read_checkpoint
 from mmconvnext.engine.detector_weights import fit_detector
+from mmconvnext.errors import WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights import WeightsError, load_pretrained
+from mmconvnext.weights import load_pretrained
 from mmconvnext.weights.export import check_target, in_our_layout, write_safetensors
 from mmconvnext.weights.loader import fit
 from tests.weights.small_files import FILES, backbone, official, with_optimizer

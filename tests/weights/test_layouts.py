@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmconvnext.errors import WeightsError
 from mmconvnext.models import VARIANTS, ConvNeXt
-from mmconvnext.weights import WeightsError, load_pretrained
+from mmconvnext.weights import load_pretrained
 from mmconvnext.weights.export import in_our_layout
 from tests.models.peers import randomise
 from tests.peers import mmpretrain_peer

@@ -8,9 +8,9 @@ from mmengine.runner.checkpoint import load_state_dict
 from safetensors.torch import save_file
 from torch import nn
 
-from mmconvnext.compat import CheckpointError, UnsafeCheckpointError
+from mmconvnext.errors import CheckpointError, UnsafeCheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights import WeightsError, load_pretrained
+from mmconvnext.weights import load_pretrained
 from mmconvnext.weights.loader import fit, fitted_note
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}

@@ -9,8 +9,13 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmconvnext.compat import CheckpointError, UnsafeCheckpointError
-from mmconvnext.compat.errors import DownloadError, MissingCheckpointError, SourceError
+from mmconvnext.errors import (
+    CheckpointError,
+    DownloadError,
+    MissingCheckpointError,
+    SourceError,
+    UnsafeCheckpointError,
+)
 from mmconvnext.weights import sources
 from mmconvnext.weights.sources import fetch, fetch_first
 from tests.weights.server import COMMIT, checkpoint, content_of, sha256

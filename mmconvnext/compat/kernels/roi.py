@@ -5,7 +5,8 @@ from torch import Tensor
 
 from mmconvnext.compat import roi_align
 from mmconvnext.compat.kernels.torchvision_ops import kernels, widened
-from mmconvnext.compat.mmcv_ops import HOW_TO_COMPILE, MissingOperatorError
+from mmconvnext.compat.mmcv_ops import HOW_TO_COMPILE
+from mmconvnext.errors import MissingOperatorError
 
 AVERAGE = 1
 

@@ -5,7 +5,8 @@ import functools
 import torch
 from torch import Tensor
 
-from mmconvnext.compat.mmcv_ops import HOW_TO_COMPILE, MissingOperatorError
+from mmconvnext.compat.mmcv_ops import HOW_TO_COMPILE
+from mmconvnext.errors import MissingOperatorError
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from mmcv.ops import RoIAlign, RoIPool, roi_align, roi_pool
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from mmconvnext.compat import MissingOperatorError
+from mmconvnext.errors import MissingOperatorError
 from tests.compat.kernels import references
 from tests.compat.which_mmcv import stand_in_only
 

@@ -5,8 +5,8 @@ import mmcv.ops
 import pytest
 import torch
 
-from mmconvnext.compat import MissingOperatorError
 from mmconvnext.compat.kernels.torchvision_ops import kernels, widened
+from mmconvnext.errors import MissingOperatorError
 from tests.compat.which_mmcv import stand_in_only
 
 BROKEN = "raise RuntimeError('operator torchvision::nms does not exist')"

@@ -1,6 +1,6 @@
 import pytest
 
-from mmconvnext.models.variants import VARIANTS, resolve_arch
+from mmconvnext.variants import VARIANTS, resolve_arch
 
 
 @pytest.mark.parametrize("name", VARIANTS)
