@@ -123,8 +123,8 @@ def _check(args: argparse.Namespace, plan: Plan) -> None:
 
 
 def _check_data(plan: Plan, data_root: str) -> None:
+    from mmconvnext.data.checks import check_data_paths
     from mmconvnext.engine.config import load_config, set_data_root
-    from mmconvnext.engine.data_checks import check_data_paths
 
     cfg = load_config(str(CONFIGS / plan.detector))
     set_data_root(cfg, data_root)

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.model import PretrainedInit
 
+from mmconvnext.data.checks import leaf_datasets
 from mmconvnext.errors import ConfigError
 
 
@@ -204,28 +205,6 @@ def use_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for dataset in leaf_datasets(cfg.test_dataloader.dataset):
         dataset["pipeline"] = deepcopy(cfg.tta_pipeline)
-
-
-def innermost_dataset(dataset: ConfigDict) -> ConfigDict:
-    """The data set inside of wrappers such as ``RepeatDataset``."""
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    return dataset
-
-
-def leaf_datasets(dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The data sets inside of wrappers, also of ones that concatenate."""
-    inner = innermost_dataset(dataset)
-    if "datasets" not in inner:
-        return [inner]
-    return [leaf for d in inner["datasets"] for leaf in leaf_datasets(d)]
-
-
-def metrics_of(evaluator: Mapping[str, Any] | Sequence | None) -> list[ConfigDict]:
-    """The metrics of an evaluator, which MMEngine takes as one dict or a list of them."""
-    if evaluator is None:
-        return []
-    return [evaluator] if isinstance(evaluator, Mapping) else list(evaluator)
 
 
 def replace_types(cfg: Config, old: Sequence[str], new: str) -> int:

@@ -19,14 +19,18 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmconvnext.data.checks import (
+    check_data_paths,
+    check_dataset,
+    explain_annotation_file,
+    leaf_datasets,
+    metrics_of,
+)
 from mmconvnext.engine.config import (
     drop_pretrained,
     drop_pretrained_parts,
     explain_batch_size,
-    leaf_datasets,
-    metrics_of,
 )
-from mmconvnext.engine.data_checks import check_data_paths, check_dataset, explain_annotation_file
 from mmconvnext.engine.detector_weights import fit_detector, load_fitted
 from mmconvnext.engine.device import (
     adapt_to_device,

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from terminaltables import AsciiTable
 
-from mmconvnext.engine.config import metrics_of
+from mmconvnext.data.checks import metrics_of
 from mmconvnext.engine.provenance import run_info
 from mmconvnext.errors import ConfigError, UserError
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
-from mmconvnext.engine.config import leaf_datasets, metrics_of
 from mmconvnext.errors import DataError
 
 COCO_LISTS = ("images", "annotations", "categories")
@@ -18,6 +17,22 @@ REQUIRED_KEYS = {
     "annotations": ("image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
+
+
+def leaf_datasets(dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The data sets inside of wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
+    if "dataset" in dataset:
+        return leaf_datasets(dataset["dataset"])
+    if "datasets" in dataset:
+        return [leaf for each in dataset["datasets"] for leaf in leaf_datasets(each)]
+    return [dataset]
+
+
+def metrics_of(evaluator: Mapping[str, Any] | Sequence | None) -> list[ConfigDict]:
+    """The metrics of an evaluator, which MMEngine takes as one dict or a list of them."""
+    if evaluator is None:
+        return []
+    return [evaluator] if isinstance(evaluator, Mapping) else list(evaluator)
 
 
 def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:

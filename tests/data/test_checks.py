@@ -3,7 +3,7 @@ import json
 import pytest
 from mmengine.config import Config
 
-from mmconvnext.engine.data_checks import check_data_paths, check_dataset, explain_annotation_file
+from mmconvnext.data.checks import check_data_paths, check_dataset, explain_annotation_file
 from mmconvnext.errors import DataError
 
 COCO = {
