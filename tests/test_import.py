@@ -166,7 +166,7 @@ def test_a_module_may_be_the_first_to_be_imported(failures):
     """What the hooks import also imports what the hooks wait for."""
     names = [name for modules in mmconvnext.REGISTERED_WITH.values() for name in modules]
     names += ["mmconvnext.compat.checkpoint_io", "mmconvnext.weights.sources"]
-    names += ["mmconvnext.weights.loader", "mmconvnext.models.layers", "mmconvnext.engine.runner"]
+    names += ["mmconvnext.weights.loader", "mmconvnext.models.block", "mmconvnext.engine.runner"]
     check = "from mmdet.registry import MODELS; assert MODELS.get('InstanceTTAModel')"
     assert failures([f"import {name}; {check}" for name in names]) == ""
 

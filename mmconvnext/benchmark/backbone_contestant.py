@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmconvnext.benchmark.backbone_peers import NUM_STAGES, PEERS, Peer
 from mmconvnext.benchmark.process import BenchmarkError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.models.layers import LayerNorm2d
+from mmconvnext.models.block import LayerNorm2d
 from mmconvnext.weights.formats import convert, find_backbone
 
 SEED = 0

@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmconvnext.models.layers import Block, LayerNorm2d
+from mmconvnext.models.block import Block, LayerNorm2d
 from mmconvnext.variants import NUM_STAGES, is_positive_int, resolve_arch
 from mmconvnext.weights.loader import arrange, load_pretrained, pretrained_cfg
 
@@ -47,7 +47,7 @@ class ConvNeXt(BaseModule):
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         fused: compute the blocks of V1 in pieces that stay in the cache, keeping for the backward
             pass little but the blocks' inputs and computing the rest again, but for small maps, for
-            which that does not pay; see :class:`mmconvnext.models.layers.Block`. False computes
+            which that does not pay; see :class:`mmconvnext.models.block.Block`. False computes
             layer by layer.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, with
             the arguments of :func:`mmconvnext.weights.loader.load_pretrained`; ``None`` keeps the

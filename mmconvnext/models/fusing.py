@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmconvnext.models.mixer import compute_dtype
 
 if TYPE_CHECKING:
-    from mmconvnext.models.layers import Block
+    from mmconvnext.models.block import Block
 
 # Of the 4C channels of a block, on the CPU: what is smaller stays in the cache anyway, and is
 # computed sooner layer by layer. In training more is kept then; that weighs more than time.

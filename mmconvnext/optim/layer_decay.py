@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmconvnext.errors import ConfigError
-from mmconvnext.models.layers import GRN
+from mmconvnext.models.block import GRN
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
 PARAMWISE_KEYS = (

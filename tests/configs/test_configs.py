@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmcv.ops import batched_nms, soft_nms
-from mmdet.models.layers import multiclass_nms
+from mmdet.models.block import multiclass_nms
 from mmdet.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmconvnext.models import ConvNeXt, fusing
-from mmconvnext.models.layers import Block
+from mmconvnext.models.block import Block
 
 pytestmark = pytest.mark.usefixtures("always_fused")
 

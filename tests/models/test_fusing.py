@@ -9,7 +9,7 @@ from torch._subclasses import FakeTensorMode
 
 from mmconvnext.models import ConvNeXt, fusing
 from mmconvnext.models.fusing import can_fuse
-from mmconvnext.models.layers import Block
+from mmconvnext.models.block import Block
 
 CHANNELS = 16
 

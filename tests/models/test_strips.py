@@ -8,7 +8,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
 from mmconvnext.models import mixer
-from mmconvnext.models.layers import Block
+from mmconvnext.models.block import Block
 from mmconvnext.models.strips import divide
 
 pytestmark = pytest.mark.usefixtures("always_fused")

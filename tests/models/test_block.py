@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mmconvnext.models.layers import GRN, Block, LayerNorm2d
+from mmconvnext.models.block import GRN, Block, LayerNorm2d
 
 
 def test_layer_norm_normalises_the_channels_of_each_position():
