@@ -12,6 +12,7 @@ from mmconvnext import compat
 from mmconvnext.compat.imports import after_import, lazy_names
 
 if TYPE_CHECKING:
+    from mmconvnext.compat.config_names import config_path
     from mmconvnext.evaluation.coco_metric import FastCocoMetric
     from mmconvnext.models import ConvNeXt, InstanceTTAModel
     from mmconvnext.optim import LayerDecayOptimWrapperConstructor
@@ -24,6 +25,7 @@ __all__ = [
     "InstanceTTAModel",
     "LayerDecayOptimWrapperConstructor",
     "__version__",
+    "config_path",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -33,6 +35,7 @@ __getattr__, __dir__ = lazy_names(
         "FastCocoMetric": "mmconvnext.evaluation.coco_metric",
         "InstanceTTAModel": "mmconvnext.models.tta",
         "LayerDecayOptimWrapperConstructor": "mmconvnext.optim.layer_decay",
+        "config_path": "mmconvnext.compat.config_names",
         **{room: f"mmconvnext.{room}" for room in ("evaluation", "models", "optim", "weights")},
     },
 )

@@ -35,9 +35,16 @@ def install() -> None:
     mmcv_ops.install()
     mmcv_layout.install()
     after_import("mmengine.runner.checkpoint", _read_safely)
+    after_import("mmengine.config.config", _find_configs_by_name)
 
 
 def _read_safely(checkpoint: ModuleType) -> None:
     from mmconvnext.compat import checkpoint_io
 
     checkpoint_io.install(checkpoint)
+
+
+def _find_configs_by_name(config: ModuleType) -> None:
+    from mmconvnext.compat import config_names
+
+    config_names.install(config)
