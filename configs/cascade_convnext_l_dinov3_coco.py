@@ -2,13 +2,9 @@
 # Licence and access of the weights: see cascade_convnext_t_dinov3_coco.py.
 _base_ = "./cascade_convnext_l_in22k_coco.py"
 
-model = dict(
-    backbone=dict(
-        init_cfg=dict(
-            checkpoint=[
-                "timm://convnext_large.dinov3_lvd1689m",
-                "hf://facebook/dinov3-convnext-large-pretrain-lvd1689m",
-            ],
-        ),
-    ),
-)
+weights = [
+    "timm://convnext_large.dinov3_lvd1689m",
+    "hf://facebook/dinov3-convnext-large-pretrain-lvd1689m",
+]
+model = dict(backbone=dict(init_cfg=dict(checkpoint=weights)))
+del weights

@@ -3,13 +3,9 @@
 # for accounts that have been granted access.
 _base_ = "./cascade_convnext_t_coco.py"
 
-model = dict(
-    backbone=dict(
-        init_cfg=dict(
-            checkpoint=[
-                "timm://convnext_tiny.dinov3_lvd1689m",
-                "hf://facebook/dinov3-convnext-tiny-pretrain-lvd1689m",
-            ],
-        ),
-    ),
-)
+weights = [
+    "timm://convnext_tiny.dinov3_lvd1689m",
+    "hf://facebook/dinov3-convnext-tiny-pretrain-lvd1689m",
+]
+model = dict(backbone=dict(init_cfg=dict(checkpoint=weights)))
+del weights

@@ -1,16 +1,9 @@
 # V2 T's recipe with less drop path; nobody has published a result for it.
 _base_ = "./mask_rcnn_convnextv2_t_coco.py"
 
+weights = [w.replace("tiny", "atto") for w in _base_.model.backbone.init_cfg.checkpoint]
 model = dict(
-    backbone=dict(
-        arch="atto",
-        drop_path_rate=0.2,
-        init_cfg=dict(
-            checkpoint=[
-                "https://dl.fbaipublicfiles.com/convnext/convnextv2/pt_only/convnextv2_atto_1k_224_fcmae.pt",
-                "timm://convnextv2_atto.fcmae",
-            ],
-        ),
-    ),
-    neck=dict(in_channels=[40, 80, 160, 320]),
+    backbone=dict(arch="atto", drop_path_rate=0.2, init_cfg=dict(checkpoint=weights)),
+    neck=dict(in_channels=[40 * 2**stage for stage in range(4)]),
 )
+del weights

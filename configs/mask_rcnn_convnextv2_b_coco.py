@@ -2,16 +2,9 @@
 # MMDetection's project of this model reached 52.9 and 46.4 with this drop path and decay rate.
 _base_ = "./mask_rcnn_convnextv2_t_coco.py"
 
+weights = [w.replace("tiny", "base") for w in _base_.model.backbone.init_cfg.checkpoint]
 model = dict(
-    backbone=dict(
-        arch="base",
-        drop_path_rate=0.4,
-        init_cfg=dict(
-            checkpoint=[
-                "https://dl.fbaipublicfiles.com/convnext/convnextv2/pt_only/convnextv2_base_1k_224_fcmae.pt",
-                "timm://convnextv2_base.fcmae",
-            ],
-        ),
-    ),
-    neck=dict(in_channels=[128, 256, 512, 1024]),
+    backbone=dict(arch="base", drop_path_rate=0.4, init_cfg=dict(checkpoint=weights)),
+    neck=dict(in_channels=[128 * 2**stage for stage in range(4)]),
 )
+del weights

@@ -1,43 +1,36 @@
 data_root = "data/coco/"
 
+load_image = dict(type="LoadImageFromFile")
+load_annotations = dict(type="FastLoadAnnotations", with_bbox=True, with_mask=True)
+meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+
 # Multi-scale training with random crops, as in DETR and Sparse R-CNN.
 short_sides = [(side, 1333) for side in range(480, 801, 32)]
 resize = dict(type="RandomChoiceResize", scales=short_sides, keep_ratio=True)
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="FastLoadAnnotations", with_bbox=True, with_mask=True),
-    dict(type="FastRandomFlip", prob=0.5),
+before_crop = [(side, 1333) for side in (400, 500, 600)]
+resize_crop_resize = [
+    dict(type="RandomChoiceResize", scales=before_crop, keep_ratio=True),
     dict(
-        type="RandomChoice",
-        transforms=[
-            [resize],
-            [
-                dict(
-                    type="RandomChoiceResize",
-                    scales=[(400, 1333), (500, 1333), (600, 1333)],
-                    keep_ratio=True,
-                ),
-                dict(
-                    type="RandomCrop",
-                    crop_type="absolute_range",
-                    crop_size=(384, 600),
-                    allow_negative_crop=True,
-                ),
-                resize,
-            ],
-        ],
+        type="RandomCrop",
+        crop_type="absolute_range",
+        crop_size=(384, 600),
+        allow_negative_crop=True,
     ),
+    resize,
+]
+train_pipeline = [
+    load_image,
+    load_annotations,
+    dict(type="FastRandomFlip", prob=0.5),
+    dict(type="RandomChoice", transforms=[[resize], resize_crop_resize]),
     dict(type="FastPackDetInputs"),
 ]
-test_scale = (1333, 800)
+test_resize = dict(type="Resize", scale=(1333, 800), keep_ratio=True)
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=test_scale, keep_ratio=True),
-    dict(type="FastLoadAnnotations", with_bbox=True, with_mask=True),
-    dict(
-        type="FastPackDetInputs",
-        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-    ),
+    load_image,
+    test_resize,
+    load_annotations,
+    dict(type="FastPackDetInputs", meta_keys=meta_keys),
 ]
 train_dataloader = dict(
     batch_size=2,
@@ -84,30 +77,12 @@ tta_model = dict(
     type="InstanceTTAModel",
     tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100),
 )
+pack_flipped = dict(type="FastPackDetInputs", meta_keys=(*meta_keys, "flip", "flip_direction"))
+flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
 tta_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [dict(type="Resize", scale=test_scale, keep_ratio=True)],
-            [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)],
-            [dict(type="FastLoadAnnotations", with_bbox=True, with_mask=True)],
-            [
-                dict(
-                    type="FastPackDetInputs",
-                    meta_keys=(
-                        "img_id",
-                        "img_path",
-                        "ori_shape",
-                        "img_shape",
-                        "scale_factor",
-                        "flip",
-                        "flip_direction",
-                    ),
-                )
-            ],
-        ],
-    ),
+    load_image,
+    dict(type="TestTimeAug", transforms=[[test_resize], flips, [load_annotations], [pack_flipped]]),
 ]
 
-del short_sides, resize, test_scale
+del load_image, load_annotations, meta_keys, short_sides, resize, before_crop, resize_crop_resize
+del test_resize, pack_flipped, flips

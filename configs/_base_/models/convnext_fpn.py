@@ -1,4 +1,5 @@
 # What Mask R-CNN and Cascade Mask R-CNN share: ConvNeXt-T, feature pyramid, region proposals.
+roi_extractor = dict(type="SingleRoIExtractor", out_channels=256, featmap_strides=[4, 8, 16, 32])
 model = dict(
     data_preprocessor=dict(
         type="DetDataPreprocessor",
@@ -37,16 +38,10 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(
-            type="SingleRoIExtractor",
-            roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0),
-            out_channels=256,
-            featmap_strides=[4, 8, 16, 32],
+            roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0), **roi_extractor
         ),
         mask_roi_extractor=dict(
-            type="SingleRoIExtractor",
-            roi_layer=dict(type="RoIAlign", output_size=14, sampling_ratio=0),
-            out_channels=256,
-            featmap_strides=[4, 8, 16, 32],
+            roi_layer=dict(type="RoIAlign", output_size=14, sampling_ratio=0), **roi_extractor
         ),
         mask_head=dict(
             type="FastFCNMaskHead",
@@ -94,3 +89,5 @@ model = dict(
         ),
     ),
 )
+
+del roi_extractor
