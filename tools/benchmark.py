@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = parse_args(sys.argv[1:] if arguments is None else arguments)
-    from mmconvnext.engine.cli import main_guard  # imports much: not needed for --help
+    from mmconvnext.cli.common import main_guard  # imports much: not needed for --help
 
     return main_guard(run)(args)
 

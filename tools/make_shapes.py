@@ -1,44 +1,11 @@
-"""Make *shapes*, the synthetic data set of the demo."""
+"""`mmconvnext make-shapes` with the package of this checkout, whichever is installed."""
 
-from __future__ import annotations
-
-import argparse
 import sys
+from pathlib import Path
 
-from mmconvnext.engine.cli import main_guard
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", help="folder of the data set")
-    parser.add_argument("--train", type=int, default=400, help="images to train on")
-    parser.add_argument("--val", type=int, default=80, help="images to evaluate on")
-    parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace shapes with other parameters"
-    )
-    return parser.parse_args()
-
-
-@main_guard
-def main() -> None:
-    """Generate and count."""
-    args = parse_args()
-    from mmconvnext.data import generate_shapes
-    from mmconvnext.evaluation.dataset_summary import summarise
-
-    files = generate_shapes(
-        args.out,
-        num_train=args.train,
-        num_val=args.val,
-        image_size=args.size,
-        seed=args.seed,
-        overwrite=args.overwrite,
-    )
-    print(summarise(files))
-
+from mmconvnext.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["make-shapes", *sys.argv[1:]]))

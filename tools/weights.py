@@ -1,106 +1,11 @@
-"""Look into files of ConvNeXt weights, convert them, list those known by name, try a config's."""
+"""`mmconvnext weights` with the package of this checkout, whichever is installed."""
 
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
 
-from mmconvnext.engine.cli import add_cfg_options, main_guard
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    inspect = commands.add_parser("inspect", help="layout, variant and counts; which configs fit")
-    inspect.set_defaults(run=run_inspect)
-    _add_source(inspect)
-    inspect.add_argument("--json", metavar="FILE", help="write it to a file, too")
-
-    convert = commands.add_parser("convert", help="write our layout as safetensors")
-    convert.set_defaults(run=run_convert)
-    _add_source(convert)
-    convert.add_argument("out", metavar="OUT.safetensors")
-    convert.add_argument("--force", action="store_true", help="replace OUT")
-
-    known = commands.add_parser("list", help="weights known by name: source, licence, accuracy")
-    known.set_defaults(run=list_known)
-    known.add_argument(
-        "pattern", nargs="?", default="", help="a part of any fact: nano, timm://, dinov3, ..."
-    )
-
-    verify = commands.add_parser("verify", help="build a config's model and load its weights")
-    verify.set_defaults(run=run_verify)
-    verify.add_argument("config", help="config file")
-    add_cfg_options(verify, "model.backbone.init_cfg.checkpoint=timm://convnext_tiny.fb_in22k")
-    return parser.parse_args()
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a path, a URL, timm://, hf:// or torchvision://")
-    parser.add_argument("--prefix", help="which of several backbones in the file")
-    parser.add_argument("--ema", action="store_true", help="the averaged weights of the file")
-
-
-@main_guard
-def main() -> None:
-    """Run the command."""
-    args = parse_args()
-    args.run(args)
-
-
-def run_inspect(args: argparse.Namespace) -> None:
-    """Print what a file is."""
-    from mmconvnext.analysis import inspection
-    from mmconvnext.weights.sources import fetch
-
-    configs = sorted(CONFIGS.glob("*_coco.py"))
-    found = inspection.inspect(fetch(args.source), configs, args.prefix, args.ema)
-    print(inspection.inspection_table(found))
-    if args.json:
-        inspection.write_inspection(found, args.json)
-        print(f"written to {args.json}")
-
-
-def run_convert(args: argparse.Namespace) -> None:
-    """Write a file in our layout."""
-    from mmconvnext.compat import read_checkpoint
-    from mmconvnext.weights.export import check_target, in_our_layout, write_safetensors
-    from mmconvnext.weights.sources import fetch
-
-    check_target(args.out, args.force)  # before a download
-    checkpoint = read_checkpoint(fetch(args.source), mmap=True)
-    tensors, notes = in_our_layout(checkpoint, args.source, args.prefix, args.ema)
-    path = write_safetensors(args.out, tensors, notes, args.force)
-    print(f"{notes['source_layout']} layout -> ours: {len(tensors)} tensors written to {path}")
-
-
-def list_known(args: argparse.Namespace) -> None:
-    """Print the weights that are known by name."""
-    from mmconvnext.errors import UserError
-    from mmconvnext.weights.known import known_table, known_weights
-
-    entries = [entry for entry in known_weights() if entry.matches(args.pattern)]
-    if not entries:
-        raise UserError(f"no known weights have {args.pattern!r} in any of their facts; see: list")
-    print(known_table(entries))
-
-
-def run_verify(args: argparse.Namespace) -> None:
-    """Build a config's model and load what it names, without training."""
-    from mmconvnext.engine.config import load_config, merge_options
-    from mmconvnext.engine.detector_weights import verify_weights
-
-    cfg = load_config(args.config)
-    for note in merge_options(cfg, args.cfg_options):
-        print(note, file=sys.stderr)
-    if not verify_weights(cfg):
-        print(f"{args.config} names no weights: its backbone starts from random ones")
-
+from mmconvnext.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["weights", *sys.argv[1:]]))

@@ -14,19 +14,47 @@ from mmengine.model import PretrainedInit
 from mmconvnext.data.checks import leaf_datasets
 from mmconvnext.errors import ConfigError
 
+PACKAGE = Path(__file__).resolve().parents[1]
 
-def load_config(path: str) -> Config:
+
+def config_folder() -> Path:
+    """The folder of the configs that come with the package: of the installed one, or a checkout."""
+    installed = PACKAGE / ".mim" / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent / "configs"
+
+
+def load_config(name: str) -> Config:
     """Read a config file of MMEngine.
+
+    Args:
+        name: a path; or, where there is no such file, the name of a config that comes with the
+            package, such as ``cascade_convnext_t_coco.py`` or
+            ``mmconvnext::cascade_convnext_t_coco.py``.
 
     Raises:
         ConfigError: there is no such file, or it does not parse.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no config file {path}")
+    path = _find_config(name)
     try:
         return Config.fromfile(path)
     except Exception as error:  # a config is Python code: anything can go wrong in it
         raise ConfigError(f"{path} does not parse: {type(error).__name__}: {error}") from error
+
+
+def _find_config(name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    folder = config_folder()
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
+    known = {key: path for key, path in paths.items() if not key.startswith("_base_")}
+    plain = name.removeprefix("mmconvnext::").removesuffix(".py") + ".py"
+    if plain in known:
+        return known[plain]
+    similar = get_close_matches(Path(plain).name, known, cutoff=0.5)
+    raise ConfigError(
+        f"there is no config file {name}, and the package brings none of that name"
+        + f" (the nearest: {', '.join(similar)})" * bool(similar)
+    )
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> list[str]:

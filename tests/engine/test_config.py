@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -53,9 +54,35 @@ def test_a_config_that_does_not_parse_names_itself(tmp_path, text, says):
     assert path in str(caught.value)
 
 
-def test_a_missing_config_is_named():
-    with pytest.raises(ConfigError, match=r"no config file no/such\.py"):
+@pytest.mark.parametrize("name", ["{0}", "{0}.py", "mmconvnext::{0}", "mmconvnext::{0}.py"])
+def test_configs_of_the_package_go_by_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    cfg = configs.load_config(name.format("mask_rcnn_convnext_t_coco"))
+    assert cfg.filename == str(configs.config_folder() / "mask_rcnn_convnext_t_coco.py")
+
+
+def test_a_file_comes_before_the_name_of_a_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mask_rcnn_convnext_t_coco.py").write_text("mine = True")
+    assert configs.load_config("mask_rcnn_convnext_t_coco.py").mine
+
+
+def test_the_configs_of_an_installed_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(configs, "PACKAGE", tmp_path)
+    folder = tmp_path / ".mim" / "configs"
+    (folder / "_base_").mkdir(parents=True)
+    (folder / "_base_" / "part.py").write_text("a = 1")
+    (folder / "whole.py").write_text("_base_ = './_base_/part.py'")
+    assert configs.load_config("whole").a == 1
+    with pytest.raises(ConfigError, match="no config file _base_/part.py"):
+        configs.load_config("_base_/part.py")
+
+
+def test_a_missing_config_is_named_with_those_nearest():
+    with pytest.raises(ConfigError, match=r"no config file no/such\.py, .* of that name$"):
         configs.load_config("no/such.py")
+    with pytest.raises(ConfigError, match=r"\(the nearest: mask_rcnn_convnextv2_t_coco\.py, "):
+        configs.load_config("configs/mask_rcnn_convnext_v2_t_coco.py")
 
 
 @pytest.mark.parametrize("key", ["a.x", "a.2", "b.x"])

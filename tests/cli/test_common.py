@@ -2,12 +2,12 @@ import argparse
 
 import pytest
 
-from mmconvnext.engine import cli
+from mmconvnext.cli import common
 from mmconvnext.errors import CheckpointError, MissingOperatorError, UserError
 
 
 def failing(error):
-    @cli.main_guard
+    @common.main_guard
     def main():
         raise error
 
@@ -16,7 +16,7 @@ def failing(error):
 
 @pytest.mark.parametrize("kind", [UserError, CheckpointError, MissingOperatorError])
 def test_mistakes_of_users_are_one_message_and_exit_code_one(kind, capsys, monkeypatch):
-    monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
+    monkeypatch.delenv(common.TRACEBACK_VARIABLE, raising=False)
     assert failing(kind("no such thing"))() == 1
     err = capsys.readouterr().err
     assert err.startswith("error: no such thing\n")
@@ -24,7 +24,7 @@ def test_mistakes_of_users_are_one_message_and_exit_code_one(kind, capsys, monke
 
 
 def test_the_traceback_is_there_on_request(monkeypatch):
-    monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
+    monkeypatch.setenv(common.TRACEBACK_VARIABLE, "1")
     with pytest.raises(UserError):
         failing(UserError("x"))()
 
@@ -39,12 +39,12 @@ def test_an_interrupt_is_no_traceback(capsys):
 
 
 def test_success_is_zero():
-    assert cli.main_guard(lambda: None)() == 0
+    assert common.main_guard(lambda: None)() == 0
 
 
 def test_shared_arguments():
     parser = argparse.ArgumentParser()
-    cli.add_run_arguments(parser)
+    common.add_run_arguments(parser)
     args = parser.parse_args(["c.py", "--cfg-options", "a.b=1", "c=[1,2]", "--launcher", "slurm"])
     assert (args.config, args.launcher) == ("c.py", "slurm")
     assert args.cfg_options == {"a.b": 1, "c": [1, 2]}
@@ -62,7 +62,7 @@ def test_shared_arguments():
 )
 def test_options_that_cannot_be_read_are_named(options, says, capsys):
     parser = argparse.ArgumentParser()
-    cli.add_cfg_options(parser, "a=1")
+    common.add_cfg_options(parser, "a=1")
     with pytest.raises(SystemExit) as caught:
         parser.parse_args(["--cfg-options", *options])
     assert caught.value.code == 2

@@ -1,8 +1,4 @@
-"""What the command lines of tools/ share.
-
-Nothing large is imported here, and the tools import the rest once their command line is read:
-``--help`` and slips of the pen are answered at once.
-"""
+"""What the commands share: arguments, reading the config, errors; imports nothing large."""
 
 from __future__ import annotations
 
@@ -11,15 +7,18 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmconvnext.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 TRACEBACK_VARIABLE = "MMCONVNEXT_TRACEBACK"
 
 
 def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Turn the errors that users can mend into one message on stderr and exit code 1.
+    """Turn the errors that users can fix into one message on stderr and exit code 1.
 
     With the environment variable ``MMCONVNEXT_TRACEBACK=1`` they are raised instead. Errors that
     nobody foresaw keep their traceback.
@@ -62,6 +61,11 @@ class OptionsAction(argparse.Action):
             parser.error(f"{self.option_strings[0]}: cannot read {' '.join(values)}: {error}")
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the config."""
+    parser.add_argument("config", help="config file, or the name of one that the package brings")
+
+
 def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
     """Add ``--cfg-options``, with an example for its help."""
     parser.add_argument(
@@ -75,7 +79,7 @@ def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and evaluation share."""
-    parser.add_argument("config", help="config file")
+    add_config(parser)
     parser.add_argument(
         "--work-dir", help="where logs and results go; default: work_dirs/<name of the config>"
     )
@@ -93,6 +97,30 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def export_local_rank(local_rank: int) -> None:
-    """Put the rank that a launcher passed as an argument where MMEngine looks for it."""
-    os.environ.setdefault("LOCAL_RANK", str(local_rank))
+def read_config(args: argparse.Namespace) -> Config:
+    """Read the config with its ``--cfg-options``; unexpected ones are named on stderr."""
+    from mmconvnext.engine.config import load_config, merge_options
+
+    cfg = load_config(args.config)
+    for note in merge_options(cfg, args.cfg_options):
+        print(note, file=sys.stderr)
+    return cfg
+
+
+def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
+    """Read the config of a run, with the arguments that training and evaluation share.
+
+    Returns:
+        The config, and lines for the log that there is not yet.
+    """
+    from mmconvnext.engine import config as configs
+
+    # Where MMEngine looks for the rank that torch.distributed.launch passes as an argument.
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = configs.load_config(args.config)
+    notes = configs.merge_options(cfg, args.cfg_options)
+    cfg.launcher = args.launcher
+    configs.set_work_dir(cfg, args.work_dir)
+    if args.data_root:
+        configs.set_data_root(cfg, args.data_root)
+    return cfg, notes

@@ -1,0 +1,76 @@
+"""The main job from start to end on a small scale: make shapes, train, evaluate, draw."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmconvnext.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# What the terminal shows of the commands' output; all of it is in the log files.
+SHOWN = ("Iter(", "Epoch(", "no GPU", " layer ", "WARNING", "COCO", "| ", "+-", "written to")
+HIDDEN = ("FileClient", "HardDiskBackend", "deprecat")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument("--config", default="mask_rcnn_convnext_shapes.py")
+    parser.add_argument("--out", default="demo", help="folder of logs, pictures and result.json")
+    parser.add_argument("--data", default="data/shapes", help="folder of the data set")
+    parser.add_argument("--train-images", type=int, default=2000)
+    parser.add_argument("--val-images", type=int, default=200)
+
+
+def run_command(name: str, arguments: Sequence[str | Path], log: Path) -> None:
+    """Run a command, show its progress and keep its whole output.
+
+    Raises:
+        UserError: the command failed; the message shows the end of its output.
+    """
+    # by its path: of several copies of the package, this one
+    command = [sys.executable, str(PACKAGE), name, *map(str, arguments)]
+    print("$ mmconvnext " + " ".join(command[2:]), flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    with (
+        log.open("w", encoding="utf-8") as file,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        for line in process.stdout:
+            file.write(line)
+            lines.append(line)
+            if any(s in line for s in SHOWN) and not any(h in line for h in HIDDEN):
+                print(line, end="", flush=True)
+    if process.returncode:
+        raise UserError(f"mmconvnext {name} failed, see {log}:\n{''.join(lines[-15:])}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the demo."""
+    from mmengine.runner import find_latest_checkpoint
+
+    from mmconvnext.data import generate_shapes
+
+    start = time.monotonic()
+    out = Path(args.out)
+    generate_shapes(args.data, num_train=args.train_images, num_val=args.val_images)
+    print(f"data: {args.train_images} + {args.val_images} images in {args.data}", flush=True)
+    common = ["--data-root", args.data, "--work-dir"]
+    run_command("train", [args.config, *common, out / "train"], out / "train.log")
+    trained = time.monotonic()
+    checkpoint = find_latest_checkpoint(str(out / "train"))
+    run_command(
+        "test",
+        [args.config, checkpoint, *common, out, "--show-dir", out / "pictures"],
+        out / "test.log",
+    )
+    end = time.monotonic()
+    print(f"data and training {trained - start:.0f} s, evaluation {end - trained:.0f} s")
+    print(f"ground truth beside predictions: {out / 'pictures'}; numbers: {out / 'result.json'}")

@@ -1,0 +1,34 @@
+"""Count parameters and FLOPs of a detector as in the paper; needs no data, weights or GPU."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmconvnext.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    common.add_config(parser)
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="height and width of the padded image in pixels; default: the paper's, 800 1280",
+    )
+    common.add_cfg_options(parser, "model.backbone.arch=small")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to a file, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Count and print."""
+    from mmconvnext.analysis import flops
+    from mmconvnext.analysis.cost import cost_table, write_cost
+
+    cfg = common.read_config(args)
+    cost = flops.count_config(cfg, tuple(args.shape or flops.SHAPE))
+    print(cost_table(cost))
+    if args.json:
+        write_cost(cost, cfg, args.json)
+        print(f"written to {args.json}")

@@ -1,0 +1,44 @@
+"""Evaluate a detector: box and mask AP."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmconvnext.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    common.add_run_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint of a detector")
+    parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to a pickle file")
+    parser.add_argument("--show-dir", help="draw predictions beside the ground truth into a folder")
+    parser.add_argument("--tta", action="store_true", help="test with flipped images, too")
+    parser.add_argument("--classwise", action="store_true", help="AP of each class, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, print the table and write ``result.json``."""
+    from mmengine.dist import is_main_process
+
+    from mmconvnext.engine.config import use_tta
+    from mmconvnext.engine.runner import build_runner
+    from mmconvnext.evaluation import report
+
+    report.check_dump_path(args.out)
+    cfg, notes = common.read_run_config(args)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    if args.show_dir:
+        report.draw_to(cfg, args.show_dir)
+    if args.classwise:
+        report.ask_for_classwise(cfg)
+    if args.tta:
+        use_tta(cfg)
+    runner = build_runner(cfg, ("test",), notes)
+    if args.out:
+        report.dump_predictions(runner, args.out)
+    metrics = report.with_missing_ap(runner.test(), cfg)
+    if is_main_process():
+        path = report.write_result(metrics, cfg, args.checkpoint, runner.log_dir)
+        print(report.ap_table(metrics))
+        print(f"written to {path}")

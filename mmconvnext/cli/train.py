@@ -1,0 +1,44 @@
+"""Train a detector."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmconvnext.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    common.add_run_arguments(parser)
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from a checkpoint; without a value from the last one in the work folder",
+    )
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="do without the pretrained weights"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train."""
+    from mmconvnext.engine import config as configs
+    from mmconvnext.engine.runner import build_runner, resume_from
+
+    cfg, notes = common.read_run_config(args)
+    if args.from_scratch:
+        dropped = configs.drop_pretrained(cfg)
+        notes.append(f"from scratch: not loading {', '.join(dropped) or 'anything'}")
+    if args.amp:
+        configs.use_amp(cfg)
+    if args.auto_scale_lr:
+        configs.use_auto_scale_lr(cfg)
+    if args.resume:
+        notes += resume_from(cfg, args.resume)
+    build_runner(cfg, ("train", "val"), notes).train()

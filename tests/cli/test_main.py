@@ -1,0 +1,92 @@
+"""The command line: what is answered at once, and which copy of the package runs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from mmconvnext import __version__, cli
+
+HELP = """
+import json, sys
+from mmconvnext.cli import main
+try:
+    main(json.loads(sys.argv[1]))
+except SystemExit as exit:
+    print(exit.code, sorted({"torch", "mmengine", "mmdet", "numpy"} & {*sys.modules}))
+"""
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS), ["weights", "list"]])
+def test_help_imports_nothing_heavy(run_python, command):
+    *lines, last = run_python(HELP, json.dumps([*command, "--help"])).splitlines()
+    assert last == "0 []"
+    assert lines[0].startswith(" ".join(["usage: mmconvnext", *command, ""]))
+
+
+def test_the_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    output = capsys.readouterr().out
+    for name in cli.COMMANDS:
+        assert re.search(rf"^    {name}\s", output, re.M)
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"mmconvnext {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["weights", "look"]])
+def test_unknown_and_incomplete_commands(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("usage: mmconvnext ")
+    assert "choose from" in err or "required" in err
+
+
+def test_mistakes_are_one_message_and_exit_code_one(capsys):
+    assert cli.main(["flops", "cascade_convnext_tt_coco"]) == 1
+    assert "the nearest: cascade_convnext_t_coco.py" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def copy(repo, tmp_path_factory):
+    """A second checkout, which says its name."""
+    folder = tmp_path_factory.mktemp("second")
+    shutil.copytree(repo / "tools", folder / "tools")
+    shutil.copytree(
+        repo / "mmconvnext", folder / "mmconvnext", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    path = folder / "mmconvnext" / "cli" / "train.py"
+    path.write_text(f"{path.read_text()}\nprint('the train of {folder.name}')\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "{copy}/tools/train.py",
+        "{copy}/mmconvnext train",
+        "-m torch.distributed.run {copy}/tools/train.py",
+    ],
+)
+def test_a_checkout_runs_its_own_package(repo, copy, command):
+    # two copies and one environment, with the other one on the path and in the current folder
+    process = subprocess.run(
+        [sys.executable, *command.format(copy=copy).split(), "--help"],
+        cwd=repo,
+        env={**os.environ, "PYTHONPATH": str(repo)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(f"the train of {copy.name}\n")
