@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> None:
 def run_inspect(args: argparse.Namespace) -> None:
     """Print what a file is."""
     from mmconvnext.analysis import inspection
-    from mmconvnext.engine.config import config_folder
+    from mmconvnext.compat.config_names import config_dir
     from mmconvnext.weights.sources import fetch
 
-    configs = sorted(config_folder().glob("*_coco.py"))
+    configs = sorted(config_dir().glob("*_coco.py"))
     found = inspection.inspect(fetch(args.source), configs, args.prefix, args.ema)
     print(inspection.inspection_table(found))
     if args.json:

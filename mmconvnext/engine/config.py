@@ -11,50 +11,37 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.model import PretrainedInit
 
+from mmconvnext.compat.config_names import PREFIX, config_path
 from mmconvnext.data.checks import leaf_datasets
 from mmconvnext.errors import ConfigError
-
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def config_folder() -> Path:
-    """The folder of the configs that come with the package: of the installed one, or a checkout."""
-    installed = PACKAGE / ".mim" / "configs"
-    return installed if installed.is_dir() else PACKAGE.parent / "configs"
 
 
 def load_config(name: str) -> Config:
     """Read a config file of MMEngine.
 
     Args:
-        name: a path; or, where there is no such file, the name of a config that comes with the
-            package, such as ``cascade_convnext_t_coco.py`` or
-            ``mmconvnext::cascade_convnext_t_coco.py``.
+        name: a path; or, where there is no such file, the name of a config that comes with this
+            package (``cascade_convnext_t_coco.py``, with or without ``mmconvnext::``) or with
+            another one (``mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py``).
 
     Raises:
-        ConfigError: there is no such file, or it does not parse.
+        ConfigError: there is no such config, or it does not parse.
     """
-    path = _find_config(name)
+    path = name if Path(name).is_file() else _named_config(name)
     try:
         return Config.fromfile(path)
     except Exception as error:  # a config is Python code: anything can go wrong in it
         raise ConfigError(f"{path} does not parse: {type(error).__name__}: {error}") from error
 
 
-def _find_config(name: str) -> Path:
-    if Path(name).is_file():
-        return Path(name)
-    folder = config_folder()
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
-    known = {key: path for key, path in paths.items() if not key.startswith("_base_")}
-    plain = name.removeprefix("mmconvnext::").removesuffix(".py") + ".py"
-    if plain in known:
-        return known[plain]
-    similar = get_close_matches(Path(plain).name, known, cutoff=0.5)
-    raise ConfigError(
-        f"there is no config file {name}, and the package brings none of that name"
-        + f" (the nearest: {', '.join(similar)})" * bool(similar)
-    )
+def _named_config(name: str) -> str:
+    try:
+        if "::" in name and not name.startswith(PREFIX):
+            return Config._get_cfg_path(name, "")[0]  # what MMEngine does with a `_base_`
+        return config_path(name)
+    except Exception as error:  # MMEngine asserts, and reads the other package's own files
+        reason = error.args[0] if error.args else error
+        raise ConfigError(f"there is no config file {name}, and {reason}") from None
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> list[str]:

@@ -54,7 +54,7 @@ def test_unknown_and_incomplete_commands(capsys, arguments):
 
 def test_mistakes_are_one_message_and_exit_code_one(capsys):
     assert cli.main(["flops", "cascade_convnext_tt_coco"]) == 1
-    assert "the nearest: cascade_convnext_t_coco.py" in capsys.readouterr().err
+    assert "it has, for example, cascade_convnext_t_coco.py" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

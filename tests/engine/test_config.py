@@ -54,11 +54,11 @@ def test_a_config_that_does_not_parse_names_itself(tmp_path, text, says):
     assert path in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["{0}", "{0}.py", "mmconvnext::{0}", "mmconvnext::{0}.py"])
-def test_configs_of_the_package_go_by_name(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("prefix", ["", "mmconvnext::"])
+def test_configs_of_the_package_go_by_name(repo, tmp_path, monkeypatch, prefix):
     monkeypatch.chdir(tmp_path)
-    cfg = configs.load_config(name.format("mask_rcnn_convnext_t_coco"))
-    assert cfg.filename == str(configs.config_folder() / "mask_rcnn_convnext_t_coco.py")
+    path = repo / "configs" / "mask_rcnn_convnext_t_coco.py"
+    assert configs.load_config(f"{prefix}{path.stem}").filename == str(path)
 
 
 def test_a_file_comes_before_the_name_of_a_config(tmp_path, monkeypatch):
@@ -67,22 +67,28 @@ def test_a_file_comes_before_the_name_of_a_config(tmp_path, monkeypatch):
     assert configs.load_config("mask_rcnn_convnext_t_coco.py").mine
 
 
-def test_the_configs_of_an_installed_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(configs, "PACKAGE", tmp_path)
-    folder = tmp_path / ".mim" / "configs"
-    (folder / "_base_").mkdir(parents=True)
-    (folder / "_base_" / "part.py").write_text("a = 1")
-    (folder / "whole.py").write_text("_base_ = './_base_/part.py'")
-    assert configs.load_config("whole").a == 1
-    with pytest.raises(ConfigError, match="no config file _base_/part.py"):
-        configs.load_config("_base_/part.py")
+def test_configs_of_other_packages_go_by_name():
+    cfg = configs.load_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
+    assert cfg.model.type == "FasterRCNN"
 
 
-def test_a_missing_config_is_named_with_those_nearest():
-    with pytest.raises(ConfigError, match=r"no config file no/such\.py, .* of that name$"):
-        configs.load_config("no/such.py")
-    with pytest.raises(ConfigError, match=r"\(the nearest: mask_rcnn_convnextv2_t_coco\.py, "):
-        configs.load_config("configs/mask_rcnn_convnext_v2_t_coco.py")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mmdet::x/none.py", r"none\.py"),
+        ("mmpose::x/none.py", "mmpose"),  # not installed, which must not install it
+        ("nobody::x/none.py", "nobody"),
+    ],
+)
+def test_a_missing_config_of_another_package_is_named(name, says):
+    with pytest.raises(ConfigError, match=f"no config file {name}, and .*{says}"):
+        configs.load_config(name)
+
+
+def test_a_missing_config_is_named_with_similar_ones():
+    name = "configs/mask_rcnn_convnext_v2_t_coco.py"
+    with pytest.raises(ConfigError, match=f"no config file {name}, .* mask_rcnn_convnextv2_t_coco"):
+        configs.load_config(name)
 
 
 @pytest.mark.parametrize("key", ["a.x", "a.2", "b.x"])
