@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmcv.ops import batched_nms, soft_nms
-from mmdet.models.block import multiclass_nms
+from mmdet.models.layers import multiclass_nms
 from mmdet.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
@@ -41,7 +41,12 @@ RECIPES = {
     "cascade_convnext_l_in22k_coco": (1e-4, 0.7, 12, 0.7, False, "large", "large_22k_224"),
     "cascade_convnext_xl_in22k_coco": (1e-4, 0.7, 12, 0.8, False, "xlarge", "xlarge_22k_224"),
 }
-OTHERS = ["mask_rcnn_convnext_t_1x_coco", "mask_rcnn_convnext_s_coco", "mask_rcnn_convnext_b_coco"]
+# Their weights; the recipe is that of Mask R-CNN T.
+OTHERS = {
+    "mask_rcnn_convnext_t_1x_coco": "tiny_1k_224_ema",
+    "mask_rcnn_convnext_s_coco": "small_1k_224_ema",
+    "mask_rcnn_convnext_b_coco": "base_1k_224_ema",
+}
 # Variant and drop path, of FACTS section 2's {0.2 ... 0.5}.
 V2 = {
     "mask_rcnn_convnextv2_atto_coco": ("atto", 0.2),
@@ -80,43 +85,42 @@ def test_every_config_is_tested():
     assert {path.stem for path in CONFIGS.glob("*.py")} == tested
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *V2])
 def test_recipes_are_the_published_ones(name):
     cfg = load(name)
-    lr, rate, num_layers, drop_path, amp, arch, _ = RECIPES[name]
-    optim = cfg.optim_wrapper
-    assert optim.type == ("AmpOptimWrapper" if amp else "OptimWrapper")
-    assert optim.constructor == "LayerDecayOptimWrapperConstructor"
-    assert optim.paramwise_cfg == {
-        "decay_rate": rate,
-        "decay_type": "layer_wise",
-        "num_layers": "auto",
-    }
-    assert optim.optimizer == {
-        "type": "AdamW",
-        "lr": lr,
-        "betas": (0.9, 0.999),
-        "weight_decay": 0.05,
+    if name in V2:
+        arch, drop_path = V2[name]
+        lr, rate, amp = 1e-4, 0.95, True
+        num_layers = {(2, 2, 6, 2): 5, (2, 2, 8, 2): 6, (3, 3, 9, 3): 6}.get(
+            VARIANTS[arch].depths, 12
+        )
+    else:
+        lr, rate, num_layers, drop_path, amp, arch, _ = RECIPES[name]
+    assert cfg.optim_wrapper == {
+        "type": "AmpOptimWrapper" if amp else "OptimWrapper",
+        "constructor": "LayerDecayOptimWrapperConstructor",
+        "paramwise_cfg": {"decay_rate": rate, "decay_type": "layer_wise", "num_layers": "auto"},
+        "optimizer": {"type": "AdamW", "lr": lr, "betas": (0.9, 0.999), "weight_decay": 0.05},
     }
     backbone = cfg.model.backbone
     assert (backbone.arch, backbone.drop_path_rate) == (arch, drop_path)
-    assert backbone.layer_scale_init_value == 1.0
+    assert backbone.get("use_grn", False) == (name in V2)
+    assert backbone.layer_scale_init_value == (0.0 if name in V2 else 1.0)
     with torch.device("meta"):
         assert MODELS.build({**backbone, "init_cfg": None}).num_layers == num_layers
 
 
-@pytest.mark.parametrize(
-    ("name", "weights"),
-    [
-        *((name, recipe[-1]) for name, recipe in RECIPES.items()),
-        ("mask_rcnn_convnext_t_1x_coco", "tiny_1k_224_ema"),
-        ("mask_rcnn_convnext_s_coco", "small_1k_224_ema"),
-        ("mask_rcnn_convnext_b_coco", "base_1k_224_ema"),
-    ],
-)
-def test_weights_are_the_official_ones_or_the_same_at_timm(name, weights):
+@pytest.mark.parametrize("name", [*RECIPES, *OTHERS, *V2])
+def test_weights_are_the_official_ones_or_the_same_at_timm(name):
+    if name in V2:
+        arch = V2[name][0]
+        official = f"convnextv2/pt_only/convnextv2_{arch}_1k_224_fcmae.pt"
+        at_timm = f"convnextv2_{arch}.fcmae"
+    else:
+        weights = OTHERS.get(name) or RECIPES[name][-1]
+        official, at_timm = f"convnext_{weights}.pth", f"convnext_{AT_TIMM[weights]}"
     checkpoint = load(name).model.backbone.init_cfg.checkpoint
-    assert checkpoint == [f"{HOST}convnext_{weights}.pth", f"timm://convnext_{AT_TIMM[weights]}"]
+    assert checkpoint == [HOST + official, f"timm://{at_timm}"]
 
 
 @pytest.mark.parametrize("name", COCO)
@@ -129,33 +133,6 @@ def test_timm_has_the_weights_that_configs_name(name):
     )
     if name not in DINOV3:
         assert known.url == official
-
-
-@pytest.mark.parametrize("name", V2)
-def test_recipes_of_v2(name):
-    cfg = load(name)
-    arch, drop_path = V2[name]
-    optim = cfg.optim_wrapper
-    assert (optim.type, optim.constructor) == (
-        "AmpOptimWrapper",
-        "LayerDecayOptimWrapperConstructor",
-    )
-    assert optim.paramwise_cfg == {
-        "decay_rate": 0.95,
-        "decay_type": "layer_wise",
-        "num_layers": "auto",
-    }
-    assert (optim.optimizer.lr, optim.optimizer.weight_decay) == (1e-4, 0.05)
-    backbone = cfg.model.backbone
-    assert (backbone.arch, backbone.drop_path_rate) == (arch, drop_path)
-    assert backbone.use_grn
-    assert backbone.layer_scale_init_value == 0.0
-    assert backbone.init_cfg.checkpoint == [
-        f"{HOST}convnextv2/pt_only/convnextv2_{arch}_1k_224_fcmae.pt",
-        f"timm://convnextv2_{arch}.fcmae",
-    ]
-    assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": 32}
-    assert cfg.train_dataloader.batch_size * 8 == 32
 
 
 @pytest.mark.parametrize("name", DINOV3)
@@ -180,27 +157,28 @@ def test_what_nobody_has_published_says_so(name):
     assert ("nobody has published a result" in text) != published
 
 
-@pytest.mark.parametrize("name", [n for n in COCO if "1x" not in n])
-def test_the_3x_schedule(name):
+@pytest.mark.parametrize("name", COCO)
+def test_the_schedule_and_the_batch_that_it_is_for(name):
     cfg = load(name)
-    assert cfg.train_cfg.max_epochs == 36
+    epochs, milestones = (12, [8, 11]) if "1x" in name else (36, [27, 33])
     warm_up, steps = cfg.param_scheduler
-    assert (warm_up.start_factor, warm_up.begin, warm_up.end, warm_up.by_epoch) == (
-        0.001,
-        0,
-        1000,
-        False,
+    assert cfg.train_cfg.max_epochs == epochs
+    assert warm_up == {
+        "type": "LinearLR",
+        "start_factor": 0.001,
+        "begin": 0,
+        "end": 1000,
+        "by_epoch": False,
+    }
+    assert (steps.milestones, steps.gamma, steps.end, steps.by_epoch) == (
+        milestones,
+        0.1,
+        epochs,
+        True,
     )
-    assert (steps.milestones, steps.gamma, steps.end, steps.by_epoch) == ([27, 33], 0.1, 36, True)
-    if name not in V2:
-        assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": 16}
-        assert cfg.train_dataloader.batch_size == 2
-
-
-def test_the_1x_schedule():
-    cfg = load("mask_rcnn_convnext_t_1x_coco")
-    assert cfg.train_cfg.max_epochs == 12
-    assert (cfg.param_scheduler[1].milestones, cfg.param_scheduler[1].end) == ([8, 11], 12)
+    batch_size = 4 if name in V2 else 2
+    assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": batch_size * 8}
+    assert cfg.train_dataloader.batch_size == batch_size
 
 
 @pytest.mark.parametrize("name", MULTI_SCALE)
