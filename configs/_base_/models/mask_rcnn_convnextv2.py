@@ -3,7 +3,7 @@ _base_ = "./mask_rcnn_convnext.py"
 
 model = dict(
     data_preprocessor=dict(
-        # A batch costs the same whatever it holds; images are tested at their own size.
+        # A batch costs the same whatever is in it; images are tested at their own size.
         batch_augments=[dict(type="BatchFixedSizePad", size=(1024, 1024), pad_mask=True)],
     ),
     backbone=dict(layer_scale_init_value=0.0, use_grn=True),

@@ -1,4 +1,4 @@
-# AdamW with layer-wise learning-rate decay; the numbers hold for 8 GPUs with 2 images each.
+# AdamW with layer-wise learning-rate decay; the numbers are for a total batch size of 16.
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=36, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
