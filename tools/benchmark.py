@@ -6,9 +6,12 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-# For each command, its module in mmconvnext.benchmark and what it is for. A module offers
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# For each command, its module in benchmarks and what it is for. A module offers
 # add_arguments(parser) and compare(args), and is imported only when its command is chosen.
 COMMANDS = {
     "machine": ("machine", "how fast this machine multiplies matrices and copies memory"),
@@ -51,7 +54,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _room(module: str) -> Any:
-    return importlib.import_module(f"mmconvnext.benchmark.{module}")
+    return importlib.import_module(f"benchmarks.{module}")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from mmconvnext.models import ConvNeXt, fusing
-from mmconvnext.models.fusing import can_fuse
 from mmconvnext.models.block import Block
+from mmconvnext.models.fusing import can_fuse
 
 CHANNELS = 16
 

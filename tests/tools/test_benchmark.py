@@ -1,4 +1,4 @@
-"""The benchmark's command line; its contests have tests of their own in tests/benchmark."""
+"""The benchmark's command line; its contests have tests of their own in tests/benchmarks."""
 
 import importlib
 import importlib.util
@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from mmconvnext.benchmark import machine
+from benchmarks import machine
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy(repo):
 
 def test_every_command_has_its_room(tool):
     for module, _ in tool.COMMANDS.values():
-        room = importlib.import_module(f"mmconvnext.benchmark.{module}")
+        room = importlib.import_module(f"benchmarks.{module}")
         assert callable(room.add_arguments)
         assert callable(room.compare)
 

@@ -1,0 +1,22 @@
+"""Contestants that cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.contest import Contestant
+
+FOLDER = str(Path(__file__).parent)
+
+
+@pytest.fixture
+def dummy() -> Callable[..., Contestant]:
+    """Describe a dummy by its name and arguments."""
+
+    def describe(name: str, factory: str = "dummies:Dummy", **arguments: object) -> Contestant:
+        return Contestant(name, factory, arguments, (FOLDER,))
+
+    return describe

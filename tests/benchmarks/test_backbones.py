@@ -1,0 +1,207 @@
+"""The contest of backbones, with tiny models of every library."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import backbone_contestant, backbones
+from benchmarks.backbone_contestant import Backbone, fill, random_weights
+from benchmarks.backbones import Task, agreement, contestants, count_flops, hold
+from benchmarks.contest import DisagreementError, Results, Turn
+from benchmarks.machine import PEERS as FOLDER_OF_PEERS
+from benchmarks.machine import Limits
+from benchmarks.process import BenchmarkError
+from mmconvnext import ConvNeXt
+from mmconvnext.models import fusing
+
+ARCH = {"depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32)}
+TASK = Task(ARCH, shape=(64, 96))
+
+
+@pytest.fixture(autouse=True)
+def _whatever_the_size(monkeypatch):
+    """Ours computes maps as small as here layer by layer, which is not what is to be compared."""
+    monkeypatch.setattr(fusing, "FUSED_FROM_BYTES", 0)
+    monkeypatch.setattr(fusing, "TRAINED_FUSED_FROM_BYTES", 0)
+
+
+def build(peer: str, task: Task = TASK) -> Backbone:
+    (contestant,) = contestants(task, [peer])
+    return Backbone(**contestant.arguments)
+
+
+def importable(library: str) -> bool:
+    return (FOLDER_OF_PEERS / library).is_dir() or importlib.util.find_spec(library) is not None
+
+
+def test_libraries_with_a_folder_of_their_own_train_alike():
+    # The others are compared below, in this process, which is quicker.
+    # In a process of its own, ours fuses but large maps: here those of the first stage.
+    task = replace(TASK, train=True, batch=2, shape=(736, 736))
+    names = backbones.chosen(["transformers", "mmpretrain"], plain=False)
+    results = hold(task, contestants(task, names), rounds=1, warmup=0, threads=1)
+    assert list(results.turns) == [name for name in names if name not in results.missing]
+    assert all(not importable(name) for name in results.missing)
+    for distances in results.distances.values():
+        assert set(distances) == {"features", "gradients"}
+        assert max(distances.values()) < 1e-4
+    for name, facts in results.facts.items():
+        assert facts["saved_bytes"] > 0
+        assert facts["flops_per_second"] == facts["flops"] / results.median_seconds(name)
+        gemm = results.reference_facts["operations"] / results.reference[0].seconds
+        assert facts["share_of_gemm"] == pytest.approx(facts["flops_per_second"] / gemm)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("peer", ["ours, plain", "timm", "timm, channels_last", "torchvision"])
+def test_other_libraries_are_equal(peer, train):
+    if not importable(peer.partition(",")[0]) and not peer.startswith("ours"):
+        pytest.skip(f"{peer} is not installed")
+    task = replace(TASK, train=train)
+    ours, theirs = build("ours", task).check(), build(peer, task).check()
+    assert [array.shape for array in ours.values()][:4] == [
+        (1, 8, 16, 24),
+        (1, 16, 8, 12),
+        (1, 24, 4, 6),
+        (1, 32, 2, 3),
+    ]
+    num_gradients = len(list(ConvNeXt(ARCH).parameters())) + 1  # and the image's
+    assert len(ours) == 4 + (num_gradients if train else 0)
+    assert max(agreement(task)(peer, ours, theirs).values()) < 1e-5
+
+
+def test_another_result_is_noticed():
+    contestant = build("ours, plain")
+    with torch.no_grad():
+        contestant._model.model.stages[2][1].gamma[3] += 0.01
+    with pytest.raises(DisagreementError, match="features of stage 2"):
+        agreement(TASK)("changed", build("ours").check(), contestant.check())
+
+
+def test_half_precision_is_compared_as_such():
+    task = replace(TASK, dtype="bfloat16", train=True)
+    ours, plain = build("ours", task).check(), build("ours, plain", task).check()
+    assert all(array.dtype == np.float32 for array in ours.values())
+    distances = agreement(task)("plain", ours, plain)
+    assert 0 <= distances["gradients"] < 3e-2
+    in_full = build("ours", replace(TASK, train=True)).check()
+    assert 1e-4 < agreement(task)("float32", in_full, ours)["features"] < 3e-2
+
+
+def test_check_leaves_a_run_as_it_was():
+    contestant = build("ours", replace(TASK, train=True))
+    before = contestant.check()
+    contestant.run()
+    assert contestant._image.grad is None  # training does not need it
+    assert all(param.grad is not None for param in contestant._model.parameters())
+    after = contestant.check()
+    assert all(np.array_equal(array, after[name]) for name, array in before.items())
+
+
+def test_inference_keeps_nothing():
+    contestant = build("ours")
+    contestant.run()
+    assert contestant.facts() == {}
+    assert not contestant._model.training
+
+
+def test_saved_bytes_are_counted_once_and_without_parameters():
+    class Scaling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, image):
+            x = (image * self.weight).exp()  # saves the image, the weight, and its own result
+            return (x * x[:1],)  # saves its result twice again, once as a view
+
+    contestant = build("ours", replace(TASK, train=True))
+    contestant._model = Scaling()
+    assert contestant.facts() == {"saved_bytes": contestant._image.numel() * 4}
+
+
+class TestFill:
+    weights = random_weights(**ARCH)
+
+    def test_weights_show_errors(self):
+        assert set(self.weights) == set(ConvNeXt(ARCH).state_dict())
+        gammas = [v for k, v in self.weights.items() if k.endswith("gamma")]
+        assert all(0.1 < gamma.mean() < 0.5 for gamma in gammas)
+        again = random_weights(**ARCH)
+        assert all(torch.equal(tensor, again[name]) for name, tensor in self.weights.items())
+
+    def test_every_parameter_is_filled(self):
+        model = ConvNeXt(ARCH)
+        fill(model, self.weights)
+        assert all(torch.equal(v, self.weights[k]) for k, v in model.state_dict().items())
+
+    @pytest.mark.parametrize("depths", [(1, 1, 1, 1), (1, 1, 3, 1)])
+    def test_another_model_is_refused(self, depths):
+        with pytest.raises(BenchmarkError, match=r"its parameters are not ours: .*stages\.2\."):
+            fill(ConvNeXt({**ARCH, "depths": depths}), self.weights)
+
+    def test_copies_are_noticed(self, monkeypatch):
+        copy = {k: v.clone() for k, v in ConvNeXt(ARCH).state_dict().items()}
+        monkeypatch.setattr(backbone_contestant, "convert", lambda *_: copy)
+        with pytest.raises(BenchmarkError, match="did not get our weights"):
+            fill(ConvNeXt(ARCH), self.weights)
+
+
+def test_operations_are_those_of_the_paper():
+    paper = 4.5e9  # multiply-adds of T at 224x224, arXiv 2201.03545, table 1
+    task = Task("tiny", shape=(224, 224))
+    assert count_flops(task) == pytest.approx(2 * paper, rel=0.02)
+    assert count_flops(replace(task, train=True, batch=2)) == 6 * count_flops(task)
+
+
+def test_choosing():
+    assert backbones.chosen(["timm"], plain=False) == ["ours", "timm", "timm, channels_last"]
+    assert backbones.chosen([], plain=True) == ["ours", "ours, plain"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"arch": "enormous"}, "--arch: arch='enormous' is not a ConvNeXt variant"),
+        ({"shape": (16, 96)}, "--shape 16 96 at least 32"),
+        ({"batch": -1}, "--batch -1 must be at least 1"),
+    ],
+)
+def test_wrong_tasks(change, words):
+    with pytest.raises(BenchmarkError, match=words):
+        contestants(replace(TASK, **change), ["ours"])
+
+
+def test_the_command(monkeypatch):
+    def invented(contestants, agree, title, **_):
+        (ours,) = (contestant.name for contestant in contestants)
+        turns, facts = {ours: [Turn(2.0, None)]}, {ours: {"saved_bytes": 3.0 * 2**20}}
+        beside = {"reference": [Turn(0.5, None)], "reference_facts": {"operations": 1e11}}
+        return Results(title, turns, facts=facts, **beside)
+
+    limits = Limits({"float32": 1e11, "bfloat16": 2e11}, {"anywhere": 2**30}, "cpu", 1)
+    monkeypatch.setattr(backbones, "measure", lambda device, threads: limits)
+    monkeypatch.setattr(backbones, "run", invented)
+    parser = argparse.ArgumentParser()
+    backbones.add_arguments(parser)
+    command = "--arch atto nano --shape 32 32 --device cpu --train --dtype float16"
+    args = parser.parse_args(command.split(), argparse.Namespace(rounds=1, warmup=0, threads=1))
+    args.peers = []
+    report = backbones.compare(args)
+    text = report.text()
+    assert "ConvNeXt atto, forward + backward, float16 autocast, 2x3x32x32, cpu" in text
+    assert "ConvNeXt nano, forward + backward, float16 autocast, 2x3x32x32, cpu" in text
+    assert "saved MiB (/ ours)" in text
+    assert "3 (1.00)" in text
+    assert "in the same round, which reached 200 GFLOP/s, 200 GFLOP/s" in text
+    assert "float32 100 GFLOP/s, bfloat16 200 GFLOP/s" in text
+    facts = report.tables[0].facts["ours"]
+    assert facts["flops_per_second"] == facts["flops"] / 2
+    assert facts["share_of_gemm"] == facts["flops_per_second"] / 2e11

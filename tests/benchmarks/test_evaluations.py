@@ -1,0 +1,181 @@
+"""The detections that metrics are compared on, and how their numbers are held together."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from benchmarks import evaluations
+from benchmarks.contest import DisagreementError
+from benchmarks.evaluation_contestant import Evaluation
+from benchmarks.evaluations import THEIRS, agree
+from benchmarks.process import BenchmarkError
+from benchmarks.synthetic_coco import DETECTIONS, TRUTH, generate, read_detections
+
+pytest.importorskip("hotcoco")
+IMAGES, OBJECTS, FOUND = 200, 1500, 3000
+
+
+@pytest.fixture(scope="module")
+def drawn(coco_tiny, tmp_path_factory):
+    """A folder of ground truth and detections."""
+    folder = tmp_path_factory.mktemp("drawn")
+    generate(str(coco_tiny), folder, IMAGES, OBJECTS, FOUND)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def truth(drawn):
+    return json.loads((drawn / TRUTH).read_text())
+
+
+def test_there_are_as_many_as_asked_for(drawn, truth):
+    found = list(read_detections(drawn))
+    assert len(truth["images"]) == len(found) == IMAGES
+    assert len(truth["annotations"]) == OBJECTS
+    for key in ("bboxes", "scores", "labels", "masks"):
+        assert sum(len(image[key]) for image in found) == FOUND
+    assert {len(image["labels"]) for image in found} == {FOUND // IMAGES}
+
+
+def test_images_differ_in_their_number_of_objects_and_some_are_crowds(truth, coco_tiny):
+    counts = Counter(each["image_id"] for each in truth["annotations"])
+    numbers = [counts[image["id"]] for image in truth["images"]]
+    assert min(numbers) <= 1
+    assert max(numbers) > 4 * OBJECTS / IMAGES
+    crowds = [each for each in truth["annotations"] if each["iscrowd"]]
+    assert 0 < len(crowds) < 0.05 * OBJECTS
+    real = json.loads((coco_tiny / "annotations" / "instances_val2017.json").read_text())
+    more = json.loads((coco_tiny / "annotations" / "instances_train2017.json").read_text())
+    known = [each["segmentation"] for c in (real, more) for each in c["annotations"]]
+    assert all(each["segmentation"] in known for each in crowds)
+
+
+def test_objects_lie_in_their_images(truth):
+    sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
+    assert len({each["id"] for each in truth["annotations"]} - {0}) == OBJECTS
+    for each in truth["annotations"]:
+        x, y, w, h = each["bbox"]
+        assert min(x, y) >= 0
+        assert x + w <= sizes[each["image_id"]][0] + 0.02
+        assert y + h <= sizes[each["image_id"]][1] + 0.02
+        assert each["area"] <= (w + 2) * (h + 2)
+
+
+def test_a_detections_mask_fills_its_box(drawn):
+    for image in list(read_detections(drawn))[:50]:
+        assert all(mask["size"] == image["size"] for mask in image["masks"])
+        tight = mask_utils.toBbox(image["masks"])
+        tight[:, 2:] += tight[:, :2]
+        has_pixels = mask_utils.area(image["masks"]) > 0
+        assert has_pixels.mean() > 0.9
+        # pixels: the raster rounds, and thin tips vanish in it
+        assert np.median(np.abs(tight - image["bboxes"])[has_pixels]) < 0.6
+
+
+def test_the_same_again(drawn, coco_tiny, tmp_path):
+    generate(str(coco_tiny), tmp_path, IMAGES, OBJECTS, FOUND)
+    assert (tmp_path / TRUTH).read_bytes() == (drawn / TRUTH).read_bytes()
+    with np.load(tmp_path / DETECTIONS) as again, np.load(drawn / DETECTIONS) as first:
+        for key in first:
+            np.testing.assert_array_equal(again[key], first[key])
+
+
+@pytest.mark.parametrize(("objects", "detections"), [(1, 1), (1, 500), (400, 2)])
+def test_most_images_may_have_nothing(coco_tiny, tmp_path, objects, detections):
+    generate(str(coco_tiny), tmp_path, 5, objects, detections)
+    found = list(read_detections(tmp_path))
+    assert sum(len(image["masks"]) for image in found) == detections
+    assert len(json.loads((tmp_path / TRUTH).read_text())["annotations"]) == objects
+
+
+@pytest.mark.parametrize("metric", evaluations.METRICS)
+def test_both_metrics_compute_the_same(drawn, metric):
+    ours, theirs = (Evaluation(str(drawn), metric, ours=is_ours) for is_ours in (True, False))
+    checked = ours.check()
+    assert agree(THEIRS, checked, theirs.check()) == {"all": 0.0}
+    assert f"coco/{metric}_mAP_75" in checked
+    assert "person" in str(checked["class-wise table"])
+    by_iou = [checked["precision"][i, :, :, 0, -1] for i in (0, 5, 9)]
+    means = [each[each > -1].mean() for each in by_iou]
+    assert 0.9 > means[0] > means[1] > means[2] > 0.01
+    facts = ours.facts()
+    ours.run()  # a second time, with the same result
+    assert facts == ours.facts() == theirs.facts()
+    assert facts["detections"] == FOUND
+
+
+def checked(**changes) -> dict[str, np.ndarray]:
+    arrays = {
+        "coco/bbox_mAP": np.array(0.3),
+        "cat_precision": np.array(np.nan),
+        "precision": np.linspace(0, 1, 24).reshape(2, 3, 4),
+        "class-wise table": np.array("| cat | nan |"),
+    }
+    return {**arrays, **changes}
+
+
+def test_equal_numbers_agree_and_so_does_what_is_not_a_number():
+    assert agree(THEIRS, checked(), checked()) == {"all": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"coco/bbox_mAP": np.nextafter(0.3, 1)}, "about coco/bbox_mAP: 0.3.* and 0.3"),
+        ({"precision": checked()["precision"] * (1 + 2**-52)}, "about precision: float64"),
+        ({"precision": checked()["precision"].reshape(6, 4)}, r"about precision: float64 \(6, 4\)"),
+        ({"precision": checked()["precision"].astype(np.float32)}, "about precision: float32"),
+        ({"class-wise table": np.array("| cat | 0.1 |")}, "about class-wise table: .*0.1"),
+        ({"cat_precision": np.array(0.0)}, "about cat_precision: 0.0 and nan"),
+        ({"dog_precision": np.array(0.0)}, f"only {THEIRS} gives dog_precision"),
+    ],
+)
+def test_the_last_bit_counts(changes, words):
+    changes = {name: np.array(value) for name, value in changes.items()}
+    with pytest.raises(DisagreementError, match=words):
+        agree(THEIRS, checked(), checked(**changes))
+
+
+def arguments(coco_tiny, **changes) -> argparse.Namespace:
+    settings = {"data_root": str(coco_tiny), "images": 20, "objects": 150, "detections": 400}
+    options = {"metric": ["segm"], "rounds": 1, "warmup": 0, "threads": 1}
+    return argparse.Namespace(**{**settings, **options, **changes})
+
+
+def test_the_contest_from_end_to_end(coco_tiny):
+    report = evaluations.compare(arguments(coco_tiny))
+    (table,) = report.tables
+    assert table.rounds == 1
+    assert table.distances == {THEIRS: {"all": 0.0}}
+    text = report.text()
+    assert "segm, 20 images, 150 objects, 400 detections" in text
+    assert f"{table.facts[THEIRS]['mAP']:.3f}" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": 0}, "--images 0 must be at least 1"),
+        ({"objects": -1}, "--objects -1 must be"),
+        ({"detections": 0}, "--detections 0 must be"),
+        ({"data_root": "nowhere"}, "--data-root nowhere has no annotations/instances_val2017.json"),
+    ],
+)
+def test_wrong_arguments_name_themselves(coco_tiny, changes, words):
+    with pytest.raises(BenchmarkError, match=words):
+        evaluations.compare(arguments(coco_tiny, **changes))
+
+
+def test_a_piece_without_outlines_is_refused(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    content = {"images": [{"id": 1}], "annotations": [], "categories": []}
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(BenchmarkError, match="has no object with a polygon to draw from"):
+        generate(str(tmp_path), tmp_path, 1, 1, 1)

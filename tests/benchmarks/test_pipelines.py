@@ -1,0 +1,254 @@
+"""The contest of data pipelines on a few real images, and what it takes for agreement."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import pipelines
+from benchmarks.contest import DisagreementError, Results, Turn
+from benchmarks.pipeline_contestant import Pipeline, outlines, steps
+from benchmarks.pipelines import BITMAPS, KINDS, RECIPES, Agreement
+from benchmarks.process import BenchmarkError
+from mmconvnext.data.polygons import FlatPolygons
+
+OURS, _, POLYGONS, IMAGES = KINDS
+NUM_IMAGES = 6
+SIZE = (40, 48)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """A contestant has one of torch and none of OpenCV, which later tests need not have."""
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_real_pipelines_agree(coco_tiny, recipe):
+    config, recomputed = RECIPES[recipe]
+    checks = {
+        name: Pipeline(config, kind, str(coco_tiny), NUM_IMAGES).check()
+        for name, kind in KINDS.items()
+        if name != IMAGES
+    }
+    assert cv2.getNumThreads() == 1  # OpenCV's word for none but the caller's
+    assert len([key for key in checks[OURS] if key.startswith("outlines ")]) == NUM_IMAGES
+    agreement = Agreement(recomputed)
+    assert agreement(POLYGONS, checks[OURS], checks[POLYGONS]) == {"boxes": 0, "masks": 0}
+    distances = agreement(BITMAPS, checks[OURS], checks[BITMAPS])
+    assert 0 < distances["masks"] < 0.3
+    assert (distances["boxes"] > 0) == recomputed
+    facts = agreement.facts[BITMAPS]
+    assert facts["objects"] > 30
+    assert facts["iou_min"] <= facts["iou_1_percent"] < facts["iou_median"] < 1
+    # drawn at the final size, masks are nearer to the polygons than drawn before and resized
+    assert facts["iou_mean_of_ours_and_outlines"] > 0.96 > facts["iou_mean_of_outlines"]
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_a_turn_needs_no_more_images_than_there_are(coco_tiny, kind):
+    pipeline = Pipeline("coco_instance_lsj", kind, str(coco_tiny), 3)
+    seen = []
+    pipeline._dataset = Recorder(seen)
+    pipeline.run()
+    assert [index for index, _ in seen] == [0, 1, 0]
+    assert pipeline.facts() == {"images": 3}
+    again = list(seen)
+    seen.clear()
+    pipeline.run()
+    assert seen == again  # the same random numbers for the same image
+
+
+class Recorder:
+    """A data set of two images that notes which was asked for, and a random number."""
+
+    def __init__(self, seen: list):
+        self.seen = seen
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> None:
+        self.seen.append((index, (np.random.random(), torch.rand(1).item())))
+
+
+def test_the_steps_of_each():
+    ours = [
+        {"type": "LoadImageFromFile"},
+        {"type": "FastLoadAnnotations", "with_mask": True},
+        {"type": "FastRandomFlip", "prob": 0.5},
+        {"type": "FilterAnnotations"},
+        {"type": "FastPackDetInputs"},
+    ]
+    assert steps(ours, "ours") == ours
+    assert [step["type"] for step in steps(ours, "images")] == [
+        "LoadImageFromFile",
+        "FastRandomFlip",
+    ]
+    for kind, poly2mask in (("bitmaps", True), ("polygons", False)):
+        theirs = steps(ours, kind)
+        assert [step["type"] for step in theirs] == [s["type"].removeprefix("Fast") for s in ours]
+        assert theirs[1] == {"type": "LoadAnnotations", "with_mask": True, "poly2mask": poly2mask}
+        assert theirs[2]["prob"] == 0.5
+
+
+def test_outlines_are_what_is_at_least_half_inside():
+    square = [3.0, 5.0, 20.7, 5.0, 20.7, 30.3, 3.0, 30.3]
+    masks = FlatPolygons([[square], [[40.0, 1, 60, 1, 60, 9]], []], *SIZE)
+    drawn = outlines(masks)
+    expected = np.zeros(SIZE, bool)
+    expected[5:30, 3:21] = True
+    assert np.array_equal(drawn[0], expected)
+    assert drawn[1].any()
+    assert not drawn[2].any()
+    bitmaps = masks.to_bitmap()
+    assert np.array_equal(outlines(bitmaps), bitmaps.masks)
+
+
+def checked(**changes: object) -> dict[str, np.ndarray]:
+    """What a pipeline might give for two images, of two objects and a crowd each."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for image in range(2):
+        masks = random.integers(0, 256, (2, 40, 6), dtype=np.uint8)
+        arrays |= {
+            f"image {image}": random.integers(0, 256, (3, *SIZE), dtype=np.uint8),
+            f"scale {image}": np.array(2.0),
+            f"objects {image}": np.array([0, 2]),
+            f"boxes {image}": random.uniform(0, 40, (2, 4)),
+            f"ignored objects {image}": np.array([1]),
+            f"ignored boxes {image}": random.uniform(0, 40, (1, 4)),
+            f"masks {image}": masks,
+            f"outlines {image}": masks.copy(),
+        }
+    for key, change in changes.items():
+        name = key.replace("_", " ") + " 1"
+        arrays[name] = change(arrays[name])
+    return arrays
+
+
+def test_the_same_agree():
+    agreement = Agreement(recomputed=False)
+    for name in (BITMAPS, POLYGONS):
+        assert agreement(name, checked(), checked()) == {"boxes": 0, "masks": 0}
+        assert agreement.facts[name]["objects"] == 4
+        assert agreement.facts[name]["empty_in_one"] == agreement.facts[name]["alone"] == 0
+
+
+def test_objects_are_found_by_their_numbers():
+    swapped = {kind: (lambda a: a[::-1]) for kind in ("objects", "boxes", "masks")}
+    found = Agreement(recomputed=False)(POLYGONS, checked(), checked(**swapped))
+    assert found == {"boxes": 0, "masks": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        (POLYGONS, {"image": lambda a: a + 1}, "image 1 of .* is another"),
+        (POLYGONS, {"image": lambda a: a[:, 1:]}, "image 1 of .* is another"),
+        (POLYGONS, {"boxes": lambda a: a + 2e-3}, r"of 4 boxes of .*, 50.0% are near .* 0.002"),
+        (POLYGONS, {"boxes": lambda a: a * np.nan}, "of 4 boxes of"),
+        (POLYGONS, {"objects": lambda a: a + 1}, "4 objects are in one of both only"),
+        (
+            POLYGONS,
+            {"masks": lambda a: a ^ 1},
+            r"have a mean IoU of 0\.8880 with ours, at least 0\.99",
+        ),
+        (BITMAPS, {"boxes": lambda a: a + 2e-3}, "of 6 boxes of"),
+        (BITMAPS, {"ignored_boxes": lambda a: a + 2e-3}, "of 6 boxes of .* 83.3%"),
+        (BITMAPS, {"ignored_objects": lambda a: a[:0]}, "1 objects are in one of both only"),
+    ],
+)
+def test_others_are_refused(name, changes, words):
+    with pytest.raises(DisagreementError, match=f"{words}.*nothing was timed"):
+        Agreement(recomputed=False)(name, checked(), checked(**changes))
+
+
+def test_nothing_in_common_is_refused():
+    theirs = {key: value for key, value in checked().items() if key.startswith("image")}
+    with pytest.raises(DisagreementError, match="no objects in common"):
+        Agreement(recomputed=True)(BITMAPS, checked(), theirs)
+
+
+def test_boxes_of_bitmaps_are_whole_pixels():
+    near, far = (checked(boxes=lambda a, by=by: a + by) for by in (2.9, 3.1))  # 1 + scale is 3
+    agreement = Agreement(recomputed=True)
+    assert agreement(BITMAPS, checked(), near)["boxes"] == pytest.approx(2.9)
+    assert agreement.facts[BITMAPS]["box_max"] == pytest.approx(2.9)
+    with pytest.raises(DisagreementError, match=r"66.7% are near ours, at least 90% must be"):
+        agreement(BITMAPS, checked(), far)
+    with pytest.raises(DisagreementError, match="boxes of"):
+        agreement(POLYGONS, checked(), near)
+
+
+def test_masks_farther_from_the_outlines_than_bitmaps_are_refused():
+    """What is rounded twice must not be the better one."""
+    ours, theirs = checked(masks=lambda a: a & 0x3F), checked()
+    with pytest.raises(DisagreementError, match=r"mean IoU with the outlines is 1\.0000 for"):
+        Agreement(recomputed=True)(BITMAPS, ours, theirs)
+    agreement = Agreement(recomputed=True)
+    assert agreement(BITMAPS, theirs, ours)["masks"] > 0.05
+    assert agreement.facts[BITMAPS]["iou_mean_of_ours_and_outlines"] == 1
+
+
+def test_empty_masks_are_counted():
+    def no_first(masks):
+        masks = masks.copy()
+        masks[0] = 0
+        return masks
+
+    agreement = Agreement(recomputed=True)
+    agreement(BITMAPS, checked(), checked(masks=no_first))
+    facts = agreement.facts[BITMAPS]
+    assert (facts["objects"], facts["empty_in_one"], facts["iou_min"]) == (4, 1, 0)
+    both = checked(masks=no_first, outlines=no_first)
+    agreement(BITMAPS, both, checked(masks=no_first))
+    assert agreement.facts[BITMAPS]["objects"] == 3
+
+
+def test_what_the_report_says(monkeypatch, tmp_path):
+    def run(contestants, agree, title, reference, **options):
+        names = [each.name for each in contestants]
+        assert [*names, reference.name] == [*KINDS]
+        assert contestants[0].arguments["recipe"] == "coco_instance_lsj"
+        found = agree(BITMAPS, checked(), checked())
+        return Results(
+            title,
+            {name: [Turn(0.5 * (i + 1), None)] for i, name in enumerate(names)},
+            {BITMAPS: found},
+            {name: {"images": 40} for name in names},
+            reference=[Turn(0.25, None)],
+        )
+
+    monkeypatch.setattr(pipelines, "run", run)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / pipelines.ANNOTATIONS).touch()
+    report = pipelines.compare(arguments(data_root=str(tmp_path), images=40))
+    text = report.text()
+    rows = [line.split() for line in text.splitlines()]
+    assert rows[3][-2:] == ["80", "50%"]
+    assert rows[4][-2:] == ["40", "25%"]
+    assert f"coco_instance_lsj, {BITMAPS}, 4 objects: IoU with our masks 1.000 (least)" in text
+    theirs = report.to_json()["tables"][0]["contestants"][1]
+    assert theirs["facts"]["iou_mean"] == 1
+    assert theirs["facts"]["share_of_images"] == 0.25
+
+
+def arguments(**changes: object) -> argparse.Namespace:
+    settings = {"images": 1, "recipe": ["lsj"], "rounds": 1, "warmup": 0, "threads": 1}
+    return argparse.Namespace(**{**settings, **changes})
+
+
+def test_wrong_arguments_name_themselves(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"--images 0 must be at least 1"):
+        pipelines.compare(arguments(images=0, data_root=str(tmp_path)))
+    with pytest.raises(BenchmarkError, match=r"--data-root .* has no annotations/instances_train"):
+        pipelines.compare(arguments(data_root=str(tmp_path)))

@@ -1,0 +1,97 @@
+"""Tables and JSON of invented results."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.contest import Results, Turn
+from benchmarks.report import MIB, Column, Report, format_rows, write_json
+from mmconvnext.errors import UserError
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results(
+        title="a contest",
+        turns={
+            "ours": [Turn(1.0, 10 * MIB), Turn(2.0, 12 * MIB), Turn(1.0, 11 * MIB)],
+            "peer": [Turn(1.5, None), Turn(4.0, None), Turn(3.0, None)],
+        },
+        distances={"peer": {"features": 1.25e-7}},
+        facts={"ours": {"saved": 1.0}, "peer": {"saved": 3.0}},
+        missing={"other": "library is not installed"},
+        threads=2,
+    )
+
+
+def test_text(results):
+    column = Column("saved", lambda r, name: f"{r.facts[name]['saved']:.1f}")
+    lines = Report([results], [column], ["a note"]).text().splitlines()
+    assert lines[0] == "a contest"
+    assert lines[1].split()[:5] == ["seconds", "time", "/", "ours", "spread"]
+    assert lines[3].split() == ["ours", "1", "1.00", "-", "12", "-", "1.0"]
+    assert " ".join(lines[4].split()) == "peer 3 2.00 1.50 to 3.00 - 1.2e-07 3.0"
+    assert lines[5] == "other: left out, library is not installed"
+    assert lines[7] == "a note"
+    conditions = "\n".join(lines[8:])
+    assert "2 threads each, 3 rounds; " in conditions
+    for fact in ("cores", "GPU: ", "torch ", "numpy ", "mmconvnext ", "Python 3."):
+        assert fact in conditions
+
+
+def test_markdown(results):
+    lines = Report([results, results]).text(markdown=True).splitlines()
+    assert lines[0] == "**a contest**"
+    assert lines[1] == ""
+    assert lines[3].startswith("| ---")
+    assert lines[3].endswith("-: |")
+    assert {line.count("|") for line in lines[2:6]} == {7}
+    assert lines.count("**a contest**") == 2
+    assert lines[-1].startswith("- ")
+
+
+def test_a_disturbed_contest_says_so(results):
+    assert "disturbed" not in Report([results]).text()
+    results.turns["peer"][0] = Turn(1.5, None, others_seconds=0.1)
+    assert "disturbed" not in Report([results]).text()
+    results.turns["peer"][1] = Turn(0.5, None, others_seconds=0.5)
+    assert "disturbed: other processes kept 0.3 cores busy" in Report([results]).text()
+    assert Report([results]).to_json()["tables"][0]["cores_busy_with_others"] == 0.3
+
+
+def test_several_distances_are_named(results):
+    results.distances["peer"] = {"features": 1e-7, "gradients": 2e-6}
+    assert "features 1.0e-07, gradients 2.0e-06" in Report([results]).text()
+
+
+def test_json(results, tmp_path):
+    path = tmp_path / "new" / "results.json"
+    write_json(Report([results], notes=["a note"]).to_json(), str(path))
+    written = json.loads(path.read_text())
+    assert written["notes"] == ["a note"]
+    assert {"processor", "cores", "packages", "git_revision", "date"} <= set(written["conditions"])
+    (table,) = written["tables"]
+    assert table["missing"] == {"other": "library is not installed"}
+    ours, peer = table["contestants"]
+    assert ours["peak_bytes"] == 12 * MIB
+    assert peer["median_ratio"] == 2
+    assert (peer["min_ratio"], peer["max_ratio"]) == (1.5, 3)
+    assert peer["distances"] == {"features": 1.25e-7}
+    assert peer["turns"][1] == {"seconds": 4.0, "peak_bytes": None, "others_seconds": None}
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        write_json({}, str(tmp_path))
+
+
+def test_rows_are_aligned():
+    rows = [["", "n"], ["long name", "1"], ["b", "200"]]
+    assert format_rows(rows, markdown=False).splitlines() == [
+        "             n",
+        "---------  ---",
+        "long name    1",
+        "b          200",
+    ]
