@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from mmengine.config import Config
-from terminaltables import AsciiTable
 
 from mmconvnext.engine.provenance import run_info
-from mmconvnext.errors import UserError
+from mmconvnext.evaluation.tables import format_table
 
 UNIT = "params in 1, FLOPs in multiply-adds"
 
@@ -52,31 +49,16 @@ class Cost:
 def cost_table(cost: Cost) -> str:
     """Format a cost as a table of parts with their sum, and the protocol below it."""
     rows = [["part", "params, M", "FLOPs, G"]]
-    rows += [_row(part.name, part) for part in cost.parts]
-    table = AsciiTable([*rows, _row("sum", cost)])
-    table.inner_footing_row_border = True
-    table.justify_columns = {1: "right", 2: "right"}
-    return f"{table.table}\nFLOPs: {cost.protocol}"
+    for name, each in (*((part.name, part) for part in cost.parts), ("sum", cost)):
+        rows.append([name, f"{each.params / 1e6:.1f}", f"{each.flops / 1e9:.1f}"])
+    return f"{format_table(rows, footing=True)}\nFLOPs: {cost.protocol}"
 
 
-def write_cost(cost: Cost, cfg: Config, path: str) -> None:
-    """Write a cost and what it was counted with as JSON.
+def cost_info(cost: Cost, cfg: Config) -> dict:
+    """A cost and what it was counted with, to be written as JSON.
 
     Args:
         cost: of the config's model.
         cfg: a config read from a file.
-        path: of the file; missing folders are made.
-
-    Raises:
-        UserError: the file cannot be written.
     """
-    text = json.dumps({"unit": UNIT, **asdict(cost), "run": run_info(cfg)}, indent=2) + "\n"
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _row(name: str, cost: Part | Cost) -> list[str]:
-    return [name, f"{cost.params / 1e6:.1f}", f"{cost.flops / 1e9:.1f}"]
+    return {"unit": UNIT, **asdict(cost), "run": run_info(cfg)}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
@@ -14,13 +13,13 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from terminaltables import AsciiTable
 from torch import Tensor
 
 from mmconvnext.compat import read_checkpoint
 from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.engine.detector_weights import fit_detector
 from mmconvnext.errors import WeightsError
+from mmconvnext.evaluation.tables import format_table
 from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.completeness import fault_of
 from mmconvnext.weights.download import sha256_of
@@ -131,16 +130,7 @@ def inspection_table(inspection: Inspection) -> str:
         *(("not for this backbone", line) for odd in inspection.odd for line in wrap(odd, WIDTH)),
         *_config_rows(inspection.configs),
     ]
-    table = AsciiTable([list(row) for row in rows])
-    table.inner_heading_row_border = False
-    return table.table
-
-
-def write_inspection(inspection: Inspection, path: str | Path) -> None:
-    """Write an inspection as JSON."""
-    path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(inspection), indent=2) + "\n", encoding="utf-8")
+    return format_table(rows, heading=False, numbers=False)
 
 
 def _choice_of(prefix: str) -> str:
@@ -151,7 +141,7 @@ def _choice_of(prefix: str) -> str:
 
 def _config_rows(configs: Iterable[str]) -> list[tuple[str, str]]:
     names = list(configs) or ["none of configs/"]
-    return [("fits" if index == 0 else "", name) for index, name in enumerate(names)]
+    return [("matching configs" if index == 0 else "", name) for index, name in enumerate(names)]
 
 
 def _parts(names: Sequence[str], found: Found) -> dict[str, int]:

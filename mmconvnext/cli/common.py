@@ -124,3 +124,18 @@ def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     if args.data_root:
         configs.set_data_root(cfg, args.data_root)
     return cfg, notes
+
+
+def write_json(content: dict, path: str) -> None:
+    """Write what was asked for with ``--json``, and say so; missing folders are made.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import mmengine
+
+    try:
+        mmengine.dump(content, path, file_format="json", indent=2)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    print(f"written to {path}")

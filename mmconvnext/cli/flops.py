@@ -24,11 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Count and print."""
     from mmconvnext.analysis import flops
-    from mmconvnext.analysis.cost import cost_table, write_cost
+    from mmconvnext.analysis.cost import cost_info, cost_table
 
     cfg = common.read_config(args)
     cost = flops.count_config(cfg, tuple(args.shape or flops.SHAPE))
     print(cost_table(cost))
     if args.json:
-        write_cost(cost, cfg, args.json)
-        print(f"written to {args.json}")
+        common.write_json(cost_info(cost, cfg), args.json)

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Generate and count."""
     from mmconvnext.data import generate_shapes
-    from mmconvnext.evaluation.dataset_summary import summarise
+    from mmconvnext.evaluation.tables import dataset_table
 
     files = generate_shapes(
         args.out,
@@ -30,4 +30,4 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         overwrite=args.overwrite,
     )
-    print(summarise(files))
+    print(dataset_table(files))

@@ -21,24 +21,24 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate, print the table and write ``result.json``."""
     from mmengine.dist import is_main_process
 
-    from mmconvnext.engine.config import use_tta
+    from mmconvnext.engine import testing
     from mmconvnext.engine.runner import build_runner
-    from mmconvnext.evaluation import report
+    from mmconvnext.evaluation.coco_metric import with_missing_ap
+    from mmconvnext.evaluation.tables import ap_table
 
-    report.check_dump_path(args.out)
     cfg, notes = common.read_run_config(args)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir:
-        report.draw_to(cfg, args.show_dir)
+        testing.draw_to(cfg, args.show_dir)
     if args.classwise:
-        report.ask_for_classwise(cfg)
+        testing.ask_for_classwise(cfg)
     if args.tta:
-        use_tta(cfg)
-    runner = build_runner(cfg, ("test",), notes)
+        testing.use_tta(cfg)
     if args.out:
-        report.dump_predictions(runner, args.out)
-    metrics = report.with_missing_ap(runner.test(), cfg)
+        testing.dump_predictions(cfg, args.out)
+    runner = build_runner(cfg, ("test",), notes)
+    metrics = with_missing_ap(runner.test(), cfg.test_evaluator)
     if is_main_process():
-        path = report.write_result(metrics, cfg, args.checkpoint, runner.log_dir)
-        print(report.ap_table(metrics))
+        path = testing.write_result(metrics, cfg, args.checkpoint, runner.log_dir)
+        print(ap_table(metrics))
         print(f"written to {path}")

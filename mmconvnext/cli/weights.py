@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from mmconvnext.cli import common
 
@@ -57,8 +58,7 @@ def run_inspect(args: argparse.Namespace) -> None:
     found = inspection.inspect(fetch(args.source), configs, args.prefix, args.ema)
     print(inspection.inspection_table(found))
     if args.json:
-        inspection.write_inspection(found, args.json)
-        print(f"written to {args.json}")
+        common.write_json(asdict(found), args.json)
 
 
 def run_convert(args: argparse.Namespace) -> None:

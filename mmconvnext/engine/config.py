@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import PretrainedInit
 
 from mmconvnext.compat.config_names import PREFIX, config_path
-from mmconvnext.data.checks import leaf_datasets
 from mmconvnext.errors import ConfigError
 
 
@@ -202,39 +200,6 @@ def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
         f"the learning rate is meant for {base} images a step and is kept, with {total} images a "
         f"step ({world_size} x {size}); --auto-scale-lr multiplies it by {total / base:g}"
     ]
-
-
-def use_tta(cfg: Config) -> None:
-    """Test with test-time augmentation (``--tta``): ``tta_model`` and ``tta_pipeline``.
-
-    Raises:
-        ConfigError: the config has no ``tta_model``, ``tta_pipeline`` or ``test_dataloader``.
-    """
-    needed = ("tta_model", "tta_pipeline", "test_dataloader")
-    missing = [key for key in needed if cfg.get(key) is None]
-    if missing:
-        raise ConfigError(
-            f"--tta needs {' and '.join(missing)} in the config; "
-            "configs/_base_/datasets/coco_instance.py has them"
-        )
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
-        dataset["pipeline"] = deepcopy(cfg.tta_pipeline)
-
-
-def replace_types(cfg: Config, old: Sequence[str], new: str) -> int:
-    """Replace registered types throughout the model, and count how many."""
-    count = 0
-
-    def replace(value: Any) -> Any:
-        nonlocal count
-        if isinstance(value, Mapping) and value.get("type") in old:
-            count += 1
-            return ConfigDict({**value, "type": new})
-        return value
-
-    cfg.model = _map_values(cfg.model, replace)
-    return count
 
 
 def _is_pretrained(init_cfg: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -10,8 +9,11 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import mmengine
 import torch
 from mmengine.config import Config
+
+import mmconvnext
 
 PACKAGES = (
     "torch",
@@ -39,12 +41,10 @@ def run_info(cfg: Config) -> dict:
     Returns:
         A dict that can be written as JSON; memory is in GiB.
     """
-    from mmconvnext import __version__
-
     return {
         "config": cfg.filename,
         "command": sys.argv,
-        "mmconvnext": __version__,
+        "mmconvnext": mmconvnext.__version__,
         "git_revision": git_revision(),
         "python": platform.python_version(),
         "packages": {name: v for name in PACKAGES if (v := _version(name))},
@@ -66,8 +66,7 @@ def hardware() -> dict:
 def write_run_info(cfg: Config, folder: str) -> Path:
     """Write ``run.json`` into the folder of a run."""
     path = Path(folder) / "run.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(run_info(cfg), indent=2) + "\n", encoding="utf-8")
+    mmengine.dump(run_info(cfg), path, indent=2)
     return path
 
 

@@ -1,1 +1,1 @@
-"""What is reported of an evaluation."""
+"""COCO's metrics, and tables for the terminal."""

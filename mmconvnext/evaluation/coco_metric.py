@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger, print_log
 from numpy.typing import NDArray
-from terminaltables import AsciiTable
 
+from mmconvnext.data.checks import metrics_of
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.hotcoco_eval import UnusualDataError, evaluate, read_truth
 from mmconvnext.evaluation.rle import encode_masks
+from mmconvnext.evaluation.tables import KINDS, format_table, split_metrics
 
 if TYPE_CHECKING:
     import hotcoco
@@ -30,6 +32,8 @@ FAST_METRICS = {"bbox", "segm"}
 STATS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 RECALL_STATS = ("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 NAMES = (*STATS, *RECALL_STATS)
+# What is 0 without any detection; AP by size could be -1, where no object has that size.
+ZERO_WITHOUT_DETECTIONS = ("mAP", "mAP_50", "mAP_75")
 # The columns of the class-wise table: indices of IoU thresholds (None for all) and of areas.
 CLASSWISE = ((None, 0), (0, 0), (5, 0), (None, 1), (None, 2), (None, 3))
 
@@ -190,8 +194,49 @@ class FastCocoMetric(CocoMetric):
                 values.append(round(np.mean(part) if part.size else np.nan, 3))
             metrics[f"{name}_precision"] = values[0]
             rows.append([name, *map(str, values)])
-        logger.info("\n%s", AsciiTable(rows).table)
+        logger.info("\n%s", format_table(rows, numbers=False))
         return metrics
+
+
+def is_coco_metric(metric: Mapping[str, Any]) -> bool:
+    """Whether the settings of a metric are those of ``CocoMetric`` or ``FastCocoMetric``."""
+    kind = metric.get("type")
+    return (METRICS.get(kind) if isinstance(kind, str) else kind) in (CocoMetric, FastCocoMetric)
+
+
+def kinds_of(metric: Mapping[str, Any]) -> list[str]:
+    """What a COCO metric is asked for: ``bbox``, ``segm``, ..."""
+    kinds = metric.get("metric", "bbox")
+    return [kinds] if isinstance(kinds, str) else list(kinds)
+
+
+def with_missing_ap(
+    metrics: Mapping[str, float], evaluator: Mapping[str, Any] | Sequence | None
+) -> dict[str, float]:
+    """Add the AP of a detector that found nothing: 0.
+
+    COCO's API cannot read an empty list of detections, so ``CocoMetric`` logs an error and returns
+    no metrics at all.
+
+    Args:
+        metrics: as MMEngine's runner returns them, in 0-1.
+        evaluator: the settings of one metric or of several, which say what was asked for.
+
+    Returns:
+        The metrics, with AP, AP50 and AP75 for every kind that was asked for.
+    """
+    found = split_metrics(metrics)[0]
+    missing = {
+        f"{metric.get('prefix') or 'coco'}/{kind}_{column}": 0.0
+        for metric in metrics_of(evaluator)
+        if is_coco_metric(metric) and not metric.get("format_only")
+        for kind in kinds_of(metric)
+        if kind in KINDS and not any(name.startswith(f"{kind}_mAP") for name in found)
+        for column in ZERO_WITHOUT_DETECTIONS
+    }
+    if missing:
+        print_log("no detections: AP is 0", logger="current", level=logging.WARNING)
+    return {**metrics, **missing}
 
 
 def _with_codes(sample: Mapping) -> Mapping:

@@ -1,8 +1,6 @@
 """What a file is, and exactly which configs it fits."""
 
 import hashlib
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from mmconvnext.analysis.inspection import Inspection, inspect, inspection_table, write_inspection
+from mmconvnext.analysis.inspection import Inspection, inspect, inspection_table
 from mmconvnext.engine.config import drop_pretrained
 from mmconvnext.errors import CheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
@@ -306,7 +304,7 @@ def test_the_table_shows_each_fact():
         ["other backbones", "model_ema. (--ema), teacher. (--ema)"],
         ["not for this backbone", "RMS norm"],
         ["not for this backbone", "another stem"],
-        ["fits", "a.py"],
+        ["matching configs", "a.py"],
         ["", "b.py"],
     ]
 
@@ -315,14 +313,6 @@ def test_the_table_says_what_there_is_not(write):
     table = dict(rows(inspect(write(backbone().state_dict()), [FOLDER / ATTO])))
     names = ("prefix", "classifier", "other parts, tensors", "other backbones")
     assert {name: table[name] for name in names} == dict.fromkeys(names, "none")
-    assert table["fits"] == "none of configs/"
+    assert table["matching configs"] == "none of configs/"
     assert not any(name.startswith("not for") for name in table)
     assert table["kind"].endswith(f"widths={SMALL['widths']}")
-
-
-def test_the_file_has_what_was_found(tmp_path):
-    path = tmp_path / "new" / "found.json"
-    write_inspection(FOUND, path)
-    content = json.loads(path.read_text("utf-8"))
-    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(FOUND).items()}
-    assert content == lists

@@ -1,4 +1,5 @@
 import argparse
+import json
 
 import pytest
 
@@ -67,3 +68,12 @@ def test_options_that_cannot_be_read_are_named(options, says, capsys):
         parser.parse_args(["--cfg-options", *options])
     assert caught.value.code == 2
     assert f"--cfg-options: {says}" in capsys.readouterr().err
+
+
+def test_json_goes_to_a_file_whatever_it_is_called(tmp_path, capsys):
+    path = tmp_path / "new" / "found"
+    common.write_json({"a": (1, 2)}, str(path))
+    assert json.loads(path.read_text()) == {"a": [1, 2]}
+    assert capsys.readouterr().out == f"written to {path}\n"
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}: "):
+        common.write_json({}, str(tmp_path))

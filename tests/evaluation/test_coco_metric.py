@@ -11,7 +11,7 @@ from mmdet.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
 from mmconvnext.errors import ConfigError
-from mmconvnext.evaluation.coco_metric import FastCocoMetric
+from mmconvnext.evaluation.coco_metric import FastCocoMetric, with_missing_ap
 from tests.evaluation.coco_data import CATEGORIES, CLASSES, assert_same, both, predictions, truth
 
 pytest.importorskip("hotcoco")
@@ -118,6 +118,40 @@ def test_without_any_detection(data):
     ]
     ours, theirs = both(path, empty, metric=KINDS)
     assert ours == theirs == {}
+
+
+@pytest.mark.parametrize("kind", ["CocoMetric", FastCocoMetric])
+@pytest.mark.parametrize("prefixes", [("coco",), ("coco_bbox", "coco_segm")])
+def test_without_any_detection_ap_is_zero(kind, prefixes, notes):
+    evaluator = [{"type": kind, "metric": KINDS, "prefix": None}]
+    if len(prefixes) == 2:
+        evaluator = [
+            {"type": kind, "metric": m, "prefix": p} for m, p in zip(KINDS, prefixes, strict=True)
+        ]
+    metrics = with_missing_ap({}, evaluator)
+    assert notes()[-1] == "no detections: AP is 0"
+    names = ("mAP", "mAP_50", "mAP_75")
+    expected = zip(KINDS, prefixes * (3 - len(prefixes)), strict=True)
+    assert metrics == {f"{p}/{m}_{name}": 0.0 for m, p in expected for name in names}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "evaluator"),
+    [
+        ({"coco/bbox_mAP": 0.5, "coco/segm_mAP": 0.25}, {"type": "CocoMetric", "metric": KINDS}),
+        ({}, {"type": "CocoMetric", "metric": "bbox", "format_only": True}),
+        ({"AR@100": 0.5}, {"type": "CocoMetric", "metric": "proposal_fast"}),
+        ({}, {"type": "VOCMetric"}),
+        ({}, None),
+    ],
+)
+def test_no_ap_is_made_up(metrics, evaluator):
+    assert with_missing_ap(metrics, evaluator) == metrics
+
+
+def test_only_the_kinds_asked_for_are_zero():
+    found = with_missing_ap({}, [{"type": "FastCocoMetric"}])
+    assert {key.split("_mAP")[0] for key in found} == {"coco/bbox"}
 
 
 def test_truth_from_the_data_samples(data):
