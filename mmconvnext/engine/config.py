@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,21 @@ def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
         f"the learning rate is meant for {base} images a step and is kept, with {total} images a "
         f"step ({world_size} x {size}); --auto-scale-lr multiplies it by {total / base:g}"
     ]
+
+
+def replace_types(cfg: Config, old: Sequence[str], new: str) -> int:
+    """Replace registered types throughout the model, and count how many."""
+    count = 0
+
+    def replace(value: Any) -> Any:
+        nonlocal count
+        if not isinstance(value, Mapping) or value.get("type") not in old:
+            return value
+        count += 1
+        return ConfigDict({**value, "type": new})
+
+    cfg.model = _map_values(cfg.model, replace)
+    return count
 
 
 def _is_pretrained(init_cfg: Any) -> bool:

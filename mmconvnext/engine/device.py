@@ -41,6 +41,7 @@ def adapt_to_device(cfg: Config) -> list[str]:
         for key in ("loss_scale", "dtype", "use_fsdp"):
             cfg.optim_wrapper.pop(key, None)
         notes.append("no GPU: AmpOptimWrapper -> OptimWrapper, training in float32")
+    # MMEngine's revert_sync_batchnorm comes too late: MMSyncBN cannot be built without a launcher.
     count = replace_types(cfg, ("SyncBN", "MMSyncBN"), "BN")
     if count:
         notes.append(f"no GPU: SyncBN -> BN in {count} places, statistics are those of one process")
@@ -59,7 +60,7 @@ def adapt_to_device(cfg: Config) -> list[str]:
     return notes
 
 
-def arrange_convolutions(model: nn.Module) -> None:
+def convolutions_to_channels_last(model: nn.Module) -> None:
     """Lay the weights of convolutions out in channels_last if the device is the CPU.
 
     A convolution then gives channels_last whatever it gets. On the CPU that is the faster layout,

@@ -2,91 +2,83 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS
+from mmdet.engine.hooks import NumClassCheckHook
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.registry import OPTIMIZERS, RUNNERS
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmconvnext.data.checks import (
-    check_data_paths,
-    check_dataset,
-    explain_annotation_file,
-    leaf_datasets,
-    metrics_of,
-)
-from mmconvnext.engine.config import (
-    drop_pretrained,
-    drop_pretrained_parts,
-    explain_batch_size,
-)
-from mmconvnext.engine.detector_weights import fit_detector, load_fitted
+from mmconvnext.data.checks import check_data_paths, check_dataset, leaf_datasets, metrics_of
+from mmconvnext.engine.config import drop_pretrained, drop_pretrained_parts, explain_batch_size
+from mmconvnext.engine.detector_weights import fit_detector, load_fitted, unwrapped
 from mmconvnext.engine.device import (
     adapt_to_device,
-    arrange_convolutions,
     check_launcher,
+    convolutions_to_channels_last,
     init_distributed_on_cpu,
 )
+from mmconvnext.engine.explain import (
+    check_annotation_file,
+    check_optimizer_type,
+    config_errors,
+    explain_num_classes,
+    is_coco,
+)
 from mmconvnext.engine.provenance import write_run_info
-from mmconvnext.errors import ConfigError, DataError, UserError
+from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.weights.sources import fetch_first
-
-# What registries and constructors say; where data is read, other errors come from its files.
-SETTING_FAULTS = (" registry. ", 'must contain the key "type"', "unexpected keyword argument")
 
 
 @RUNNERS.register_module()
 class DetectionRunner(Runner):
     """MMEngine's runner, which explains data and checkpoints that it cannot use."""
 
-    _must_fit = False
-    _resuming = False
+    _loads_for = "train"  # or "test", or "resume": what load_checkpoint insists on
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model, with the layout of weights that the device is fastest with."""
         model = super().build_model(model)
-        arrange_convolutions(model)
+        convolutions_to_channels_last(model)
         return model
 
     def val(self) -> dict[str, float]:
         """Evaluate; see :meth:`load_checkpoint`."""
-        with self._filling():
+        with self._loading_for("test"):
             return super().val()
 
     def test(self) -> dict[str, float]:
         """Evaluate; see :meth:`load_checkpoint`."""
-        with self._filling():
+        with self._loading_for("test"):
             return super().test()
 
     @contextmanager
-    def _filling(self) -> Iterator[None]:
-        """What is loaded meanwhile has to fill the whole model."""
-        self._must_fit = True
+    def _loading_for(self, purpose: str) -> Iterator[None]:
+        self._loads_for = purpose
         try:
             yield
         finally:
-            self._must_fit = False
+            self._loads_for = "train"
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint; see :meth:`load_checkpoint`.
+        """Resume from a checkpoint; see :meth:`load_checkpoint`.
 
         Raises:
-            UserError: it holds no state of a training, or that of another optimizer.
+            UserError: it has no state of a training, or that of another optimizer.
         """
-        self._resuming = True
         try:
-            with self._filling():
+            with self._loading_for("resume"):
                 super().resume(filename, *args, **kwargs)
         except UserError:
             raise
@@ -96,8 +88,6 @@ class DetectionRunner(Runner):
                 f"({type(error).__name__}: {error}). To start a new one from its weights: "
                 f"--cfg-options load_from={filename}, without --resume"
             ) from error
-        finally:
-            self._resuming = False
 
     def load_checkpoint(
         self,
@@ -120,12 +110,12 @@ class DetectionRunner(Runner):
 
         Raises:
             WeightsError: a tensor is missing or of another shape.
-            UserError: it is to be resumed and holds weights alone.
+            UserError: it is to be resumed and has weights alone.
         """
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, logger="silent")
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             checkpoint = {"state_dict": checkpoint}
-        if self._resuming and "optimizer" not in checkpoint:
+        if self._loads_for == "resume" and "optimizer" not in checkpoint:
             raise UserError(
                 f"cannot resume {filename}: it has no state of an optimizer, as no best_*.pth has; "
                 "resume from an epoch_*.pth or iter_*.pth, or start a new training from its "
@@ -135,7 +125,8 @@ class DetectionRunner(Runner):
         for pattern, replacement in revise_keys:
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
         adapt = self.cfg.get("load_adapt") or ()
-        checkpoint["state_dict"] = fit_detector(self.model, state, filename, adapt, self._must_fit)
+        must_fill = self._loads_for != "train"
+        checkpoint["state_dict"] = fit_detector(self.model, state, filename, adapt, must_fill)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_fitted(self.model, checkpoint["state_dict"], strict)
         # said: who saves this checkpoint must not save what was true of this load alone
@@ -144,36 +135,36 @@ class DetectionRunner(Runner):
         self.logger.info("loaded %s", filename)
         return checkpoint
 
-    def train(self) -> nn.Module:
-        """Train.
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the loop and its data.
 
         Raises:
-            ConfigError: a head has another number of classes than the data set.
+            ConfigError: ``train_cfg`` is wrong, or a head has another number of classes than the
+                data set.
         """
-        try:
-            return super().train()
-        except AssertionError as error:
-            if "num_classes" not in str(error):
-                raise
-            raise ConfigError(
-                f"{error}. Set num_classes of every head, and metainfo=dict(classes=(...)) of "
-                "every data set, to your classes"
-            ) from error
-
-    def build_train_loop(self, loop: Any) -> Any:
-        """Build the loop and its data; raises ConfigError where ``train_cfg`` is wrong."""
-        with naming(f"train_cfg of {self.cfg.filename}", SETTING_FAULTS):
-            return super().build_train_loop(loop)
+        with config_errors(f"train_cfg of {self.cfg.filename}", reads_files=True):
+            built = super().build_train_loop(loop)
+        self._check_num_classes(built.dataloader.dataset)
+        return built
 
     def build_val_loop(self, loop: Any) -> Any:
-        """Build the loop and its data; raises ConfigError where ``val_cfg`` is wrong."""
-        with naming(f"val_cfg of {self.cfg.filename}", SETTING_FAULTS):
-            return super().build_val_loop(loop)
+        """Build the loop and its data, as :meth:`build_train_loop`."""
+        with config_errors(f"val_cfg of {self.cfg.filename}", reads_files=True):
+            built = super().build_val_loop(loop)
+        self._check_num_classes(built.dataloader.dataset)
+        return built
 
     def build_test_loop(self, loop: Any) -> Any:
         """Build the loop and its data; raises ConfigError where ``test_cfg`` is wrong."""
-        with naming(f"test_cfg of {self.cfg.filename}", SETTING_FAULTS):
+        with config_errors(f"test_cfg of {self.cfg.filename}", reads_files=True):
             return super().build_test_loop(loop)
+
+    def _check_num_classes(self, dataset: Any) -> None:
+        fault = explain_num_classes(unwrapped(self.model), dataset)
+        if fault and any(isinstance(hook, NumClassCheckHook) for hook in self.hooks):
+            raise ConfigError(fault)
+        if fault:  # a config without the hook may mean it
+            print_log(fault, logger="current", level=logging.WARNING)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer.
@@ -181,8 +172,8 @@ class DetectionRunner(Runner):
         Raises:
             ConfigError: a type or an argument is wrong.
         """
-        with naming(f"optim_wrapper of {self.cfg.filename}"):
-            _check_optimizer_type(optim_wrapper)
+        with config_errors(f"optim_wrapper of {self.cfg.filename}"):
+            check_optimizer_type(optim_wrapper)
             return super().build_optim_wrapper(optim_wrapper)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
@@ -191,7 +182,7 @@ class DetectionRunner(Runner):
         Raises:
             ConfigError: a type or an argument is wrong.
         """
-        with naming(f"param_scheduler of {self.cfg.filename}"):
+        with config_errors(f"param_scheduler of {self.cfg.filename}"):
             return super().build_param_scheduler(scheduler)
 
     @staticmethod
@@ -206,11 +197,11 @@ class DetectionRunner(Runner):
             built = Runner.build_dataloader(dataloader, *args, **kwargs)
         except Exception as error:
             datasets = leaf_datasets(dataloader["dataset"])
-            for dataset in filter(_is_coco, datasets):
+            for dataset in filter(is_coco, datasets):
                 path = Path(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-                _explain(str(path), error)
+                check_annotation_file(str(path), error)
             name = datasets[0].get("ann_file") or datasets[0].get("type")
-            with naming(f"the data loader of {name}", SETTING_FAULTS):
+            with config_errors(f"the data loader of {name}", reads_files=True):
                 raise
         check_dataset(built.dataset)
         return built
@@ -226,56 +217,13 @@ class DetectionRunner(Runner):
             return super().build_evaluator(evaluator)
         except Exception as error:
             for metric in metrics_of(evaluator):
-                _explain(metric.get("ann_file") or "", error)
-            with naming(f"the evaluator of {self.cfg.filename}"):
+                check_annotation_file(metric.get("ann_file") or "", error)
+            with config_errors(f"the evaluator of {self.cfg.filename}"):
                 raise
 
 
-@contextmanager
-def naming(setting: str, faults: Sequence[str] = ("",)) -> Iterator[None]:
-    """Name the setting whose type or arguments cannot be built.
-
-    Args:
-        setting: what is built.
-        faults: parts of the messages to take for faults of the setting; others stay as they are.
-
-    Raises:
-        ConfigError: in place of the errors of registries and constructors.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (ValueError, TypeError, KeyError, ImportError) as error:
-        if not any(fault in str(error) for fault in faults):
-            raise
-        message = error.args[0] if error.args else error
-        raise ConfigError(f"{setting} cannot be built: {message}") from error
-
-
-def _check_optimizer_type(optim_wrapper: Any) -> None:
-    # MMEngine goes on with None and says that it "is not a callable object".
-    optimizer = optim_wrapper.get("optimizer") if isinstance(optim_wrapper, Mapping) else None
-    kind = optimizer.get("type") if isinstance(optimizer, Mapping) else None
-    with OPTIMIZERS.switch_scope_and_registry(None) as registry:
-        if isinstance(kind, str) and registry.get(kind) is None:
-            raise KeyError(f"{kind} is not in the optimizer registry, which has torch's by name")
-
-
-def _is_coco(dataset: Mapping[str, Any]) -> bool:
-    kind = dataset.get("type")
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(kind, type) and issubclass(kind, CocoDataset)
-
-
-def _explain(ann_file: str, error: Exception) -> None:
-    fault = explain_annotation_file(ann_file) if Path(ann_file).is_file() else None
-    if fault:
-        raise DataError(f"{ann_file} is not a COCO annotation file: {fault}") from error
-
-
 def resume_from(cfg: Config, checkpoint: str) -> list[str]:
-    """Let a run go on from a checkpoint.
+    """Let a run resume from a checkpoint.
 
     Args:
         cfg: changed in place.
@@ -292,7 +240,7 @@ def resume_from(cfg: Config, checkpoint: str) -> list[str]:
         latest = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
         if latest is None:
             return [f"--resume: no checkpoint in {cfg.work_dir} yet, starting a new run"]
-        # The file holds a path, which is another one after the work folder was moved.
+        # The file has a path in it, which is another one after the work folder was moved.
         here = Path(cfg.work_dir, Path(latest).name)
         checkpoint = str(here) if here.is_file() else latest
     check_checkpoint(checkpoint)
@@ -338,7 +286,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     notes += adapt_to_device(cfg)
     init_distributed_on_cpu(cfg.get("launcher", "none"))
     cfg.setdefault("runner_type", "DetectionRunner")
-    with naming(cfg.filename):
+    with config_errors(cfg.filename):
         runner = RUNNERS.build(cfg)
     if "train" in splits:
         notes += explain_batch_size(cfg, runner.world_size)

@@ -202,3 +202,9 @@ def test_a_learning_rate_for_another_batch_size_is_noted(changes, world_size, no
     notes = configs.explain_batch_size(cfg, world_size)
     assert len(notes) == (note is not None)
     assert all(re.search(note, line) for line in notes)
+
+
+def test_types_are_replaced_wherever_they_are():
+    cfg = Config({"model": {"a": [{"norm_cfg": {"type": "SyncBN"}}], "b": {"type": "BN"}}})
+    assert configs.replace_types(cfg, ["SyncBN"], "BN") == 1
+    assert cfg.model.a[0].norm_cfg.type == "BN"

@@ -102,7 +102,7 @@ def test_convolutions_give_channels_last_on_the_cpu(monkeypatch, kind):
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ConvTranspose2d(8, 4, 2, stride=2), nn.ReLU())
     x = torch.rand(2, 4, 9, 9)
     expected, state = model(x), {k: v.clone() for k, v in model.state_dict().items()}
-    device.arrange_convolutions(model)
+    device.convolutions_to_channels_last(model)
     actual = model(x)
     torch.testing.assert_close(actual, expected)
     assert actual.is_contiguous(memory_format=torch.channels_last) == (kind == "cpu")
@@ -113,5 +113,5 @@ def test_convolutions_give_channels_last_on_the_cpu(monkeypatch, kind):
 def test_maps_of_volumes_are_left_alone(monkeypatch):
     monkeypatch.setattr(device, "get_device", lambda: "cpu")
     volume = nn.Conv3d(2, 2, 3)
-    device.arrange_convolutions(volume)
+    device.convolutions_to_channels_last(volume)
     assert volume.weight.is_contiguous()

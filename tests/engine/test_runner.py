@@ -1,13 +1,16 @@
 import json
+import re
+from copy import deepcopy
 
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
+from mmdet.engine.hooks import NumClassCheckHook
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine import device
@@ -225,15 +228,6 @@ def test_load_adapt_is_what_may_differ(runner, tmp_path):
         _act(runner, "test", str(path))
 
 
-def test_a_head_of_another_number_of_classes_is_one_message(runner, monkeypatch):
-    def train(self):
-        raise AssertionError("The `num_classes` (3) in Head does not match")
-
-    monkeypatch.setattr(Runner, "train", train)
-    with pytest.raises(ConfigError, match=r"does not match\. Set num_classes of every head"):
-        runner.train()
-
-
 def test_hooks_change_what_is_loaded(runner, tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"state_dict": runner.model.state_dict(), "meta": {}}, path)
@@ -259,7 +253,7 @@ def test_names_can_be_revised(runner, tmp_path):
 
 def test_after_a_test_a_training_may_adapt_again(runner, tmp_path):
     _act(runner, "test", str(_weights(runner, tmp_path)))
-    assert not runner._must_fit
+    assert runner._loads_for == "train"
 
 
 def _weights(runner, tmp_path):
@@ -337,6 +331,31 @@ def test_faults_of_the_data_are_not_those_of_the_loop(runner):
     runner._train_dataloader = {"no_such": 1}
     with pytest.raises(KeyError, match=r"^'dataset'$"):
         runner.build_train_loop({"type": "EpochBasedTrainLoop", "max_epochs": 1})
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_heads_of_another_number_of_classes_are_named(runner, data, notes, split):
+    """MMDetection's hook would stop at the first one, later, without a fix."""
+    head = nn.Module()
+    head.num_classes = 80
+    runner.model.heads = nn.ModuleList([head, deepcopy(head), nn.Identity()])
+    setattr(runner, f"_{split}_dataloader", loader(data(COCO)))
+    loop = {"type": "IterBasedTrainLoop", "max_iters": 1} if split == "train" else {}
+    says = (
+        "heads.0 has num_classes=80, heads.1 has num_classes=80, and .*a.json has 1 classes: "
+        "--cfg-options model.heads.0.num_classes=1 model.heads.1.num_classes=1, or set metainfo"
+    )
+    build = getattr(runner, f"build_{split}_loop")
+    if split == "val":
+        runner._val_evaluator = {"type": "DumpDetResults", "out_file_path": "a.pkl"}
+        loop = {"type": "ValLoop"}
+    build(loop)
+    assert any(re.match(says, note) for note in notes())
+    runner.register_hook(NumClassCheckHook())
+    with pytest.raises(ConfigError, match=says):
+        build(loop)
+    head.num_classes = runner.model.heads[1].num_classes = 1
+    build(loop)
 
 
 def test_messages_for_users_of_the_optimizer_stay_as_they_are(runner):
