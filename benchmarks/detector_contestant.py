@@ -29,7 +29,7 @@ from mmconvnext.engine.config import (
     load_config,
     set_data_root,
 )
-from mmconvnext.engine.device import arrange_convolutions
+from mmconvnext.engine.device import convolutions_to_channels_last
 
 SEED = 0
 # Of the random weights of the last layers: so that scores differ, and pass the threshold.
@@ -89,7 +89,7 @@ class Detector:
             self._evaluator.dataset_meta = self._dataset.metainfo
         self._indices = range(min(images, len(self._dataset)))
         if ours:
-            arrange_convolutions(self._model)
+            convolutions_to_channels_last(self._model)
         else:
             roi_align.takes = lambda *_: False
         self._model.to(device).eval()
