@@ -9,35 +9,87 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.registry import MODELS
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmconvnext.analysis.cost import Cost, Part
+from mmconvnext.engine.provenance import run_info
 from mmconvnext.errors import ConfigError, UserError
+from mmconvnext.evaluation.tables import format_table
 from mmconvnext.variants import is_positive_int
 
 SHAPE = (800, 1280)
 NUM_PROPOSALS = 1000
 NUM_MASK_ROIS = 100
+IN_CHANNELS = 3
 # torch counts a multiply-add as two operations, the papers of detection as one.
 OPERATIONS_PER_MULTIPLY_ADD = 2
 DETECTORS = (TwoStageDetector, SingleStageDetector)
 ROI_HEADS = (StandardRoIHead, CascadeRoIHead)
-IN_CHANNELS = 3
 ALTERNATIVE = "MMDetection's tools/analysis_tools/get_flops.py counts what its own `_forward` does"
 KINDS = (
     "what can be counted is a two-stage detector with the heads of StandardRoIHead or "
     f"CascadeRoIHead, or a single-stage detector; {ALTERNATIVE}"
 )
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of a detector costs.
+
+    Attributes:
+        name: within the detector, for example ``roi_head.bbox_head.0``.
+        params: number of parameters.
+        flops: multiply-adds for one image, over all its regions.
+    """
+
+    name: str
+    params: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a detector costs.
+
+    Attributes:
+        shape: height and width of the image in pixels.
+        params: number of parameters.
+        flops: multiply-adds for one image.
+        parts: in the order of the detector's modules; they add up to the whole.
+        protocol: what was counted, in a sentence.
+    """
+
+    shape: tuple[int, int]
+    params: int
+    flops: int
+    parts: tuple[Part, ...]
+    protocol: str
+
+    def table(self) -> str:
+        """Format it as a table of parts with their sum, and the protocol below it."""
+        rows = [["part", "params, M", "FLOPs, G"]]
+        for name, each in (*((part.name, part) for part in self.parts), ("sum", self)):
+            rows.append([name, f"{each.params / 1e6:.1f}", f"{each.flops / 1e9:.1f}"])
+        return f"{format_table(rows, footing=True)}\nFLOPs: {self.protocol}"
+
+    def info(self, cfg: Config) -> dict[str, Any]:
+        """What to write as JSON: the cost, and what it was counted with.
+
+        Args:
+            cfg: the config that was counted, read from a file.
+        """
+        unit = "params in 1, FLOPs in multiply-adds"
+        return {"unit": unit, **asdict(self), "run": run_info(cfg)}
 
 
 class FlopsError(UserError, ValueError):
@@ -61,7 +113,13 @@ def build_detector(cfg: Config) -> nn.Module:
         raise ConfigError(f"{cfg.filename} has no model: nothing to count")
     try:
         with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
-            return _build_on_meta_or_cpu(cfg.model)
+            try:
+                with torch.device("meta"):
+                    return MODELS.build(deepcopy(cfg.model))
+            except RuntimeError as error:
+                note = f"building the model on the CPU instead of meta: {error}"
+                print_log(note, logger="current")
+                return MODELS.build(deepcopy(cfg.model))
     except Exception as error:  # a model is anybody's code: anything can go wrong in it
         message = error.args[0] if error.args else error
         raise ConfigError(f"the model of {cfg.filename} cannot be built: {message}") from error
@@ -106,11 +164,8 @@ def count_flops(
         FlopsError: an argument is not positive, this kind of detector has no place in the
             protocol, it cannot be run, or it has weights that no counted operation used.
     """
-    _check_arguments(
-        shape,
-        num_proposals=num_proposals,
-        num_mask_rois=num_mask_rois,
-        in_channels=in_channels,
+    _check_numbers(
+        shape, num_proposals=num_proposals, num_mask_rois=num_mask_rois, in_channels=in_channels
     )
     _check_kind(detector)
     model = _Pass(_meta_copy(detector), num_proposals, num_mask_rois)
@@ -118,25 +173,16 @@ def count_flops(
     _check_complete(model, counts)
     parts = []
     for name, module in _named_parts(model.detector):
-        part = Part(name, _num_params(module), _multiply_adds(counts, _key(f"detector.{name}")))
+        part = Part(name, _num_params(module), _multiply_adds(counts, f"detector.{name}"))
         if part.params or part.flops:
             parts.append(part)
     return Cost(
         shape=(shape[0], shape[1]),
         params=_num_params(detector),
-        flops=_multiply_adds(counts, "Global"),
+        flops=sum(counts["Global"].values()) // OPERATIONS_PER_MULTIPLY_ADD,
         parts=tuple(parts),
         protocol=_protocol(detector, shape, num_proposals, num_mask_rois),
     )
-
-
-def _build_on_meta_or_cpu(model: ConfigDict) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            return MODELS.build(deepcopy(model))
-    except RuntimeError as error:
-        print_log(f"building the model on the CPU instead of meta: {error}", logger="current")
-        return MODELS.build(deepcopy(model))
 
 
 class _Pass(nn.Module):
@@ -173,8 +219,8 @@ class _Pass(nn.Module):
             head(roi_head.shared_head(regions) if roi_head.with_shared_head else regions)
 
 
-def _check_arguments(shape: tuple[int, int], **numbers: int) -> None:
-    if len(shape) != 2 or not all(is_positive_int(side) for side in shape):
+def _check_numbers(shape: tuple[int, int], **numbers: int) -> None:
+    if len(shape) != 2 or not all(map(is_positive_int, shape)):
         raise FlopsError(
             f"shape={tuple(shape)} must be two positive integers: height and width in pixels, "
             f"for example {SHAPE[0]} {SHAPE[1]}"
@@ -233,11 +279,12 @@ def _run(model: _Pass, image: Tensor) -> Mapping[str, Mapping[Any, int]]:
 
 def _check_complete(model: _Pass, counts: Mapping[str, Mapping[Any, int]]) -> None:
     """Refuse weights that no counted operation used: the sum would silently be too small."""
-    # A module that is held twice has two names, and the counter knows one of them.
+    # A module that is there twice has two names, and the counter knows one of them.
     counted = {
         module
         for name, module in model.named_modules(remove_duplicate=False)
-        if _own_multiply_adds(name, module, counts) > 0
+        if _multiply_adds(counts, name)
+        > sum(_multiply_adds(counts, f"{name}.{child}") for child, _ in module.named_children())
     }
     missed = [
         name
@@ -249,15 +296,6 @@ def _check_complete(model: _Pass, counts: Mapping[str, Mapping[Any, int]]) -> No
             f"{type(model.detector).__name__} has layers that the count would leave out: "
             f"{', '.join(missed[:3])}{' and others' if missed[3:] else ''}; {ALTERNATIVE}"
         )
-
-
-def _own_multiply_adds(
-    name: str, module: nn.Module, counts: Mapping[str, Mapping[Any, int]]
-) -> int:
-    """What a module does beside what its children do."""
-    children = (f"{name}.{child}" for child, _ in module.named_children())
-    inner = sum(_multiply_adds(counts, _key(child)) for child in children)
-    return _multiply_adds(counts, _key(name)) - inner
 
 
 def _has_matrix(module: nn.Module) -> bool:
@@ -298,13 +336,9 @@ def _protocol(
     return text
 
 
-def _key(name: str) -> str:
-    """How torch's counter names a module of `_Pass`."""
-    return f"{_Pass.__name__}.{name}"
-
-
-def _multiply_adds(counts: Mapping[str, Mapping[Any, int]], key: str) -> int:
-    return sum(counts.get(key, {}).values()) // OPERATIONS_PER_MULTIPLY_ADD
+def _multiply_adds(counts: Mapping[str, Mapping[Any, int]], name: str) -> int:
+    """Multiply-adds inside of a module of `_Pass`, whose name torch's counter begins with."""
+    return sum(counts.get(f"{_Pass.__name__}.{name}", {}).values()) // OPERATIONS_PER_MULTIPLY_ADD
 
 
 def _num_params(module: nn.Module) -> int:

@@ -24,10 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Count and print."""
     from mmconvnext.analysis import flops
-    from mmconvnext.analysis.cost import cost_info, cost_table
 
     cfg = common.read_config(args)
     cost = flops.count_config(cfg, tuple(args.shape or flops.SHAPE))
-    print(cost_table(cost))
+    print(cost.table())
     if args.json:
-        common.write_json(cost_info(cost, cfg), args.json)
+        common.write_json(cost.info(cfg), args.json)
