@@ -25,7 +25,6 @@ from benchmarks.process import BenchmarkError
 from mmconvnext.compat import roi_align
 from mmconvnext.engine.config import (
     drop_pretrained,
-    drop_pretrained_parts,
     load_config,
     set_data_root,
 )
@@ -163,7 +162,6 @@ def _build(cfg: Config, data: Config | None = None) -> nn.Module:
         data: whose settings of the test it gets; None for its own.
     """
     drop_pretrained(cfg)
-    drop_pretrained_parts(cfg)
     if data is not None:
         cfg.model.test_cfg = data.model.test_cfg
     model = MODELS.build(cfg.model)

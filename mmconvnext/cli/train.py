@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from a checkpoint; without a value from the last one in the work folder",
+        help="resume from a checkpoint; without a value from the last one in the work folder",
     )
     parser.add_argument(
         "--from-scratch", action="store_true", help="do without the pretrained weights"

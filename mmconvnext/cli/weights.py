@@ -1,4 +1,4 @@
-"""Look into files of ConvNeXt weights, convert them, list those known by name, try a config's."""
+"""Inspect and convert files of ConvNeXt weights, list the zoo, verify the weights of a config."""
 
 from __future__ import annotations
 

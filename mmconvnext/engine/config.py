@@ -103,50 +103,39 @@ def set_data_root(cfg: Config, data_root: str) -> None:
             "--data-root replaces the config's data_root, and this config has none at its top "
             "level; set the paths of its data sets by --cfg-options"
         )
-    new = str(Path(data_root)) + "/"
+    old, new = old.rstrip("/"), str(Path(data_root))
 
     def replace(value: Any) -> Any:
-        if not isinstance(value, str) or not (value + "/").startswith(old.rstrip("/") + "/"):
+        if not isinstance(value, str) or not f"{value}/".startswith(f"{old}/"):
             return value
-        return new + value[len(old.rstrip("/")) :].lstrip("/")
+        return f"{new}/{value[len(old) :].lstrip('/')}"
 
     for key in list(cfg):
         cfg[key] = _map_values(cfg[key], replace)
 
 
-def drop_pretrained(cfg: Config) -> list[str]:
+def drop_pretrained(cfg: Config, load_from: bool = True) -> list[str]:
     """Remove every checkpoint that the run would start from.
 
     Args:
         cfg: changed in place.
-
-    Returns:
-        The checkpoints that were dropped: ``load_from`` and those of the model's parts.
-    """
-    dropped = [cfg.load_from] if cfg.get("load_from") else []
-    cfg.load_from = None
-    return dropped + drop_pretrained_parts(cfg)
-
-
-def drop_pretrained_parts(cfg: Config) -> list[str]:
-    """Remove the pretrained checkpoints of the model's parts, such as the backbone's.
-
-    Args:
-        cfg: changed in place; ``load_from`` stays.
+        load_from: remove that of the whole detector, too, not only those of the model's parts.
 
     Returns:
         The checkpoints that were dropped; of alternatives the first, and how many others.
     """
     dropped = []
+    if load_from:
+        dropped = [cfg.load_from] if cfg.get("load_from") else []
+        cfg.load_from = None
 
     def drop(value: Any) -> Any:
         init_cfg = value.get("init_cfg") if isinstance(value, Mapping) else None
         entries = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
-        pretrained = [entry for entry in entries if _is_pretrained(entry)]
-        if not pretrained:
-            return value
-        dropped.extend(_checkpoint_name(entry.get("checkpoint")) for entry in pretrained)
         kept = [entry for entry in entries if not _is_pretrained(entry)]
+        if len(kept) == len(entries):
+            return value
+        dropped.extend(_checkpoint_name(e.get("checkpoint")) for e in entries if _is_pretrained(e))
         return ConfigDict({**value, "init_cfg": kept or None})
 
     cfg.model = _map_values(cfg.get("model"), drop)
@@ -187,19 +176,23 @@ def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
         world_size: number of processes.
 
     Returns:
-        A line for the log; none if they agree, the rate is scaled or the config does not tell.
+        A line for the log; none where they are equal or the config does not tell.
     """
     scaling = cfg.get("auto_scale_lr") or {}
     base, size = scaling.get("base_batch_size"), cfg.train_dataloader.get("batch_size")
-    # MMEngine's scaling knows nothing of accumulated gradients, so it is not what to recommend.
-    accumulated = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1) > 1
-    if not base or not size or scaling.get("enable") or accumulated or size * world_size == base:
+    accumulated = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
+    if not base or not size:
         return []
-    total = size * world_size
-    return [
-        f"the learning rate is meant for {base} images a step and is kept, with {total} images a "
-        f"step ({world_size} x {size}); --auto-scale-lr multiplies it by {total / base:g}"
-    ]
+    batch = size * world_size
+    total = f"{batch * accumulated} images a step ({world_size} x {size}"
+    total += f", accumulated {accumulated} times)" if accumulated > 1 else ")"
+    if scaling.get("enable"):  # MMEngine's scaling knows nothing of accumulated gradients
+        note = f"the learning rate is scaled for {batch} images a step, and there are {total}"
+        return [note] * (accumulated > 1)
+    note = f"the learning rate is meant for {base} images a step and is kept, with {total}"
+    if accumulated == 1:
+        note += f"; --auto-scale-lr multiplies it by {batch / base:g}"
+    return [note] * (batch * accumulated != base)
 
 
 def replace_types(cfg: Config, old: Sequence[str], new: str) -> int:
@@ -225,8 +218,8 @@ def _checkpoint_name(checkpoint: Any) -> str:
     """Name one checkpoint, or the first of a list of alternatives."""
     if not isinstance(checkpoint, list | tuple) or not checkpoint:
         return str(checkpoint)
-    more = len(checkpoint) - 1
-    return f"{checkpoint[0]} and {more} alternative{'s' * (more > 1)}" if more else checkpoint[0]
+    first, *more = checkpoint
+    return f"{first} and {len(more)} alternative{'s' * (len(more) > 1)}" if more else first
 
 
 def _map_values(value: Any, function: Callable[[Any], Any]) -> Any:

@@ -73,18 +73,18 @@ def write_run_info(cfg: Config, folder: str) -> Path:
 def git_revision() -> str:
     """The commit of this package's checkout, with ``-dirty`` after local changes."""
     root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
     try:
         # Installed in a virtual environment, the package may lie inside of another repository.
-        if Path(_git(root, "rev-parse", "--show-toplevel")) != root:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
             return "unknown (not a git checkout)"
-        return _git(root, "describe", "--always", "--dirty", "--abbrev=12") or "unknown (no commit)"
+        return git("describe", "--always", "--dirty", "--abbrev=12") or "unknown (no commit)"
     except OSError:
         return "unknown (git is not installed)"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _version(name: str) -> str | None:
@@ -95,7 +95,7 @@ def _version(name: str) -> str | None:
 
 
 def processor() -> str:
-    """The processor's name, with family and model, and with what its vector units know."""
+    """The processor's name, with family and model, and with its vector instructions."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -106,5 +106,5 @@ def processor() -> str:
     if "cpu family" in facts:  # a virtual machine's name may say only who made it
         name += f" (family {facts['cpu family']}, model {facts.get('model', 'unknown')})"
     flags = facts.get("flags", facts.get("Features", "")).split()
-    known = [flag for flag in INSTRUCTION_SETS if flag in flags]
-    return f"{name} with {' '.join(known)}" if known else name
+    vector = [flag for flag in INSTRUCTION_SETS if flag in flags]
+    return f"{name} with {' '.join(vector)}" if vector else name

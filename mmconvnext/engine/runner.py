@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmconvnext.data.checks import check_data_paths, check_dataset, leaf_datasets, metrics_of
-from mmconvnext.engine.config import drop_pretrained, drop_pretrained_parts, explain_batch_size
+from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.detector_weights import fit_detector, load_fitted, unwrapped
 from mmconvnext.engine.device import (
     adapt_to_device,
@@ -43,7 +43,11 @@ from mmconvnext.weights.sources import fetch_first
 
 @RUNNERS.register_module()
 class DetectionRunner(Runner):
-    """MMEngine's runner, which explains data and checkpoints that it cannot use."""
+    """MMEngine's runner, which explains settings, data and checkpoints that it cannot use.
+
+    What cannot be built raises ConfigError with the name of the setting, and DataError where an
+    annotation file is the cause.
+    """
 
     _loads_for = "train"  # or "test", or "resume": what load_checkpoint insists on
 
@@ -136,63 +140,43 @@ class DetectionRunner(Runner):
         return checkpoint
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the loop and its data.
-
-        Raises:
-            ConfigError: ``train_cfg`` is wrong, or a head has another number of classes than the
-                data set.
-        """
-        with config_errors(f"train_cfg of {self.cfg.filename}", reads_files=True):
-            built = super().build_train_loop(loop)
-        self._check_num_classes(built.dataloader.dataset)
-        return built
+        """Build the loop and its data."""
+        return self._build_loop("train", super().build_train_loop, loop)
 
     def build_val_loop(self, loop: Any) -> Any:
-        """Build the loop and its data, as :meth:`build_train_loop`."""
-        with config_errors(f"val_cfg of {self.cfg.filename}", reads_files=True):
-            built = super().build_val_loop(loop)
-        self._check_num_classes(built.dataloader.dataset)
-        return built
+        """Build the loop and its data."""
+        return self._build_loop("val", super().build_val_loop, loop)
 
     def build_test_loop(self, loop: Any) -> Any:
-        """Build the loop and its data; raises ConfigError where ``test_cfg`` is wrong."""
-        with config_errors(f"test_cfg of {self.cfg.filename}", reads_files=True):
-            return super().build_test_loop(loop)
+        """Build the loop and its data."""
+        return self._build_loop("test", super().build_test_loop, loop)
 
-    def _check_num_classes(self, dataset: Any) -> None:
-        fault = explain_num_classes(unwrapped(self.model), dataset)
+    def _build_loop(self, split: str, build: Callable[[Any], Any], loop: Any) -> Any:
+        with config_errors(f"{split}_cfg of {self.cfg.filename}", reads_files=True):
+            built = build(loop)
+        if split == "test":
+            return built
+        fault = explain_num_classes(unwrapped(self.model), built.dataloader.dataset)
         if fault and any(isinstance(hook, NumClassCheckHook) for hook in self.hooks):
-            raise ConfigError(fault)
+            raise ConfigError(fault)  # as the hook would, when the first epoch begins
         if fault:  # a config without the hook may mean it
             print_log(fault, logger="current", level=logging.WARNING)
+        return built
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """Build the optimizer.
-
-        Raises:
-            ConfigError: a type or an argument is wrong.
-        """
+        """Build the optimizer."""
         with config_errors(f"optim_wrapper of {self.cfg.filename}"):
             check_optimizer_type(optim_wrapper)
             return super().build_optim_wrapper(optim_wrapper)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
-        """Build the schedules of the learning rate.
-
-        Raises:
-            ConfigError: a type or an argument is wrong.
-        """
+        """Build the schedules of the learning rate."""
         with config_errors(f"param_scheduler of {self.cfg.filename}"):
             return super().build_param_scheduler(scheduler)
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
-        """Build a data loader and check that it has something to load.
-
-        Raises:
-            DataError: the annotation file is not COCO, or has nothing to use.
-            ConfigError: a type or an argument is wrong.
-        """
+        """Build a data loader and check that it has something to load."""
         try:
             built = Runner.build_dataloader(dataloader, *args, **kwargs)
         except Exception as error:
@@ -207,12 +191,7 @@ class DetectionRunner(Runner):
         return built
 
     def build_evaluator(self, evaluator: Any) -> Any:
-        """Build the metrics.
-
-        Raises:
-            DataError: the annotation file of a metric is not COCO.
-            ConfigError: a type or an argument is wrong.
-        """
+        """Build the metrics."""
         try:
             return super().build_evaluator(evaluator)
         except Exception as error:
@@ -280,7 +259,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         cfg.load_from = str(fetch_first(list(cfg.load_from))[1])
     if cfg.get("load_from"):
         check_checkpoint(cfg.load_from)
-        dropped = drop_pretrained_parts(cfg)
+        dropped = drop_pretrained(cfg, load_from=False)
         if dropped:
             notes.append(f"load_from={cfg.load_from}: not loading {', '.join(dropped)} before it")
     notes += adapt_to_device(cfg)

@@ -193,6 +193,19 @@ def test_amp_and_lr_scaling():
         ({"auto_scale_lr": {"base_batch_size": 16, "enable": True}}, 1, None),
         ({"auto_scale_lr": None}, 1, None),
         ({"optim_wrapper": {"accumulative_counts": 8}}, 1, None),
+        (
+            {"optim_wrapper": {"accumulative_counts": 2}},
+            2,
+            r"is kept, with 8 images a step \(2 x 2, accumulated 2 times\)$",
+        ),
+        (
+            {
+                "optim_wrapper": {"accumulative_counts": 4},
+                "auto_scale_lr": {"base_batch_size": 16, "enable": True},
+            },
+            2,
+            "is scaled for 4 images a step, and there are 16 images a step",
+        ),
         ({"train_dataloader": {}}, 1, None),
     ],
 )
