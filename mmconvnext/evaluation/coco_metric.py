@@ -7,7 +7,7 @@ import logging
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.hotcoco_eval import UnusualDataError, evaluate, read_truth
 from mmconvnext.evaluation.rle import encode_masks
 from mmconvnext.evaluation.tables import KINDS, format_table, split_metrics
-
-if TYPE_CHECKING:
-    import hotcoco
 
 BACKENDS = ("auto", "hotcoco", "pycocotools")
 FAST_METRICS = {"bbox", "segm"}
@@ -49,8 +46,8 @@ class FastCocoMetric(CocoMetric):
     annotations with the id 0 (never found, says pycocotools) or with the same id, scores that are
     not numbers.
 
-    There is one difference: where categories do not come in the order of their ids, MMDetection's
-    table gives the classes each other's AP, this one their own.
+    One difference: where categories are not in the order of their ids, MMDetection's table gives
+    the classes each other's AP, this one their own.
 
     Args:
         backend: ``hotcoco``; ``pycocotools``; or ``auto`` for the first where it is installed.
@@ -92,7 +89,11 @@ class FastCocoMetric(CocoMetric):
         if self.backend == "pycocotools" or not self._is_common():
             return super().compute_metrics(results)
         logger = MMLogger.get_current_instance()
-        _check_items(self.metric_items)
+        for item in self.metric_items or ():
+            if item not in NAMES:
+                raise KeyError(
+                    f'metric item "{item}" is not supported; choose of {", ".join(NAMES)}'
+                )
         truths, predictions = zip(*results, strict=True)
         self._prepare(truths)
         try:
@@ -109,12 +110,21 @@ class FastCocoMetric(CocoMetric):
             if not len(tables[metric]):
                 logger.error("The testing results of the whole dataset is empty.")
                 break
-            masks = [m for p in predictions for m in p["masks"]] if metric == "segm" else None
-            stats, precision = self._evaluate(metric, truth, tables[metric], masks)
+            evaluation = evaluate(
+                metric,
+                truth,
+                tables[metric],
+                [m for p in predictions for m in p["masks"]] if metric == "segm" else None,
+                images=self.img_ids,
+                categories=self.cat_ids,
+                max_detections=self.proposal_nums,
+                iou_thresholds=np.atleast_1d(self.iou_thrs),
+            )
+            stats = evaluation.stats
             if self.classwise:
-                metrics.update(self._classwise(precision, logger))
+                metrics.update(self._classwise(evaluation.eval["precision"], logger))
             for item in STATS if self.metric_items is None else self.metric_items:
-                metrics[f"{metric}_{item}"] = _rounded(stats[NAMES.index(item)])
+                metrics[f"{metric}_{item}"] = float(f"{round(stats[NAMES.index(item)], 3)}")
             numbers = " ".join(f"{value:.3f}" for value in stats[: len(STATS)])
             logger.info(f"{metric}_mAP_copypaste: {numbers}")
         return metrics
@@ -134,22 +144,6 @@ class FastCocoMetric(CocoMetric):
             self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
         if self.img_ids is None:
             self.img_ids = self._coco_api.get_img_ids()
-
-    def _evaluate(
-        self, metric: str, truth: hotcoco.COCO, table: NDArray, masks: list[dict] | None
-    ) -> tuple[NDArray, NDArray]:
-        """Stats in pycocotools' order and precision (IoU, recall, class, area, detections)."""
-        evaluation = evaluate(
-            metric,
-            truth,
-            table,
-            masks,
-            images=self.img_ids,
-            categories=self.cat_ids,
-            max_detections=self.proposal_nums,
-            iou_thresholds=np.atleast_1d(self.iou_thrs),
-        )
-        return evaluation.stats, evaluation.eval["precision"]
 
     def _detections(self, metric: str, predictions: Sequence[Mapping]) -> NDArray:
         """One row for each detection: image, x, y, width, height, score, category."""
@@ -251,27 +245,15 @@ def _with_codes(sample: Mapping) -> Mapping:
 def _choose(backend: str) -> str:
     if backend not in BACKENDS:
         raise ConfigError(f"backend={backend!r} of FastCocoMetric must be one of {BACKENDS}")
-    installed = importlib.util.find_spec("hotcoco") is not None
-    if backend == "hotcoco" and not installed:
+    if backend == "pycocotools" or importlib.util.find_spec("hotcoco") is not None:
+        return backend.replace("auto", "hotcoco")
+    if backend == "hotcoco":
         raise ConfigError(
             "backend='hotcoco' of FastCocoMetric: hotcoco is not installed; pip install hotcoco, "
             "or take backend='pycocotools'"
         )
-    if backend != "auto":
-        return backend
-    if not installed:
-        print_log(
-            "FastCocoMetric: hotcoco is not installed; pycocotools computes the same, more slowly",
-            logger="current",
-        )
-    return "hotcoco" if installed else "pycocotools"
-
-
-def _check_items(items: Sequence[str] | None) -> None:
-    unknown = [item for item in items or () if item not in NAMES]
-    if unknown:
-        raise KeyError(f'metric item "{unknown[0]}" is not supported; choose of {", ".join(NAMES)}')
-
-
-def _rounded(value: float) -> float:
-    return float(f"{round(value, 3)}")
+    print_log(
+        "FastCocoMetric: hotcoco is not installed; pycocotools computes the same, more slowly",
+        logger="current",
+    )
+    return "pycocotools"

@@ -23,7 +23,7 @@ def read_truth(dataset: Mapping) -> hotcoco.COCO:
     """Read ground truth.
 
     Args:
-        dataset: what a COCO annotation file holds.
+        dataset: the content of a COCO annotation file.
 
     Raises:
         UnusualDataError: the numbers would not be pycocotools', or there would be none.

@@ -31,10 +31,10 @@ def encode_masks(masks: NDArray) -> list[dict[str, Any]]:
 
 
 def _runs(mask: NDArray) -> NDArray:
-    """Lengths of runs down the columns, of zeros (maybe none) and ones by turns."""
+    """Lengths of runs down the columns, of zeros (maybe none) and ones alternately."""
     height, width = mask.shape
     rows, columns = np.divmod(np.flatnonzero(mask[1:] != mask[:-1]), width)
-    # a column goes on where the one before it ended, at the bottom
+    # a column continues the run that the one before it ended with, at the bottom
     onward = np.flatnonzero(mask[0, 1:] != mask[-1, :-1]) + 1
     first = np.zeros(int(mask[0, 0]), dtype=int)
     starts = np.concatenate([columns * height + rows + 1, onward * height, first])
