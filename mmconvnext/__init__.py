@@ -1,7 +1,7 @@
 """ConvNeXt detectors for MMDetection 3.x; importing this package registers them.
 
 Nothing large is imported with it: what it registers and repairs comes in when MMDetection or
-MMEngine import the room that it belongs to, as their registries do before they look up a name.
+MMEngine import the package that it belongs to, as their registries do before they look up a name.
 """
 
 import importlib
@@ -36,7 +36,7 @@ __getattr__, __dir__ = lazy_names(
         "InstanceTTAModel": "mmconvnext.models.tta",
         "LayerDecayOptimWrapperConstructor": "mmconvnext.optim.layer_decay",
         "config_path": "mmconvnext.compat.config_names",
-        **{room: f"mmconvnext.{room}" for room in ("evaluation", "models", "optim", "weights")},
+        **{name: f"mmconvnext.{name}" for name in ("evaluation", "models", "optim", "weights")},
     },
 )
 

@@ -42,11 +42,11 @@ def run_python(repo: Path) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def coco_tiny() -> Path:
-    """The real piece of COCO, or a skip where it is absent."""
+    """The real subset of COCO, or a skip where it is absent."""
     root = Path(os.environ.get("COCO_TINY", REPO.parent / "shared" / "data" / "coco_tiny"))
     if not root.is_dir():
         pytest.skip(
-            f"no piece of COCO in {root}: make one as CONTRIBUTING.md says, and let COCO_TINY be "
+            f"no subset of COCO in {root}: make one as CONTRIBUTING.md says, and let COCO_TINY be "
             "its folder"
         )
     return root

@@ -26,7 +26,7 @@ PACKAGES = (
     "\nimport json, sys; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
 )
 
-# Runs pieces of code, each in a process of its own that has nothing of OpenMMLab but, to save time,
+# Runs snippets, each in a process of its own that has nothing of OpenMMLab but, to save time,
 # torch and other libraries that nothing waits for; prints the tracebacks of those that fail.
 FORKS = """
 import json, os, sys, traceback
@@ -89,8 +89,8 @@ if importlib.util.find_spec("mmcv._ext") is None:
 
 @pytest.fixture(scope="module")
 def failures(run_python) -> Callable[[list[str]], str]:
-    """Run pieces of code in a fresh process each; returns those that failed, with the reason."""
-    return lambda pieces: run_python(FORKS, stdin=json.dumps(pieces))
+    """Run snippets of code in a fresh process each; returns those that failed, with the reason."""
+    return lambda snippets: run_python(FORKS, stdin=json.dumps(snippets))
 
 
 def packages(output: str) -> set[str]:
@@ -108,7 +108,7 @@ def test_the_import_itself_takes_the_standard_library_alone(run_python):
 )
 def test_the_help_of_a_tool_takes_the_standard_library_alone(run_python, repo, tool):
     output = run_python(TOOL.format(path=str(repo / "tools" / tool)) + PACKAGES)
-    assert output.startswith(f"usage: {tool}")
+    assert output.startswith("usage: mmconvnext ")
     assert not packages(output) & (HEAVY | OPTIONAL)
 
 

@@ -1,6 +1,6 @@
 """What makes MMEngine, MMCV and MMDetection run on today's torch and Python.
 
-Each file holds one kind of repair, says which versions need it, and does nothing where they are
+Each file has one kind of repair, says which versions need it, and does nothing where they are
 absent. ``install()`` sees to it that each is made when what it repairs is imported, not before.
 """
 

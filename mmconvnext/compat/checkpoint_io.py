@@ -59,7 +59,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
             cannot be mapped and are read as a whole; ``.safetensors`` files are always mapped.
 
     Returns:
-        What the file holds, usually a dict.
+        What the file contains, usually a dict.
 
     Raises:
         MissingCheckpointError: there is no such file.
@@ -185,7 +185,7 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
     found = REFUSED.search(str(error))
     if found:
         return UnsafeCheckpointError(
-            f"{path} holds {found[1]}, which is neither a tensor nor a number: refused, and "
+            f"{path} contains {found[1]}, which is neither a tensor nor a number: refused, and "
             "nothing in it was run. Ask its author for a file with the state dict alone"
         )
     looks = looks_of(path)

@@ -2,7 +2,7 @@
 
 Needed by: mmengine 0.10, every version of torch. ``Runner.resume`` hands ``meta['config']`` of a
 checkpoint to ``Config.fromstring(…, '.py')``, and inferencers do the same with the text under
-``message_hub`` or ``meta['cfg']``: that runs whatever Python the text holds. ``weights_only=True``
+``message_hub`` or ``meta['cfg']``: that runs whatever Python is in it. ``weights_only=True``
 does not help, since a text is only a text.
 """
 
@@ -31,7 +31,7 @@ def remove_code(checkpoint: Any, source: str) -> None:
     """Remove from a checkpoint every config text that is more than settings, with one warning each.
 
     Args:
-        checkpoint: what a file held; changed in place.
+        checkpoint: the content of a file; changed in place.
         source: what to call it in the warning.
     """
     for path, key in CONFIG_TEXTS:

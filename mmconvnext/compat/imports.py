@@ -25,7 +25,7 @@ def lazy_names(
 
     Args:
         package: its name.
-        names: public name -> the module that has it. A room of the package is its own module.
+        names: public name -> the module that has it. A subpackage is its own module.
     """
 
     def get(name: str) -> Any:

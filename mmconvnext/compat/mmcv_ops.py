@@ -2,7 +2,7 @@
 
 Needed by: mmcv-lite 2.x, every version of torch. Silent where compiled mmcv is installed.
 
-Each file of ``mmcv.ops`` asks ``mmcv._ext`` for its functions while it is imported. This room
+Each file of ``mmcv.ops`` asks ``mmcv._ext`` for its functions while it is imported. This module
 answers when Python finds no such module: a finder at the very end of ``sys.meta_path`` offers
 ``mmcv_ext.py`` under that name. Python asks it last, so a compiled module is always preferred, and
 it does not matter whether mmcv was imported before.
@@ -19,7 +19,7 @@ from mmconvnext.errors import MissingMMCVError, MissingOperatorError
 EXTENSION = "mmcv._ext"
 STAND_IN = Path(__file__).with_name("mmcv_ext.py")
 
-# operator of mmcv -> the file of kernels/ that holds a function of the same name
+# operator of mmcv -> the file of kernels/ that has a function of the same name
 KERNELS = {
     "nms": "nms",
     "softnms": "nms",
@@ -99,7 +99,7 @@ def install() -> None:
             "mmconvnext needs mmcv, and neither mmcv nor mmcv-lite is installed. Nothing has to be "
             "compiled: pip install mmcv-lite==2.1.0"
         )
-    # by name, not by class: a reloaded room must not leave two finders behind
+    # by name, not by class: a reloaded module must not leave two finders behind
     if not any(type(finder).__name__ == StandInFinder.__name__ for finder in sys.meta_path):
         sys.meta_path.append(StandInFinder())
 

@@ -40,7 +40,7 @@ def download(url: str, folder: Path | None = None, sha256: str | None = None) ->
     Any number of processes and machines may ask at once, without a barrier between them: a lock
     beside the file lets one of them download, while the others wait and then find the file.
 
-    A broken connection is tried again, and what came stays for the next call to go on with. A web
+    A broken connection is tried again, and what came stays for the next call to resume from. A web
     page, a damaged file and one with another hash are not kept.
 
     Args:

@@ -21,7 +21,7 @@ def in_our_layout(
     """Convert a checkpoint as a whole: a backbone, a classifier, or a detector.
 
     Args:
-        checkpoint: what a file held.
+        checkpoint: the content of a file.
         source: what to call it.
         prefix: of the backbone, see :func:`mmconvnext.weights.formats.find_backbone`, as ``ema``.
         ema: see there.

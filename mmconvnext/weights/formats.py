@@ -69,13 +69,13 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     So wrappers such as ``model``, ``state_dict`` or ``model_ema`` become prefixes like any other.
 
     Args:
-        checkpoint: what a file held.
+        checkpoint: the content of a file.
 
     Returns:
         Names and tensors.
 
     Raises:
-        ValueError: it holds no tensor under a name, or two under the same.
+        ValueError: it has no tensor under a name, or two under the same.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -92,7 +92,7 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     if not tensors:
         kind = type(checkpoint).__name__
         keys = ", ".join(map(str, checkpoint))[:80] if isinstance(checkpoint, Mapping) else ""
-        raise ValueError(f"it holds no named tensors, but a {kind}" + f" with {keys}" * bool(keys))
+        raise ValueError(f"it has no named tensors, but a {kind}" + f" with {keys}" * bool(keys))
     return tensors
 
 
@@ -133,7 +133,7 @@ def take_backbone(
     """Flatten a checkpoint, find a backbone in it and convert that.
 
     Args:
-        checkpoint: what a file held.
+        checkpoint: the content of a file.
         prefix: see :func:`find_backbone`, as ``ema``.
         ema: see there.
 

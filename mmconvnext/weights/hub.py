@@ -201,7 +201,7 @@ def _explain(wanted: HubName, file: str, error: Exception) -> CheckpointError:
         reason = f" ({error.__cause__})" if error.__cause__ else ""
         fix = (
             f"the hub is out of reach{reason} and the file is not in the cache, "
-            f"{constants.HF_HUB_CACHE}: mend the connection, set HF_ENDPOINT to a mirror, or name "
+            f"{constants.HF_HUB_CACHE}: fix the connection, set HF_ENDPOINT to a mirror, or name "
             "the path of a file that you have"
         )
     else:

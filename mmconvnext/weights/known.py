@@ -213,7 +213,7 @@ def _official() -> list[KnownWeights]:
 
 
 def _from_file(url: str, top1: float | None, version: int) -> KnownWeights:
-    """Read off the name of an official file what it holds."""
+    """Read off the name of an official file what it contains."""
     file = url.rpartition("/")[2]
     arch, data, size, kind = FILE.fullmatch(file).groups()
     if version == 1:

@@ -89,7 +89,7 @@ def load_pretrained(
         map_location: the device to read the file to.
         sha256: what the file's SHA-256 must be, in hexadecimal digits.
         ema: take the averaged weights of a file that has both.
-        adapt: differences to mend, out of ``in_channels`` and ``kernel_size``.
+        adapt: differences to adapt, out of ``in_channels`` and ``kernel_size``.
 
     Raises:
         WeightsError: it has no ConvNeXt of a known layout, a tensor is missing, unexpected or of
@@ -110,7 +110,7 @@ def fitted_note(tensors: Mapping[str, Tensor], line: str) -> dict[str, object]:
     """Metadata for a backbone's part of a state dict that :func:`fit` has made.
 
     Args:
-        tensors: what it gave; empty where the backbone starts new on request.
+        tensors: what it gave; empty where the backbone stays randomly initialised on request.
         line: to log when it is loaded.
     """
     return {FITTED: {"line": line, "names": sorted(tensors)}}
@@ -129,7 +129,7 @@ def fit(
 
     Args:
         backbone: what it is for.
-        checkpoint: what a file held: a dict of tensors, or nested ones.
+        checkpoint: the content of a file: a dict of tensors, or nested ones.
         source: what to call it in messages.
         prefix: see :func:`load_pretrained`, as ``ema`` and ``adapt``.
         ema: see there.

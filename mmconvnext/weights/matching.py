@@ -72,7 +72,7 @@ def match(
     Args:
         own: the backbone's state dict.
         tensors: in our layout.
-        adapt: differences to mend, out of ``in_channels`` (the stem's weights are summed for one
+        adapt: differences to adapt, out of ``in_channels`` (the stem's weights are summed for one
             channel, and otherwise repeated and scaled) and ``kernel_size`` (depthwise kernels are
             padded with zeros, which changes nothing, or cut to their centre).
 

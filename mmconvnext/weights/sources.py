@@ -107,7 +107,7 @@ def fetch_first(sources: str | Sequence[str], sha256: str | None = None) -> tupl
                 level=logging.WARNING,
             )
     raise CheckpointError(
-        f"none of the {len(sources)} sources of weights can be had; mend one of them, or name the "
+        f"none of the {len(sources)} sources of weights can be had; fix one of them, or name the "
         "path of a file that you have:\n" + "\n".join(f"- {reason}" for reason in reasons)
     )
 
@@ -144,7 +144,7 @@ def load_from_http(
         progress: as in mmengine; there is a bar wherever there is a terminal.
 
     Returns:
-        What the file holds.
+        What the file contains.
     """
     folder = None if model_dir is None else Path(model_dir)
     return load_from_local(str(download(filename, folder)), map_location)
@@ -158,7 +158,7 @@ def load_from_source(filename: str, map_location: Any = None) -> Any:
         map_location: the device to read to, as for ``torch.load``.
 
     Returns:
-        What the file holds.
+        What the file contains.
     """
     return load_from_local(str(fetch(filename)), map_location)
 

@@ -28,7 +28,7 @@ CONNECT_ATTEMPTS = 2  # of these in a row without reaching the host: an alternat
 PAUSE = 1.0  # seconds before the next attempt
 TIMEOUT = 20.0  # seconds without a byte
 CHUNK = 1 << 20
-# What another attempt may mend; any other refusal is the server's last word.
+# What another attempt may fix; any other refusal is the server's last word.
 PASSING = {
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_EARLY,
@@ -202,7 +202,7 @@ def _check_range(response: Any, record: Record | None, part: Part) -> Record:
         if same and (None in (size, record.size) or size == record.size):
             return Record(record.url, record.validator, size or record.size)
     part.remove()
-    raise _BrokenError(f"the server sent another piece than asked for (Content-Range: {sent!r})")
+    raise _BrokenError(f"the server sent another part than asked for (Content-Range: {sent!r})")
 
 
 def _pour(response: Any, part: Part, record: Record) -> None:

@@ -238,8 +238,8 @@ def test_another_eps_fits_none_though_all_shapes_do(write, tmp_path):
     ("content", "says"),
     [
         ({"layer1.0.conv1.weight": torch.ones(1)}, "no ConvNeXt of a known layout .* a ResNet"),
-        ([1, 2], "it holds no named tensors, but a list"),
-        ({"epoch": 3}, "it holds no named tensors, but a dict with epoch"),
+        ([1, 2], "it has no named tensors, but a list"),
+        ({"epoch": 3}, "it has no named tensors, but a dict with epoch"),
         ({"rgb": official(), "depth": official()}, "'rgb.', 'depth.': choose with prefix="),
     ],
 )

@@ -162,7 +162,7 @@ def test_anything_else_is_refused_by_name_and_not_run(tmp_path, monkeypatch, cas
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path / "x.pth", {"state_dict": content}, _use_new_zipfile_serialization=zipped)
     with pytest.raises(
-        UnsafeCheckpointError, match=rf"x\.pth holds ({name}).*refused, and nothing"
+        UnsafeCheckpointError, match=rf"x\.pth contains ({name}).*refused, and nothing"
     ):
         CheckpointLoader.load_checkpoint(path, map_location="cpu")
     assert not Path(MARK).exists()

@@ -109,7 +109,7 @@ def test_a_namespace_package_is_found(tmp_path, name):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package with a lazy name, a lazy room and a module that says when it is imported."""
+    """A package with a lazy name, a lazy submodule and a module that says when it is imported."""
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "lazy_package"
     folder.mkdir()
@@ -117,29 +117,29 @@ def package(tmp_path, monkeypatch):
         "from mmconvnext.compat.imports import lazy_names\n"
         "there = 0\n"
         "__getattr__, __dir__ = lazy_names(\n"
-        "    __name__, {'Thing': 'lazy_package.room', 'room': 'lazy_package.room'}\n"
+        "    __name__, {'Thing': 'lazy_package.part', 'part': 'lazy_package.part'}\n"
         ")\n"
     )
-    (folder / "room.py").write_text("class Thing: pass\n")
+    (folder / "part.py").write_text("class Thing: pass\n")
     yield importlib.import_module("lazy_package")
-    for name in ("lazy_package", "lazy_package.room"):
+    for name in ("lazy_package", "lazy_package.part"):
         sys.modules.pop(name, None)
 
 
 def test_a_lazy_name_is_imported_at_its_first_use_and_kept(package):
-    assert "lazy_package.room" not in sys.modules
+    assert "lazy_package.part" not in sys.modules
     thing = package.Thing
-    assert thing is sys.modules["lazy_package.room"].Thing
+    assert thing is sys.modules["lazy_package.part"].Thing
     assert vars(package)["Thing"] is thing
 
 
-def test_a_lazy_room_is_its_module(package):
-    assert package.room is importlib.import_module("lazy_package.room")
+def test_a_lazy_part_is_its_module(package):
+    assert package.part is importlib.import_module("lazy_package.part")
 
 
 def test_lazy_names_are_listed_beside_the_others(package):
-    assert {"Thing", "room", "there", "__name__"} <= set(dir(package))
-    assert "lazy_package.room" not in sys.modules
+    assert {"Thing", "part", "there", "__name__"} <= set(dir(package))
+    assert "lazy_package.part" not in sys.modules
 
 
 def test_other_names_are_missing_as_in_any_module(package):

@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def logged(monkeypatch) -> list[str]:
-    """The lines that the package logs, from all rooms that log them."""
+    """The lines that the package logs, whichever module logs them."""
     from mmconvnext.weights import download, hub, sources
 
     lines = []

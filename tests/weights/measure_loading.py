@@ -59,7 +59,7 @@ def assert_equal(model: torch.nn.Module, path: Path) -> None:
 
 
 def measure(arch: str, path: Path, repeats: int) -> list[float]:
-    """Ratios of the two times, in pairs that take turns to be first."""
+    """Ratios of the two times, in pairs of alternating order."""
     from mmconvnext.weights import load_pretrained
 
     model = load(arch, path)

@@ -1,4 +1,4 @@
-"""A server on the loopback address: files in pieces, hosts that hang up, and a piece of the hub."""
+"""A server on the loopback address: files in parts, hosts that hang up, and a part of the hub."""
 
 import hashlib
 import io
@@ -43,7 +43,7 @@ class Server(ThreadingHTTPServer):
         self.errors: dict[str, tuple[int, str]] = {}  # start of a path: status, the hub's word
         self.headers = {"X-Repo-Commit": COMMIT}
         self.ranges = True
-        self.shift = 0  # of the pieces that are sent against those asked for
+        self.shift = 0  # of the parts that are sent against those asked for
         self.length = True
         self.checks_if_range = True
         self.before_body = lambda: None
@@ -87,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, content: bytes, body: bool):
         server = self.server
         etag = f'"{sha256(content)}"'
-        start = self.start_of_piece(etag)
+        start = self.start_of_part(etag)
         if start is not None and start >= len(content):
             return self.refuse(416)
         self.send_response(200 if start is None else 206)
@@ -97,15 +97,15 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {"ETag": etag, **server.headers}.items():
             if value:
                 self.send_header(name, value)
-        piece = content[start or 0 :]
+        part = content[start or 0 :]
         if server.length:
-            self.send_header("Content-Length", str(len(piece)))
+            self.send_header("Content-Length", str(len(part)))
         self.end_headers()
         if body:
             server.before_body()
-            self.wfile.write(piece[: server.cuts.pop(0)] if server.cuts else piece)
+            self.wfile.write(part[: server.cuts.pop(0)] if server.cuts else part)
 
-    def start_of_piece(self, etag: str) -> int | None:
+    def start_of_part(self, etag: str) -> int | None:
         asked = self.headers["Range"]
         validators = (etag, self.server.headers.get("Last-Modified"))
         if not asked or not self.server.ranges:

@@ -78,7 +78,7 @@ def fcmae() -> dict[str, object]:
     return {"model": lib.sparse_layout(state)}
 
 
-# By a name: whether it is V2, and what the file holds.
+# By a name: whether it is V2, and what the file contains.
 FILES: dict[str, tuple[bool, Callable[[], object]]] = {
     "official": (False, lambda: with_optimizer(official())),
     "official V2": (True, lambda: with_optimizer(official(v2=True))),

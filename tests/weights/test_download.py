@@ -27,7 +27,7 @@ GET = (PATH, None)
 
 
 def contents(format_: str) -> tuple[str, bytes]:
-    """A whole file: its path and what it holds."""
+    """A whole file: its path and its content."""
     if format_ == "safetensors":
         return "/x.safetensors", pytest.importorskip("safetensors.torch").save(WEIGHTS)
     return "/x.pth", checkpoint(WEIGHTS, _use_new_zipfile_serialization=format_ == "zip")

@@ -22,7 +22,7 @@ def test_nested_dicts_are_joined_by_dots_and_only_tensors_are_kept():
 
 @pytest.mark.parametrize("file", [None, [ONE], ONE, {"a": {"b": 1}}])
 def test_without_tensors(file):
-    with pytest.raises(ValueError, match="it holds no named tensors, but a"):
+    with pytest.raises(ValueError, match="it has no named tensors, but a"):
         flatten(file)
 
 

@@ -29,7 +29,7 @@ def kernels():
         torch.ops.torchvision.nms.default  # noqa: B018 (missing where its library did not load)
     except (ImportError, RuntimeError, AttributeError) as error:
         raise MissingOperatorError(
-            f"mmcv's operators need either compiled mmcv or a torchvision that fits torch "
+            f"mmcv's operators need either compiled mmcv or a torchvision that matches torch "
             f"{torch.__version__}, and neither is there ({error}). Install the torchvision of the "
             f"same release (https://pytorch.org/get-started/previous-versions), or compiled mmcv: "
             f"{HOW_TO_COMPILE}."
