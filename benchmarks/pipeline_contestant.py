@@ -12,14 +12,12 @@ import mmdet.datasets  # noqa: F401  registers
 import numpy as np
 import torch
 from mmdet.registry import DATASETS
-from mmdet.structures.mask import BaseInstanceMasks
+from mmdet.structures.mask import BaseInstanceMasks, PolygonMasks
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from mmengine.utils.dl_utils import set_multi_processing
 from numpy.typing import NDArray
-
-from mmconvnext.data.polygons import FlatPolygons
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "datasets"
 OURS, BITMAPS, POLYGONS, IMAGES = "ours", "bitmaps", "polygons", "images"
@@ -131,10 +129,10 @@ def outlines(masks: BaseInstanceMasks) -> NDArray:
     Returns:
         Bool, of shape (objects, height, width); bitmaps as they are, for they have no outline.
     """
-    if not isinstance(masks, FlatPolygons):
+    if not isinstance(masks, PolygonMasks):
         return masks.to_ndarray().astype(bool)
     drawn = np.zeros((len(masks), masks.height, masks.width), dtype=bool)
-    boxes = masks.get_bboxes().tensor.numpy()
+    boxes = masks.get_bboxes("hbox").tensor.numpy()
     low, high = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])
     windows = np.concatenate([low, np.maximum(high, low + 1)], axis=1).astype(int)
     for number, (x1, y1, x2, y2) in enumerate(windows):

@@ -17,6 +17,10 @@ class DataError(UserError):
     """Data that is absent or is not what the config says."""
 
 
+class ShapesError(DataError, ValueError):
+    """An argument or a folder that *shapes* cannot be written with."""
+
+
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be read."""
 

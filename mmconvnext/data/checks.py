@@ -66,7 +66,7 @@ def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:
     layout = ", ".join(str(p) for p in (ann_file, prefix) if p)
     if root and not Path(root).is_dir():
         raise DataError(
-            f"the data folder {root} ({split}_dataloader) does not exist; it should hold {layout}. "
+            f"the data folder {root} ({split}_dataloader) does not exist; it should have {layout}. "
             "Give another one with --data-root"
         )
     if ann_file:
@@ -107,7 +107,7 @@ def explain_annotation_file(path: str) -> str | None:
     except ValueError as error:
         return f"it is not JSON: {error}"
     if not isinstance(content, dict):
-        return f"it holds a {type(content).__name__}, not an object with {', '.join(COCO_LISTS)}"
+        return f"it has a {type(content).__name__}, not an object with {', '.join(COCO_LISTS)}"
     for name in COCO_LISTS:
         entries = content.get(name)
         if not isinstance(entries, list):

@@ -14,6 +14,10 @@ contains the smaller one, and no image of one split is in the other.
 from __future__ import annotations
 
 import colorsys
+import json
+import os
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,16 +26,12 @@ import numpy as np
 from pycocotools import mask as rle
 from rich.progress import track
 
-from mmconvnext.data.shapes_folder import (
-    DESCRIPTION,
-    SPLITS,
-    ShapesError,
-    annotation_file,
-    is_complete,
-    write_json,
-    writing,
-)
+from mmconvnext.data.outlines import outlines
+from mmconvnext.errors import ShapesError
 
+SPLITS = ("train", "val")
+FOLDERS = ("annotations", *SPLITS)
+DESCRIPTION = "mmconvnext shapes"
 CLASSES = ("disk", "triangle", "cross")
 VERSION = 1
 MAX_OBJECTS = 4
@@ -70,6 +70,8 @@ def generate_shapes(
 ) -> dict[str, Path]:
     """Write the data set, or find it already written with the same parameters.
 
+    It is drawn into a temporary folder inside of ``out_dir``, and moved to its place as a whole.
+
     Args:
         out_dir: gets ``annotations/instances_{train,val}.json``, ``train/*.png`` and
             ``val/*.png``.
@@ -77,14 +79,14 @@ def generate_shapes(
         num_val: images to evaluate on.
         image_size: side of the images in pixels, at least 64.
         seed: the same one gives the same data, byte for byte.
-        overwrite: replace a data set of *shapes* that has other parameters, or write beside files
-            of other origin. Files that *shapes* did not write are never replaced or deleted.
+        overwrite: replace a data set of *shapes* that has other parameters, or write beside other
+            files. Files that *shapes* did not write are never replaced or deleted.
 
     Returns:
         The annotation file of each split.
 
     Raises:
-        ShapesError: an argument is out of range, or the folder holds something else or cannot be
+        ShapesError: an argument is out of range, or the folder has something else or cannot be
             written.
     """
     counts = {"train": num_train, "val": num_val}
@@ -99,13 +101,14 @@ def generate_shapes(
     out_dir = Path(out_dir)
     wanted = {split: _info(split, counts[split], image_size, seed) for split in SPLITS}
     try:
-        if not is_complete(out_dir, wanted):
-            with writing(out_dir, wanted, overwrite):
-                for split in SPLITS:
-                    _write_split(out_dir, split, wanted[split])
+        out_dir.mkdir(parents=True, exist_ok=True)
+        found = _infos(out_dir)
+        if found != wanted or not _names(wanted.values()) <= _files(out_dir):
+            _check_replaceable(out_dir, found, wanted, overwrite)
+            _write(out_dir, wanted)
     except OSError as error:
         raise ShapesError(f"out_dir={str(out_dir)!r} cannot be written: {error}") from error
-    return {split: annotation_file(out_dir, split) for split in SPLITS}
+    return {split: _annotation_file(out_dir, split) for split in SPLITS}
 
 
 def draw_scene(split: str, index: int, image_size: int, seed: int) -> Scene:
@@ -154,19 +157,19 @@ def _finish(rng: Rng, image: np.ndarray) -> np.ndarray:
 
 
 def _outline(rng: Rng, category: int, centre: np.ndarray, radius: float) -> np.ndarray:
-    """The corners (K, 2) xy of a shape, in pixels, turned at random."""
+    """The corners (K, 2) xy of a shape, in pixels, rotated at random."""
     if CLASSES[category] == "cross":
         arm = np.array([[ARM, ARM], [ARM, 1], [-ARM, 1], [-ARM, ARM]])
-        turns = (arm @ np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1)))
-        corners = np.concatenate(list(turns))
+        directions = ((1, 0), (0, 1), (-1, 0), (0, -1))
+        corners = np.concatenate([arm @ np.array([[c, s], [-s, c]]) for c, s in directions])
     else:
         count = 3 if CLASSES[category] == "triangle" else 48
         angles = 2 * np.pi * np.arange(count) / count
         corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         corners *= TRIANGLE_RADIUS if count == 3 else 1
     angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return corners @ turn * radius + centre
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return corners @ rotation * radius + centre
 
 
 def _fill(corners: np.ndarray, size: int) -> np.ndarray:
@@ -238,7 +241,7 @@ def _annotation(category: int, mask: np.ndarray, crowd: bool) -> dict[str, Any]:
     if crowd:
         segmentation = {"size": list(mask.shape), "counts": encoded["counts"].decode()}
     else:
-        segmentation = _polygons(mask)
+        segmentation = [polygon.tolist() for polygon in outlines(mask)]
         encoded = rle.merge(rle.frPyObjects(segmentation, *mask.shape))
     return {
         "category_id": category + 1,
@@ -249,19 +252,8 @@ def _annotation(category: int, mask: np.ndarray, crowd: bool) -> dict[str, Any]:
     }
 
 
-def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """The outlines of a mask's pieces; what is too small for a polygon is left out.
-
-    Contours run through the middle of the border's pixels, and pycocotools fills between pixel
-    edges: at twice the size, with a border around, a contour is the edge to half a pixel.
-    """
-    doubled = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    outlines = (contour.reshape(-1, 2) for contour in contours)
-    return [((points + 0.5) / 2).ravel().tolist() for points in outlines if len(points) > 2]
-
-
 def _info(split: str, count: int, image_size: int, seed: int) -> dict[str, Any]:
+    """The parameters of a split, at the head of its annotation file."""
     return {
         "description": DESCRIPTION,
         "version": VERSION,
@@ -270,6 +262,21 @@ def _info(split: str, count: int, image_size: int, seed: int) -> dict[str, Any]:
         "image_size": image_size,
         "seed": seed,
     }
+
+
+def _write(out_dir: Path, wanted: dict[str, dict[str, Any]]) -> None:
+    """Draw into a temporary folder; then put what is new in the place of what is old."""
+    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".shapes-") as temporary:
+        new = Path(temporary)
+        for name in FOLDERS:
+            (new / name).mkdir()
+        for split, info in wanted.items():
+            _write_split(new, split, info)
+        for name in FOLDERS:  # annotations first: without them nothing passes for complete
+            if (out_dir / name).exists():
+                os.rename(out_dir / name, new / f"old-{name}")
+        for name in reversed(FOLDERS):
+            os.rename(new / name, out_dir / name)
 
 
 def _write_split(out_dir: Path, split: str, info: dict[str, Any]) -> None:
@@ -283,12 +290,73 @@ def _write_split(out_dir: Path, split: str, info: dict[str, Any]) -> None:
         for category, mask, crowd in scene.objects:
             ids = {"id": len(annotations) + 1, "image_id": index + 1}
             annotations.append({**ids, **_annotation(category, mask, crowd)})
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     content = {
         "info": info,
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": categories,
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
     }
-    write_json(annotation_file(out_dir, split), content)
+    _annotation_file(out_dir, split).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _annotation_file(out_dir: Path, split: str) -> Path:
+    return out_dir / "annotations" / f"instances_{split}.json"
+
+
+def _infos(out_dir: Path) -> dict[str, dict[str, Any]]:
+    """The parameters at the head of each annotation file that *shapes* wrote."""
+    infos, start = {}, '{"info": '
+    for split in SPLITS:
+        try:
+            with _annotation_file(out_dir, split).open(encoding="utf-8") as file:
+                head = file.read(1024)
+            info = json.JSONDecoder().raw_decode(head, len(start))[0]
+        except (FileNotFoundError, ValueError):
+            continue
+        ours = isinstance(info, dict) and head.startswith(start)
+        if ours and (info.get("description"), info.get("split")) == (DESCRIPTION, split):
+            infos[split] = info
+    return infos
+
+
+def _names(infos: Iterable[dict[str, Any]]) -> set[str]:
+    """The files of splits with these parameters, relative to the data set's folder."""
+    names = set()
+    for info in infos:
+        names.add(f"annotations/instances_{info['split']}.json")
+        names.update(f"{info['split']}/{index:06d}.png" for index in range(info["num_images"]))
+    return names
+
+
+def _files(out_dir: Path) -> set[str]:
+    """What is in the folders of a data set, relative to it."""
+    paths = (path for name in FOLDERS for path in (out_dir / name).rglob("*") if not path.is_dir())
+    return {path.relative_to(out_dir).as_posix() for path in paths}
+
+
+def _check_replaceable(
+    out_dir: Path,
+    found: dict[str, dict[str, Any]],
+    wanted: dict[str, dict[str, Any]],
+    overwrite: bool,
+) -> None:
+    """Refuse to replace what is not ours, or is ours with other parameters."""
+    folder = f"out_dir={str(out_dir)!r}"
+    if foreign := _files(out_dir) - _names(found.values()):
+        raise ShapesError(
+            f"{folder} has another data set: {min(foreign)} ({len(foreign)} files in all) was not "
+            "written by shapes and would be lost; choose an empty folder"
+        )
+    others = {path.name for path in out_dir.iterdir()} - {*FOLDERS}
+    if others and not found and not overwrite:
+        raise ShapesError(
+            f"{folder} has other files: {min(others)} ({len(others)} in all); choose an empty "
+            "folder, or overwrite=True (--overwrite) to write beside them"
+        )
+    differing = {split: info for split, info in found.items() if info != wanted[split]}
+    if differing and not overwrite:
+        raise ShapesError(
+            f"{folder} has shapes with other parameters ({differing}); choose another folder, or "
+            "overwrite=True (--overwrite) to replace them"
+        )

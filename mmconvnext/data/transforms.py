@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -9,14 +10,85 @@ import numpy as np
 import torch
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip
 from mmdet.registry import TRANSFORMS
-from mmdet.structures.mask import BitmapMasks
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from numpy.typing import NDArray
 
-from mmconvnext.data.polygons import FlatPolygons
+from mmconvnext.data.outlines import outlines
 from mmconvnext.errors import ConfigError
 
 # What OpenCV 4 and 5 take; CopyPaste of MMDetection, for one, makes images of int64.
 OPENCV_TYPES = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.float32, np.float64)
+FLIP_CODES = {"vertical": 0, "horizontal": 1, "diagonal": -1}  # of cv2.flip
+
+
+class Outlines(list):
+    """For each object its polygons; nobody may take it for an array of bitmaps."""
+
+    def _refuse(self, *_args: Any, **_kwargs: Any) -> None:
+        raise TypeError(
+            "these masks are polygons, no array: a transform that computes with bitmaps, such as "
+            "CopyPaste or RandomErasing, needs LoadAnnotations in place of FastLoadAnnotations"
+        )
+
+    __array__ = __setitem__ = _refuse
+
+
+def _same_type(name: str) -> Callable[..., FastPolygonMasks]:
+    """A method of ``PolygonMasks`` whose result is of the subclass that it is called on."""
+
+    def call(self: FastPolygonMasks, *args: Any, **kwargs: Any) -> FastPolygonMasks:
+        masks = getattr(PolygonMasks, name)(self, *args, **kwargs)
+        return type(self)(masks.masks, masks.height, masks.width)
+
+    return call
+
+
+class FastPolygonMasks(PolygonMasks):
+    """``PolygonMasks`` of MMDetection that cuts only those objects that a crop's border crosses.
+
+    ``PolygonMasks`` asks shapely about every object, most of the time that masks take in a pipeline
+    with crops. Coordinates are float64, also those given as integers, which ``PolygonMasks``
+    truncates at every step.
+
+    Args:
+        masks: for each object its polygons, each of shape (2 * vertices,): x1, y1, x2, y2, ... in
+            pixels; none is an object without area.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+    """
+
+    def __init__(self, masks: list[list[NDArray]], height: int, width: int):
+        polygons = [
+            [np.asarray(each, dtype=np.float64) for each in mask] or [np.zeros(6)] for mask in masks
+        ]
+        super().__init__(polygons, height, width)
+        self.masks = Outlines(polygons)
+
+    __getitem__ = _same_type("__getitem__")
+    resize = _same_type("resize")
+    flip = _same_type("flip")
+    pad = _same_type("pad")
+    translate = _same_type("translate")
+
+    def crop(self, bbox: NDArray) -> FastPolygonMasks:
+        """See ``PolygonMasks.crop``.
+
+        Args:
+            bbox: x1, y1, x2, y2 of the window in pixels.
+        """
+        window = np.clip(bbox, 0, [self.width, self.height] * 2)
+        points = [np.concatenate(mask).reshape(-1, 2) for mask in self.masks]
+        inside = [
+            bool((each >= window[:2]).all() and (each <= window[2:]).all()) for each in points
+        ]
+        cut = PolygonMasks.crop(self[~np.array(inside, dtype=bool)], bbox)
+        rest = iter(cut.masks)
+        shift = window[:2]
+        masks = [
+            [(each.reshape(-1, 2) - shift).reshape(-1) for each in mask] if whole else next(rest)
+            for mask, whole in zip(self.masks, inside, strict=True)
+        ]
+        return type(self)(masks, cut.height, cut.width)
 
 
 @TRANSFORMS.register_module()
@@ -26,7 +98,7 @@ class FastLoadAnnotations(LoadAnnotations):
     With ``poly2mask=True`` MMDetection draws each object at the image's full size before anything
     is augmented; with ``poly2mask=False`` it ignores objects that are given as run lengths (RLE)
     without a word. Here an image with such an object takes bitmaps, as MMDetection's would. Crowds,
-    which are run lengths as a rule and ignored in training, become polygons of whole pixels.
+    which are run lengths as a rule and ignored in training, become the outlines of their pixels.
 
     What computes with bitmaps, as ``CopyPaste`` and ``RandomErasing``, needs ``LoadAnnotations``.
 
@@ -48,37 +120,38 @@ class FastLoadAnnotations(LoadAnnotations):
     def _load_masks(self, results: dict) -> None:
         height, width = results["ori_shape"]
         masks = self._process_masks(results)
-        ignored = results["gt_ignore_flags"]
-        if any(
-            not (is_ignored or isinstance(mask, list))
-            for mask, is_ignored in zip(masks, ignored, strict=True)
-        ):
+        for index, ignored in enumerate(results["gt_ignore_flags"]):
+            if ignored and not isinstance(masks[index], list):
+                bitmap = self._poly2mask(masks[index], height, width)
+                masks[index] = outlines(bitmap) or [np.zeros(6)]
+        if all(isinstance(mask, list) for mask in masks):
+            results["gt_masks"] = FastPolygonMasks(masks, height, width)
+        else:
             bitmaps = [self._poly2mask(mask, height, width) for mask in masks]
             results["gt_masks"] = BitmapMasks(bitmaps, height, width)
-            return
-        polygons = [
-            mask if isinstance(mask, list) else rectangles(self._poly2mask(mask, height, width))
-            for mask in masks
-        ]
-        results["gt_masks"] = FlatPolygons(polygons, height, width)
 
 
 @TRANSFORMS.register_module()
 class FastRandomFlip(RandomFlip):
-    """``RandomFlip`` of MMDetection whose flipped image lies in memory in the order of its pixels.
+    """``RandomFlip`` of MMDetection whose flipped image is contiguous in memory.
 
     MMCV's flipped image is a view with negative strides, which whatever comes next (resizing,
     packing) copies pixel by pixel, in many times what ``cv2.flip`` takes.
     """
 
     def _flip(self, results: dict) -> None:
+        image = results["img"]
         super()._flip(results)
-        results["img"] = in_order(results["img"])
+        if image.dtype in OPENCV_TYPES:  # OpenCV drops an axis of one channel
+            flipped = cv2.flip(image, FLIP_CODES[results["flip_direction"]]).reshape(image.shape)
+        else:
+            flipped = np.ascontiguousarray(results["img"])
+        results["img"] = flipped
 
 
 @TRANSFORMS.register_module()
 class FastPackDetInputs(PackDetInputs):
-    """``PackDetInputs`` of MMDetection that takes an image apart into its channels by OpenCV.
+    """``PackDetInputs`` of MMDetection that splits an image into its channels by OpenCV.
 
     torch's ``permute(...).contiguous()`` takes several times as long for the same tensor.
     """
@@ -98,40 +171,6 @@ class FastPackDetInputs(PackDetInputs):
         return packed
 
 
-def rectangles(bitmap: NDArray) -> NDArray:
-    """Cut a mask into rectangles, one for each run of pixels in a column.
-
-    Args:
-        bitmap: of shape (height, width), uint8: 1 inside, else 0.
-
-    Returns:
-        Their corners x1, y1, x2, y2, ... in pixels, of shape (rectangles, 8).
-    """
-    height, width = bitmap.shape
-    columns = np.zeros((width, height + 2), bitmap.dtype)  # a run ends where its column does
-    columns[:, 1:-1] = bitmap.T
-    flat = columns.ravel()
-    begin, end = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2).T
-    x, top = np.divmod(begin, height + 2)
-    bottom = top + end - begin
-    return np.stack([x, top, x + 1, top, x + 1, bottom, x, bottom], axis=1)
-
-
-def in_order(image: NDArray) -> NDArray:
-    """The same image, contiguous in memory: itself where it is, else a copy.
-
-    Args:
-        image: of shape (height, width) or (height, width, channels); a view by slices of another
-            one, flipped or cropped.
-    """
-    down, right = image.strides[0] < 0, image.strides[1] < 0
-    if image.dtype in OPENCV_TYPES and (down or right):
-        forward = image[:: -1 if down else 1, :: -1 if right else 1]
-        # OpenCV's code: 0 upside down, 1 left to right, -1 both; it drops an axis of one channel
-        return cv2.flip(forward, -1 if down and right else int(right)).reshape(image.shape)
-    return np.ascontiguousarray(image)
-
-
 def channels_first(image: NDArray) -> torch.Tensor:
     """Copy an image into a tensor.
 
@@ -141,7 +180,7 @@ def channels_first(image: NDArray) -> torch.Tensor:
     Returns:
         Of shape (channels, height, width), contiguous.
     """
-    image = in_order(image if image.ndim == 3 else image[..., None])
+    image = np.ascontiguousarray(image if image.ndim == 3 else image[..., None])
     planes = np.empty((image.shape[2], *image.shape[:2]), dtype=image.dtype)
     if image.dtype in OPENCV_TYPES:
         cv2.split(image, list(planes))

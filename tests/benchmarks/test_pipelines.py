@@ -15,7 +15,7 @@ from benchmarks.contest import DisagreementError, Results, Turn
 from benchmarks.pipeline_contestant import Pipeline, outlines, steps
 from benchmarks.pipelines import BITMAPS, KINDS, RECIPES, Agreement
 from benchmarks.process import BenchmarkError
-from mmconvnext.data.polygons import FlatPolygons
+from mmconvnext.data.transforms import FastPolygonMasks
 
 OURS, _, POLYGONS, IMAGES = KINDS
 NUM_IMAGES = 6
@@ -102,7 +102,7 @@ def test_the_steps_of_each():
 
 def test_outlines_are_what_is_at_least_half_inside():
     square = [3.0, 5.0, 20.7, 5.0, 20.7, 30.3, 3.0, 30.3]
-    masks = FlatPolygons([[square], [[40.0, 1, 60, 1, 60, 9]], []], *SIZE)
+    masks = FastPolygonMasks([[square], [[40.0, 1, 60, 1, 60, 9]], []], *SIZE)
     drawn = outlines(masks)
     expected = np.zeros(SIZE, bool)
     expected[5:30, 3:21] = True

@@ -63,7 +63,7 @@ def test_what_is_missing_is_named(tmp_path, paths, split, says):
     [
         (COCO, None),
         ({**COCO, "annotations": []}, None),
-        ([1], "it holds a list"),
+        ([1], "it has a list"),
         ({"shapes": []}, "no list 'images' (found: shapes)"),
         ({**COCO, "categories": {}}, "no list 'categories'"),
         ({**COCO, "images": [{"id": 1}]}, "images[0] has no 'file_name'"),

@@ -31,6 +31,6 @@ def test_a_folder_in_use_is_one_message(run_tool, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     process = run_tool("make_shapes.py", tmp_path, "--train", 1, "--val", 1, "--size", 64)
     assert process.returncode == 1
-    assert "holds other files: thesis.txt" in process.stderr
+    assert "has other files: thesis.txt" in process.stderr
     assert "Traceback" not in process.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
