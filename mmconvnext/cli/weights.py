@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("out", metavar="OUT.safetensors")
     convert.add_argument("--force", action="store_true", help="replace OUT")
 
-    known = commands.add_parser("list", help="weights known by name: source, licence, accuracy")
+    known = commands.add_parser("list", help="the zoo: names, sources, licences, accuracy")
     known.set_defaults(action=list_known)
     known.add_argument(
         "pattern", nargs="?", default="", help="a part of any fact: nano, timm://, dinov3, ..."
@@ -75,13 +75,13 @@ def run_convert(args: argparse.Namespace) -> None:
 
 
 def list_known(args: argparse.Namespace) -> None:
-    """Print the weights that are known by name."""
+    """Print the zoo."""
     from mmconvnext.errors import UserError
     from mmconvnext.weights.known import known_table, known_weights
 
     entries = [entry for entry in known_weights() if entry.matches(args.pattern)]
     if not entries:
-        raise UserError(f"no known weights have {args.pattern!r} in any of their facts; see: list")
+        raise UserError(f"no weights of the zoo have {args.pattern!r} in any of their facts")
     print(known_table(entries))
 
 
@@ -90,4 +90,4 @@ def run_verify(args: argparse.Namespace) -> None:
     from mmconvnext.engine.detector_weights import verify_weights
 
     if not verify_weights(common.read_config(args)):
-        print(f"{args.config} names no weights: its backbone starts from random ones")
+        print(f"{args.config} names no weights: its backbone is randomly initialised")

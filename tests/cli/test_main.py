@@ -52,9 +52,19 @@ def test_unknown_and_incomplete_commands(capsys, arguments):
     assert "choose from" in err or "required" in err
 
 
-def test_mistakes_are_one_message_and_exit_code_one(capsys):
-    assert cli.main(["flops", "cascade_convnext_tt_coco"]) == 1
-    assert "it has, for example, cascade_convnext_t_coco.py" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("tool", "command"),
+    [(c.replace("-", "_"), c) for c in cli.COMMANDS if c != "flops"] + [("get_flops", "flops")],
+)
+def test_each_tool_is_a_command(repo, tool, command):
+    process = subprocess.run(
+        [sys.executable, repo / "tools" / f"{tool}.py", "--help"],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout.startswith(f"usage: mmconvnext {command} ")
 
 
 @pytest.fixture(scope="module")
