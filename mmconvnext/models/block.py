@@ -1,4 +1,7 @@
-"""The parts of a ConvNeXt block that torch does not have."""
+"""The ConvNeXt block and its normalisation layers, written as in the papers' figures.
+
+:mod:`mmconvnext.models.fused_block` computes the same block faster and with less memory.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-
-from mmconvnext.models.depthwise import depthwise_conv2d
-from mmconvnext.models.fusing import can_fuse
-from mmconvnext.models.mixer import MixerParameters, mix
-from mmconvnext.models.strips import apply_block
 
 LAYER_NORM_EPS = 1e-6
 GRN_EPS = 1e-6
@@ -49,62 +47,92 @@ class GRN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` of shape (N, H, W, C); the result has the same shape and type."""
         arguments = (x, self.gamma, self.beta)
-        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in arguments)
-        if not learns or torch.jit.is_tracing():  # TorchScript cannot save a Python function
-            return _normalised(*arguments, *_response(x, self.eps))
-        return _ResponseNormalisation.apply(*arguments, self.eps)
+        wants_grad = torch.is_grad_enabled() and any(t.requires_grad for t in arguments)
+        if not wants_grad or torch.jit.is_tracing():  # TorchScript cannot save a Python function
+            return _normalise(*arguments, _norm(x), self.eps)
+        return _GRN.apply(*arguments, self.eps)
+
+    def no_weight_decay(self) -> set[str]:
+        """The names of its parameters without weight decay (timm's convention)."""
+        return {"gamma", "beta"}
 
     def extra_repr(self) -> str:
         """Channels and eps, for ``print(model)``."""
         return f"{self.gamma.shape[-1]}, eps={self.eps}"
 
 
-def _response(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The norms over positions, in float32 at least, and what they are divided by."""
-    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=_at_least_float32(x))
-    return norm, norm.mean(dim=-1, keepdim=True) + eps
+def _norm(x: Tensor) -> Tensor:
+    """The norms over positions (N, 1, 1, C), in float32 at least."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=dtype)
 
 
-def _normalised(x: Tensor, gamma: Tensor, beta: Tensor, norm: Tensor, divisor: Tensor) -> Tensor:
-    scale = 1 + gamma * (norm / divisor)
-    return torch.addcmul(beta.to(x.dtype), x, scale.to(x.dtype))
+def _normalise(x: Tensor, gamma: Tensor, beta: Tensor, norm: Tensor, eps: float) -> Tensor:
+    return torch.addcmul(beta.to(x.dtype), x, grn_scale(norm, gamma, eps).to(x.dtype))
 
 
-class _ResponseNormalisation(torch.autograd.Function):
+def grn_scale(norm: Tensor, gamma: Tensor, eps: float) -> Tensor:
+    """What GRN multiplies each channel with, before adding ``beta``: ``1 + gamma * n``.
+
+    Args:
+        norm: of each channel over the positions of a sample (..., C).
+        gamma: (..., C).
+        eps: added to the mean of the norms.
+    """
+    return 1 + gamma * (norm / (norm.mean(dim=-1, keepdim=True) + eps))
+
+
+def grn_scale_backward(
+    grad_scale: Tensor, norm: Tensor, gamma: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Differentiate :func:`grn_scale`.
+
+    Args:
+        grad_scale: the gradient of its result (..., C), that is the sum of ``grad * x``.
+        norm: as there.
+        gamma: as there.
+        eps: as there.
+
+    Returns:
+        The gradient of ``gamma`` for each sample, and what ``x`` is to be multiplied with for the
+        part of its gradient that goes through its norm; both (..., C).
+    """
+    divisor = norm.mean(dim=-1, keepdim=True) + eps
+    response = norm / divisor
+    # a norm acts on the response of its own channel and, by the mean, on those of all
+    grad_response = grad_scale * gamma
+    through_mean = (grad_response * response).mean(dim=-1, keepdim=True)
+    grad_norm = (grad_response - through_mean) / divisor
+    per_x = torch.where(norm > 0, grad_norm / norm, 0)  # torch, too, has a slope of 0 at 0
+    return grad_scale * response, per_x
+
+
+class _GRN(torch.autograd.Function):
     """GRN with a backward pass that torch's own differentiation does in the type of ``x``."""
 
     @staticmethod
     def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-        norm, divisor = _response(x, eps)
-        ctx.save_for_backward(x, gamma, norm, divisor)
-        return _normalised(x, gamma, beta, norm, divisor)
+        norm = _norm(x)
+        ctx.save_for_backward(x, gamma, norm)
+        ctx.eps = eps
+        return _normalise(x, gamma, beta, norm, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, gamma, norm, divisor = ctx.saved_tensors
-        response, wide = norm / divisor, norm.dtype
+        x, gamma, norm = ctx.saved_tensors
         # bfloat16 has the range for products of gradients and activations, float16 has not
-        dtype = wide if x.dtype == torch.float16 else x.dtype
+        dtype = norm.dtype if x.dtype == torch.float16 else x.dtype
         product = grad * x if x.dtype == dtype else grad.to(dtype).mul_(x)
-        grad_scale = product.sum((1, 2), keepdim=True, dtype=wide)
+        grad_scale = product.sum((1, 2), keepdim=True, dtype=norm.dtype)
         del product
-        grad_gamma = (grad_scale * response).sum(0, keepdim=True)
-        grad_beta = grad.sum((0, 1, 2), keepdim=True, dtype=wide)
-
-        # a norm acts on the response of its own channel and, by the mean, on those of all
-        grad_response = grad_scale * gamma
-        through_mean = (grad_response * response).mean(dim=-1, keepdim=True)
-        grad_norm = (grad_response - through_mean) / divisor
-        per_x = torch.where(norm > 0, grad_norm / norm, 0)  # torch, too, takes 0 for its slope at 0
+        grad_gamma, per_x = grn_scale_backward(grad_scale, norm, gamma, ctx.eps)
+        grad_beta = grad.sum((0, 1, 2), keepdim=True, dtype=norm.dtype)
         # computed in the type of the factors, stored in that of x
-        scale = (1 + gamma * response).to(dtype)
+        scale = grn_scale(norm, gamma, ctx.eps).to(dtype)
         grad_x = torch.mul(grad, scale, out=torch.empty_like(x)).addcmul_(x, per_x.to(dtype))
-        return grad_x, grad_gamma.to(gamma.dtype), grad_beta.to(gamma.dtype), None
-
-
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+        grad_gamma = grad_gamma.sum(0, keepdim=True).to(gamma.dtype)
+        return grad_x, grad_gamma, grad_beta.to(gamma.dtype), None
 
 
 class Block(nn.Module):
@@ -119,14 +147,6 @@ class Block(nn.Module):
         drop_path: a module that drops whole samples of the branch in training.
         layer_scale_init_value: the initial value of ``gamma``; 0 builds no layer scale.
         use_grn: whether GRN stands between GELU and the second linear layer (V2).
-        fused: compute all after the convolution in one go, by
-            :func:`mmconvnext.models.mixer.mix`, and the convolution's gradient by
-            :func:`mmconvnext.models.depthwise.depthwise_conv2d`, or where nobody wants gradients
-            all of it by :func:`mmconvnext.models.strips.apply_block`; the result is the same to
-            rounding. Differentiable once. Where that cannot be (GRN; in a graph that is traced,
-            compiled or exported; where a layer was replaced, changed or has hooks), or where maps
-            are so small that it does not pay, layer by layer; see
-            :func:`mmconvnext.models.fusing.can_fuse`.
     """
 
     def __init__(
@@ -136,7 +156,6 @@ class Block(nn.Module):
         drop_path: nn.Module,
         layer_scale_init_value: float,
         use_grn: bool,
-        fused: bool = True,
     ):
         super().__init__()
         padding = kernel_size // 2
@@ -151,13 +170,9 @@ class Block(nn.Module):
             else None
         )
         self.drop_path = drop_path
-        self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to ``x`` of shape (N, C, H, W); the result has the same shape."""
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters()))
-        if self.fused and can_fuse(self, x, learns):
-            return self._fused(x, learns)
         y = self.dwconv(x).permute(0, 2, 3, 1)
         y = functional.gelu(self.pwconv1(self.norm(y)))
         if self.grn is not None:
@@ -167,19 +182,6 @@ class Block(nn.Module):
             y = y * self.gamma
         return x + self.drop_path(y.permute(0, 3, 1, 2))
 
-    def _fused(self, x: Tensor, learns: bool) -> Tensor:
-        # on the CPU wherever `x` is: which samples are dropped decides what is computed
-        scales = self.drop_path(torch.ones(len(x), 1, 1, 1)).flatten().tolist()
-        params = MixerParameters(
-            norm_weight=self.norm.weight,
-            norm_bias=self.norm.bias,
-            weight1=self.pwconv1.weight,
-            bias1=self.pwconv1.bias,
-            weight2=self.pwconv2.weight,
-            bias2=self.pwconv2.bias,
-            gamma=self.gamma,
-        )
-        weight, bias, eps = self.dwconv.weight, self.dwconv.bias, self.norm.eps
-        if learns:
-            return mix(x, depthwise_conv2d(x, weight, bias), params, eps, scales)
-        return apply_block(x, weight, bias, params, eps, scales)
+    def why_not_fused(self, x: Tensor) -> str | None:
+        """Why its output for ``x`` is computed layer by layer; None where it is fused."""
+        return "fused=False"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmdet.registry import MODELS
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmconvnext.models.block import Block, LayerNorm2d
+from mmconvnext.models.fused_block import FusedBlock, is_recorded
 from mmconvnext.variants import NUM_STAGES, is_positive_int, resolve_arch
 from mmconvnext.weights.loader import arrange, load_pretrained, pretrained_cfg
 
@@ -74,16 +78,21 @@ class ConvNeXt(BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
-        fused: bool = True,
+        fused: bool | str = "auto",
         init_cfg: dict | list[dict] | None = None,
     ):
         super().__init__(init_cfg=init_cfg)
         self.depths, self.widths = resolve_arch(arch)
+        if fused not in ("auto", True, False):
+            raise ValueError(f"fused={fused!r} must be 'auto', True or False")
         _check_arguments(in_channels, kernel_size, drop_path_rate, layer_scale_init_value)
         self.out_indices = _check_out_indices(out_indices)
         self.frozen_stages = _check_frozen_stages(frozen_stages)
+        self.in_channels, self.use_grn = in_channels, use_grn
         self.with_cp = with_cp
+        self._fusion_is_logged = False
 
+        build = partial(FusedBlock, fused=fused) if fused else Block
         num_built = self.out_indices[-1] + 1
         last_block = sum(self.depths) - 1
         rates = [drop_path_rate * block / last_block for block in range(last_block + 1)]
@@ -93,8 +102,8 @@ class ConvNeXt(BaseModule):
         self.stages = nn.ModuleList()
         for depth, width in zip(self.depths[:num_built], self.widths, strict=False):
             stage_rates, rates = rates[:depth], rates[depth:]
-            options = (layer_scale_init_value, use_grn, fused)
-            blocks = (Block(width, kernel_size, DropPath(rate), *options) for rate in stage_rates)
+            options = (layer_scale_init_value, use_grn)
+            blocks = (build(width, kernel_size, DropPath(rate), *options) for rate in stage_rates)
             self.stages.append(nn.Sequential(*blocks))
         for index in self.out_indices:
             self.add_module(f"norm{index}", LayerNorm2d(self.widths[index]))
@@ -113,6 +122,30 @@ class ConvNeXt(BaseModule):
             One map (N, widths[i], H / 2^(i+2), W / 2^(i+2)) for each stage i of ``out_indices``,
             in channels_last.
         """
+        if self._fusion_is_logged or is_recorded(x):
+            return self._features(x)
+        reasons: dict[str, str | None] = {}
+        outs = self._features(x, reasons)
+        self._fusion_is_logged = True
+        print_log(f"{type(self).__name__}: {_summary(reasons)}", logger="current")
+        return outs
+
+    def fusion_status(self, x: Tensor) -> dict[str, str | None]:
+        """Why each block is computed layer by layer, by its name; None for those that are fused.
+
+        Args:
+            x: images as for :meth:`forward`, which is run: the answer depends on their size, type
+                and device, on autocast, and on whether gradients are wanted.
+
+        Example:
+            >>> set(ConvNeXt('atto', fused=True).fusion_status(torch.rand(1, 3, 64, 96)).values())
+            {None}
+        """
+        reasons: dict[str, str | None] = {}
+        self._features(x, reasons)
+        return reasons
+
+    def _features(self, x: Tensor, reasons: dict[str, str | None] | None = None) -> tuple:
         # In channels_last the depthwise convolutions are several times as fast on the CPU, and
         # LayerNorm and the linear layers work on views.
         x = x.contiguous(memory_format=torch.channels_last)
@@ -120,7 +153,12 @@ class ConvNeXt(BaseModule):
         for index, (downsampling, stage) in enumerate(
             zip(self.downsample_layers, self.stages, strict=True)
         ):
-            x = self._run_stage(stage, downsampling(x))
+            x = downsampling(x)
+            if reasons is not None:  # all blocks of a stage have inputs of the same size
+                for name, block in stage.named_modules(prefix=f"stages.{index}"):
+                    if isinstance(block, Block):
+                        reasons[name] = block.why_not_fused(x)
+            x = self._run_stage(stage, x)
             if index in self.out_indices:
                 outs.append(self.get_submodule(f"norm{index}")(x))
         return tuple(outs)
@@ -216,6 +254,12 @@ class ConvNeXt(BaseModule):
         if stage is None:
             return self.num_stages + 1
         return 0 if kind == "downsample_layers" else stage + 1
+
+
+def _summary(reasons: Mapping[str, str | None]) -> str:
+    counts = Counter(reasons.values())
+    layer_by_layer = [f"{n} layer by layer ({why})" for why, n in counts.items() if why]
+    return "; ".join([f"{counts[None]} of {len(reasons)} blocks are fused", *layer_by_layer])
 
 
 def _downsampling(in_channels: int, widths: Sequence[int], stage: int) -> nn.Sequential:

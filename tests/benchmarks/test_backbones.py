@@ -19,7 +19,7 @@ from benchmarks.machine import PEERS as FOLDER_OF_PEERS
 from benchmarks.machine import Limits
 from benchmarks.process import BenchmarkError
 from mmconvnext import ConvNeXt
-from mmconvnext.models import fusing
+from mmconvnext.models import fused_block
 
 ARCH = {"depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32)}
 TASK = Task(ARCH, shape=(64, 96))
@@ -28,8 +28,8 @@ TASK = Task(ARCH, shape=(64, 96))
 @pytest.fixture(autouse=True)
 def _whatever_the_size(monkeypatch):
     """Ours computes maps as small as here layer by layer, which is not what is to be compared."""
-    monkeypatch.setattr(fusing, "FUSED_FROM_BYTES", 0)
-    monkeypatch.setattr(fusing, "TRAINED_FUSED_FROM_BYTES", 0)
+    monkeypatch.setattr(fused_block, "FUSED_FROM_BYTES", 0)
+    monkeypatch.setattr(fused_block, "TRAINED_FUSED_FROM_BYTES", 0)
 
 
 def build(peer: str, task: Task = TASK) -> Backbone:

@@ -5,7 +5,7 @@ import torch
 from mmdet.registry import MODELS
 from torch import nn
 
-from mmconvnext.models import VARIANTS, ConvNeXt, mixer
+from mmconvnext.models import VARIANTS, ConvNeXt, convnext, tiles
 from tests.models.peers import TimmPeer, TorchvisionPeer, randomise
 
 # FACTS section 1: no classifier, four output norms, layer scale.
@@ -59,22 +59,20 @@ def test_is_registered_for_mmdetection():
     assert isinstance(MODELS.build({"type": "ConvNeXt", "arch": SMALL}), ConvNeXt)
 
 
-@pytest.fixture(params=["as is", "fused", "fused, in many pieces"])
-def path(request, monkeypatch) -> None:
-    """How blocks are computed: as small as maps are here, layer by layer if nobody intervenes."""
-    if request.param != "as is":
-        request.getfixturevalue("always_fused")
-    if request.param == "fused, in many pieces":
-        monkeypatch.setattr(mixer, "PIECE_BYTES", 0)
-        monkeypatch.setattr(mixer, "MIN_POSITIONS", 40)
+@pytest.fixture(params=["auto", "fused", "fused, in many tiles"])
+def fused(request, monkeypatch) -> bool | str:
+    """How blocks are computed: as small as maps are here, "auto" means layer by layer."""
+    if request.param == "fused, in many tiles":
+        monkeypatch.setattr(tiles, "TILE_BYTES", 0)
+        monkeypatch.setattr(tiles, "MIN_POSITIONS", 40)
+    return "auto" if request.param == "auto" else True
 
 
 @pytest.mark.parametrize("peer_class", [TimmPeer, TorchvisionPeer])
 @pytest.mark.parametrize("arch", ["tiny", "small", "base"])
-@pytest.mark.usefixtures("path")
-def test_equals_independent_implementations_forward_and_backward(arch, peer_class):
+def test_equals_independent_implementations_forward_and_backward(arch, peer_class, fused):
     pytest.importorskip("timm" if peer_class is TimmPeer else "torchvision")
-    ours = ConvNeXt(arch).eval()
+    ours = ConvNeXt(arch, fused=fused).eval()
     randomise(ours)
     peer = peer_class(arch).eval()
     names = peer.load(ours)
@@ -106,9 +104,9 @@ def test_equals_independent_implementations_forward_and_backward(arch, peer_clas
         )
 
 
-def test_v2_equals_timms():
+def test_v2_equals_timms(fused):
     timm_convnext = pytest.importorskip("timm.models.convnext")
-    ours = small(use_grn=True, layer_scale_init_value=0).eval()
+    ours = small(use_grn=True, layer_scale_init_value=0, fused=fused).eval()
     randomise(ours)
     peer = timm_convnext.ConvNeXt(
         depths=SMALL["depths"],
@@ -327,11 +325,30 @@ def test_float64_stays_float64():
         ({"frozen_stages": 5}, r"frozen_stages=5 must be one of \(-1, 0, 1, 2, 3, 4\)"),
         ({"frozen_stages": -2}, "frozen_stages=-2"),
         ({"frozen_stages": True}, "frozen_stages=True"),
+        ({"fused": "always"}, "fused='always' must be 'auto', True or False"),
     ],
 )
 def test_wrong_arguments_name_themselves_their_value_and_the_choices(kwargs, says):
     with pytest.raises(ValueError, match=says):
         ConvNeXt(SMALL, **kwargs)
+
+
+def test_fusion_status_gives_reasons_and_the_log_says_them_once(monkeypatch):
+    logged = []
+    monkeypatch.setattr(convnext, "print_log", lambda text, logger: logged.append((text, logger)))
+    model = small(fused=True)
+    model.stages[2][1].norm.register_forward_hook(lambda *_: None)
+    status = model.fusion_status(image())
+    assert status.pop("stages.2.1") == "norm replaced, changed or with hooks"
+    assert status == dict.fromkeys(f"stages.{i}" for i in ("0.0", "1.0", "2.0", "2.2", "3.0"))
+    assert set(small(fused=False).fusion_status(image()).values()) == {"fused=False"}
+    assert logged == []
+    for _ in range(2):
+        model(image())
+    line = (
+        "ConvNeXt: 5 of 6 blocks are fused; 1 layer by layer (norm replaced, changed or with hooks)"
+    )
+    assert logged == [(line, "current")]
 
 
 def test_layer_ids_of_tiny_follow_the_official_rule():
