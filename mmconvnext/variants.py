@@ -42,7 +42,7 @@ def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> Variant:
         The depths and widths as tuples of four positive integers.
 
     Raises:
-        ValueError: the name is unknown, a key is missing or unknown, or a sequence does not hold
+        ValueError: the name is unknown, a key is missing or unknown, or a sequence does not have
             four positive integers.
         TypeError: ``arch`` is neither a name nor a mapping.
     """
