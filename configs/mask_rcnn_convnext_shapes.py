@@ -40,7 +40,9 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
 )
-default_hooks = dict(checkpoint=dict(interval=500, by_epoch=False))
+default_hooks = dict(
+    checkpoint=dict(interval=500, by_epoch=False), visualization=dict(score_thr=0.5)
+)
 log_processor = dict(by_epoch=False)
 
 del channels, batch_norm, roi_extractor

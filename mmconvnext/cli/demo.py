@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmconvnext.errors import UserError
 
+ON_SHEET = 12  # pictures
 PACKAGE = Path(__file__).resolve().parents[1]
 # What the terminal shows of the commands' output; all of it is in the log files.
 SHOWN = ("Iter(", "Epoch(", "no GPU", " layer ", "WARNING", "COCO", "| ", "+-", "written to")
@@ -52,6 +53,18 @@ def run_command(name: str, arguments: Sequence[str | Path], log: Path) -> None:
         raise UserError(f"mmconvnext {name} failed, see {log}:\n{''.join(lines[-15:])}")
 
 
+def draw_contact_sheet(folder: Path) -> Path:
+    """Put the first of the pictures in a folder on one sheet, and return its file."""
+    import cv2
+
+    from mmconvnext.evaluation.pictures import contact_sheet
+
+    sheet = folder / "contact_sheet.png"
+    pictures = sorted(path for path in folder.glob("*.png") if path != sheet)
+    cv2.imwrite(str(sheet), contact_sheet(pictures[:ON_SHEET]))
+    return sheet
+
+
 def run(args: argparse.Namespace) -> None:
     """Run the demo."""
     from mmengine.runner import find_latest_checkpoint
@@ -71,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
         [args.config, checkpoint, *common, out, "--show-dir", out / "pictures"],
         out / "test.log",
     )
+    sheet = draw_contact_sheet(out / "pictures")
     end = time.monotonic()
     print(f"data and training {trained - start:.0f} s, evaluation {end - trained:.0f} s")
-    print(f"ground truth beside predictions: {out / 'pictures'}; numbers: {out / 'result.json'}")
+    print(f"ground truth beside predictions: {sheet} and the others in its folder")
+    print(f"numbers: {out / 'result.json'}")

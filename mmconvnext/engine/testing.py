@@ -14,6 +14,7 @@ from mmconvnext.data.checks import leaf_datasets, metrics_of
 from mmconvnext.engine.provenance import run_info
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.coco_metric import is_coco_metric, kinds_of
+from mmconvnext.evaluation.pictures import ComparisonVisualizer
 from mmconvnext.evaluation.tables import CLASSWISE_PREFIX, split_metrics
 
 
@@ -88,6 +89,8 @@ def draw_to(cfg: Config, folder: str) -> None:
         raise ConfigError(
             "--show-dir needs default_hooks=dict(visualization=dict(type='DetVisualizationHook'))"
         )
+    if cfg.get("visualizer", {}).get("type") == "DetLocalVisualizer":
+        cfg.visualizer.type = ComparisonVisualizer.__name__
     # Relative paths would be taken from inside of the work folder.
     hook.update(draw=True, test_out_dir=str(Path(folder).absolute()))
 

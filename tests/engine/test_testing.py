@@ -54,6 +54,10 @@ def test_pictures_go_to_the_folder_as_seen_from_here(tmp_path, monkeypatch):
     cfg = Config({"default_hooks": {"visualization": {"type": "DetVisualizationHook"}}})
     testing.draw_to(cfg, "pictures")
     assert cfg.default_hooks.visualization.draw
+    for kind, chosen in (("DetLocalVisualizer", "ComparisonVisualizer"), ("Mine", "Mine")):
+        cfg.visualizer = {"type": kind}
+        testing.draw_to(cfg, "pictures")
+        assert cfg.visualizer.type == chosen
     assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path / "pictures")
     with pytest.raises(ConfigError, match="DetVisualizationHook"):
         testing.draw_to(Config({}), "pictures")

@@ -60,11 +60,14 @@ def test_the_trained_detector_is_what_was_evaluated(demo):
 
 
 def test_pictures_show_each_image_beside_itself(demo):
-    pictures = [p for p in (demo[0] / "demo" / "pictures").rglob("*") if p.is_file()]
-    assert len(pictures) == 2
-    images = {p.stem: cv2.imread(str(p)).shape for p in (demo[0] / "data/shapes/val").iterdir()}
-    height, width, _ = next(iter(images.values()))
-    assert all(cv2.imread(str(p)).shape == (height, 2 * width, 3) for p in pictures)
+    """Three times its size, with a title; and all on one sheet."""
+    folder = demo[0] / "demo" / "pictures"
+    shapes = {path.name: cv2.imread(str(path)).shape for path in folder.iterdir()}
+    sheet = shapes.pop("contact_sheet.png")
+    assert shapes.keys() == {"000000.png", "000001.png"}
+    assert set(shapes.values()) == {(3 * 160 + 30, 2 * 3 * 160, 3)}
+    assert sheet == (340, 3 * 640, 3)
+    assert "demo/pictures/contact_sheet.png" in demo[1]
 
 
 def test_the_data_is_what_was_asked_for(demo):

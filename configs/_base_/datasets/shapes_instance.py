@@ -1,6 +1,9 @@
 # The synthetic data set of tools/make_shapes.py.
 data_root = "data/shapes/"
-metainfo = dict(classes=("disk", "triangle", "cross"))
+metainfo = dict(
+    classes=("disk", "triangle", "cross"),
+    palette=[(255, 210, 0), (255, 70, 220), (0, 225, 255)],  # unlike the shapes' own colours
+)
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -1,0 +1,152 @@
+"""Pictures of a test: the ground truth beside the predictions, and many of them on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmdet.registry import VISUALIZERS
+from mmdet.structures.bbox import BaseBoxes
+from mmdet.structures.mask import BaseInstanceMasks
+from mmdet.visualization import DetLocalVisualizer
+from mmdet.visualization.palette import get_palette
+from mmengine.structures import InstanceData
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+MIN_SIDE = 480  # pixels of an image's longer side, as drawn
+FONT_SIZE, TITLE_SIZE, TITLE_HEIGHT = 15, 18, 30
+DARK, LIGHT = (24, 24, 24), (255, 255, 255)
+MASK_OPACITY = 0.35
+STRIPE = 5  # pixels, of what marks a crowd
+
+
+@VISUALIZERS.register_module()
+class ComparisonVisualizer(DetLocalVisualizer):
+    """``DetLocalVisualizer`` of MMDetection with panels to look at.
+
+    Small images are enlarged to whole multiples. Each panel has a title, each object the colour of
+    its class and a label that can be read, predictions with their score. Crowds, which the
+    evaluation ignores, are striped.
+    """
+
+    def add_datasample(self, name: str, image: NDArray, data_sample: Any = None, **kwargs: Any):
+        """See ``DetLocalVisualizer.add_datasample``.
+
+        Args:
+            name: of the picture.
+            image: of shape (height, width, 3), RGB.
+            data_sample: with ``gt_instances``, ``ignored_instances``, ``pred_instances`` or none.
+            **kwargs: of ``DetLocalVisualizer.add_datasample``.
+        """
+        has = lambda key: data_sample is not None and key in data_sample  # noqa: E731
+        self._crowds = data_sample.ignored_instances if has("ignored_instances") else None
+        self._threshold = kwargs.get("pred_score_thr", 0.3)
+        kwargs["draw_gt"] = kwargs.get("draw_gt", True) and has("gt_instances")
+        kwargs["draw_pred"] = kwargs.get("draw_pred", True) and has("pred_instances")
+        super().add_datasample(name, image, data_sample, **kwargs)
+
+    def _draw_instances(
+        self,
+        image: NDArray,
+        instances: InstanceData,
+        classes: Sequence[str] | None,
+        palette: Sequence[tuple[int, int, int]] | None,
+    ) -> NDArray:
+        predicted = "scores" in instances
+        title = f"prediction, score over {self._threshold:g}" if predicted else "ground truth"
+        factor = max(1, -(-MIN_SIDE // max(image.shape[:2])))
+        panel = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+        labels = instances.labels.tolist()
+        colors = get_palette(palette, max(labels, default=0) + 1)
+        boxes = _boxes(instances) * factor
+        crowds = None if predicted else self._crowds
+        marks = []  # text, place and colour of each label
+        if crowds is not None:
+            for mask in _masks(crowds, factor):
+                _stripe(panel, mask)
+            marks += [("crowd", box[:2], LIGHT) for box in _boxes(crowds) * factor]
+        for label, mask in zip(labels, _masks(instances, factor), strict=False):
+            _fill(panel, mask, colors[label])
+        for index, label in enumerate(labels):
+            text = classes[label] if classes is not None else f"class {label}"
+            text += f" {instances.scores[index]:.2f}" if predicted else ""
+            marks.append((text, boxes[index, :2], colors[label]))
+            low, high = boxes[index].reshape(2, 2).round().astype(int).tolist()
+            cv2.rectangle(panel, low, high, colors[label], 2, cv2.LINE_AA)
+        return _annotate(panel, title, marks)
+
+
+def contact_sheet(pictures: Sequence[Path], columns: int = 3, width: int = 640) -> NDArray:
+    """Put pictures on one sheet.
+
+    Args:
+        pictures: files of pictures, all of one aspect ratio.
+        columns: of the sheet.
+        width: of each picture on it, in pixels.
+
+    Returns:
+        Of shape (height, columns * width, 3), BGR.
+    """
+    cells = []
+    for path in pictures:
+        picture = cv2.imread(str(path))
+        height = round(width * picture.shape[0] / picture.shape[1])
+        cells.append(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
+    highest = max(len(cell) for cell in cells)
+    cells += [np.zeros((0, width, 3), np.uint8)] * (-len(cells) % columns)
+    padded = [np.pad(cell, ((0, highest - len(cell)), (0, 0), (0, 0))) for cell in cells]
+    return np.vstack([np.hstack(padded[i : i + columns]) for i in range(0, len(cells), columns)])
+
+
+def _boxes(instances: InstanceData) -> NDArray:
+    """Boxes in pixels, of shape (objects, 4)."""
+    boxes = instances.bboxes
+    return (boxes.tensor if isinstance(boxes, BaseBoxes) else boxes).numpy()
+
+
+def _masks(instances: InstanceData, factor: int) -> list[NDArray]:
+    """Masks at a multiple of their size, bool; none where there are boxes alone."""
+    masks = instances.get("masks", ())
+    if isinstance(masks, BaseInstanceMasks):
+        masks = masks.to_ndarray()
+    # enlarged as a picture, and cut at a half: edges are smooth
+    scale = {"fx": factor, "fy": factor, "interpolation": cv2.INTER_LINEAR}
+    return [cv2.resize(np.asarray(mask, np.float32), None, **scale) > 0.5 for mask in masks]
+
+
+def _fill(panel: NDArray, mask: NDArray, color: tuple[int, int, int]) -> None:
+    panel[mask] = (1 - MASK_OPACITY) * panel[mask] + MASK_OPACITY * np.array(color)
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(panel, contours, -1, color, 2, cv2.LINE_AA)
+
+
+def _stripe(panel: NDArray, mask: NDArray) -> None:
+    y, x = np.nonzero(mask)
+    dark = (x + y) // STRIPE % 2 == 0
+    panel[y[dark], x[dark]] = DARK
+    panel[y[~dark], x[~dark]] = LIGHT
+
+
+def _annotate(
+    panel: NDArray, title: str, marks: Sequence[tuple[str, NDArray, tuple[int, int, int]]]
+) -> NDArray:
+    """Write labels, each with its place and colour, and put the title above."""
+    height, width = panel.shape[:2]
+    canvas = Image.new("RGB", (width, height + TITLE_HEIGHT), DARK)
+    canvas.paste(Image.fromarray(panel), (0, TITLE_HEIGHT))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(TITLE_SIZE)
+    draw.text((width // 2, TITLE_HEIGHT // 2), title, LIGHT, font, anchor="mm")
+    font = ImageFont.load_default(FONT_SIZE)
+    for text, (x, y), color in marks:
+        length = draw.textlength(text, font) + 6
+        left = min(max(float(x), 0), max(width - length, 0))
+        top = max(float(y), FONT_SIZE + 4) + TITLE_HEIGHT - FONT_SIZE - 4  # above the box
+        draw.rectangle((left, top, left + length, top + FONT_SIZE + 4), fill=tuple(color))
+        text_color = DARK if np.dot(color, (0.3, 0.6, 0.1)) > 128 else LIGHT
+        draw.text((left + 3, top + (FONT_SIZE + 4) / 2), text, text_color, font, anchor="lm")
+    return np.asarray(canvas)
