@@ -1,10 +1,10 @@
-"""What a file of weights is, and which of our configs it fits."""
+"""What is in a file of weights, and which of our configs it can be loaded for."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -49,7 +49,7 @@ class Inspection:
         other_parts: number of tensors of each other part of the file.
         also: prefixes of further backbones, such as averaged ones.
         odd: why this backbone cannot load it, such as what is missing; empty if it can.
-        configs: those that it fits strictly.
+        configs: those whose model it fills strictly.
     """
 
     file: str
@@ -75,7 +75,7 @@ def inspect(
 
     Args:
         path: of the file.
-        configs: which of them fit is tried out, on models without memory.
+        configs: which of them match is tried out, on models without memory.
         prefix: of the backbone, see :func:`mmconvnext.weights.formats.find_backbone`, as ``ema``.
         ema: see there.
 
@@ -109,13 +109,19 @@ def inspect(
         other_parts=_parts(outside(tensors, found), found),
         also=found.also,
         odd=tuple(odd),
-        configs=() if odd else _fitting(configs, raw, backbone, tensors),
+        configs=() if odd else _matching(configs, raw, backbone, tensors),
     )
 
 
 def inspection_table(inspection: Inspection) -> str:
     """Format an inspection for the terminal."""
     parts = ", ".join(f"{name} {number}" for name, number in inspection.other_parts.items())
+    options = {  # how to ask for each of the other backbones
+        prefix: "--ema" if EMA.search(prefix) else f"--prefix {prefix.removesuffix('.')}"
+        for prefix in inspection.also
+    }
+    also = ", ".join(f"{prefix} ({option})" for prefix, option in options.items())
+    matching, *others = inspection.configs or ("none",)
     rows = [
         ("file", f"{inspection.file} ({inspection.mebibytes} MiB)"),
         ("sha256", inspection.sha256),
@@ -126,22 +132,12 @@ def inspection_table(inspection: Inspection) -> str:
         ("prefix", inspection.prefix or "none"),
         ("classifier", first(inspection.classifier) or "none"),
         ("other parts, tensors", parts or "none"),
-        ("other backbones", ", ".join(map(_choice_of, inspection.also)) or "none"),
+        ("other backbones", also or "none"),
         *(("not for this backbone", line) for odd in inspection.odd for line in wrap(odd, WIDTH)),
-        *_config_rows(inspection.configs),
+        ("matching configs", matching),
+        *(("", name) for name in others),
     ]
     return format_table(rows, heading=False, numbers=False)
-
-
-def _choice_of(prefix: str) -> str:
-    """A prefix, and how to ask for what is under it."""
-    option = "--ema" if EMA.search(prefix) else f"--prefix {prefix.removesuffix('.')}"
-    return f"{prefix} ({option})"
-
-
-def _config_rows(configs: Iterable[str]) -> list[tuple[str, str]]:
-    names = list(configs) or ["none of configs/"]
-    return [("matching configs" if index == 0 else "", name) for index, name in enumerate(names)]
 
 
 def _parts(names: Sequence[str], found: Found) -> dict[str, int]:
@@ -151,42 +147,41 @@ def _parts(names: Sequence[str], found: Found) -> dict[str, int]:
     return dict(Counter(name.removeprefix(parent).partition(".")[0] for name in names))
 
 
-def _fitting(
+def _matching(
     configs: Sequence[Path],
     raw: object,
     backbone: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
 ) -> tuple[str, ...]:
     is_detector = any(map(HEADS.search, tensors))
-    known: dict[str, bool] = {}
-    fitting = []
+    matches: dict[str, bool] = {}
+    matching = []
     for path in configs:
         cfg = load_config(str(path))
         init_default_scope(cfg.get("default_scope", "mmdet"))
         drop_pretrained(cfg)
         settings = repr(sorted(cfg.model.backbone.to_dict().items()))
-        if settings not in known:  # many configs share a backbone
-            known[settings] = _fits_backbone(cfg, backbone)
-        if known[settings] and (not is_detector or _fits_detector(cfg, raw)):
-            fitting.append(path.name)
-    return tuple(fitting)
+        if settings not in matches:  # many configs share a backbone
+            matches[settings] = _fits_backbone(cfg, backbone)
+        if matches[settings] and (not is_detector or _fits_detector(cfg, raw)):
+            matching.append(path.name)
+    return tuple(matching)
 
 
 def _fits_backbone(cfg: Config, backbone: Mapping[str, Tensor]) -> bool:
     with torch.device("meta"):
         own = MODELS.build(cfg.model.backbone).state_dict()
     try:
-        match(own, backbone)
+        return bool(match(own, backbone))
     except MisfitError:
         return False
-    return True
 
 
 def _fits_detector(cfg: Config, raw: object) -> bool:
     with torch.device("meta"):
         model = MODELS.build(cfg.model)
     try:
-        fit_detector(model, raw, f"{Path(cfg.filename).name}: the file", must_fill=True)
+        name = Path(cfg.filename).name
+        return bool(fit_detector(model, raw, f"{name}: the file", must_fill=True))
     except WeightsError:
         return False
-    return True

@@ -1,4 +1,4 @@
-"""Reading a config and changing it as a command line asks."""
+"""Reading a config and changing it, in place, as a command line asks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> list[str]:
     """Merge settings from the command line (``--cfg-options``) into a config.
 
     Args:
-        cfg: changed in place.
+        cfg: of the run.
         options: settings by dotted names.
 
     Returns:
@@ -90,10 +90,6 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
 def set_data_root(cfg: Config, data_root: str) -> None:
     """Let every path under the config's ``data_root`` point into another folder.
 
-    Args:
-        cfg: changed in place.
-        data_root: the folder of the data set.
-
     Raises:
         ConfigError: the config has no ``data_root``.
     """
@@ -118,7 +114,7 @@ def drop_pretrained(cfg: Config, load_from: bool = True) -> list[str]:
     """Remove every checkpoint that the run would start from.
 
     Args:
-        cfg: changed in place.
+        cfg: of the run.
         load_from: remove that of the whole detector, too, not only those of the model's parts.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the command line asks of a test, and the file that it leaves."""
+"""What the command line asks of a test, in the config that it changes; the file that it leaves."""
 
 from __future__ import annotations
 
@@ -39,9 +39,6 @@ def use_tta(cfg: Config) -> None:
 def ask_for_classwise(cfg: Config) -> None:
     """Let the test evaluator report the AP of each class (``--classwise``), of boxes and of masks.
 
-    Args:
-        cfg: changed in place.
-
     Raises:
         ConfigError: the test evaluator has no COCO metric.
     """
@@ -61,12 +58,8 @@ def ask_for_classwise(cfg: Config) -> None:
 def dump_predictions(cfg: Config, path: str) -> None:
     """Let the test write its predictions (``--out``), in MMDetection's format (masks as RLE).
 
-    Args:
-        cfg: changed in place.
-        path: of the pickle file.
-
     Raises:
-        ConfigError: the file has another suffix.
+        ConfigError: the file has another suffix than a pickle file.
     """
     if not path.endswith((".pkl", ".pickle")):
         raise ConfigError(f"--out {path}: the file must end in .pkl or .pickle")
@@ -76,10 +69,6 @@ def dump_predictions(cfg: Config, path: str) -> None:
 
 def draw_to(cfg: Config, folder: str) -> None:
     """Let the test draw each image's ground truth beside its predictions (``--show-dir``).
-
-    Args:
-        cfg: changed in place.
-        folder: where the pictures go.
 
     Raises:
         ConfigError: the config has no visualization hook.
