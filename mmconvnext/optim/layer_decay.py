@@ -19,18 +19,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmconvnext.errors import ConfigError
-from mmconvnext.models.block import GRN
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
-PARAMWISE_KEYS = (
-    "decay_rate",
-    "decay_type",
-    "num_layers",
-    "custom_keys",
+# MMEngine's keys; see the class below.
+MULTIPLIERS = (
     "norm_decay_mult",
     "bias_decay_mult",
+    "bias_lr_mult",
+    "dwconv_decay_mult",
+    "flat_decay_mult",
 )
-# What MMEngine's default constructor takes for normalisation layers.
+LAYER_KEYS = ("decay_rate", "decay_type", "num_layers")
+PARAMWISE_KEYS = (*LAYER_KEYS, "custom_keys", *MULTIPLIERS, "bypass_duplicate")
+# The normalisation layers of MMEngine's default constructor.
 NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 # Attributes that wrappers put between a module and its parameters: torch.compile, (distributed)
 # data parallel, fully sharded data parallel, activation checkpointing.
@@ -164,9 +165,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
       part of the parameter's name wins and replaces the rules on weight decay; ``lr_mult``
       multiplies the layer's learning rate, ``decay_mult`` (1 if left out) the base weight decay,
       and other entries become options of the group.
-    - ``norm_decay_mult`` and ``bias_decay_mult``: what multiplies the weight decay of
-      normalisation layers and of biases; 0 by default. GRN, other parameters of one dimension or
-      less, such as layer scale, have none in any case.
+    - ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult``: what multiplies the weight
+      decay of normalisation layers, of other biases, and of other parameters of one dimension or
+      less, such as layer scale; 0 by default. ``dwconv_decay_mult``: that of the weights of
+      depthwise convolutions; 1 by default. None of them gives weight decay to what its module
+      names in ``no_weight_decay()``, as GRN does.
+    - ``bias_lr_mult``: what multiplies the learning rate of biases but those of normalisation
+      layers; 1 by default.
+    - ``bypass_duplicate``: as in MMEngine; a shared parameter is in one group in any case.
 
     Raises:
         ConfigError: a key of ``paramwise_cfg`` is unknown or missing, a value is out of range, the
@@ -182,6 +188,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _validate_cfg(self) -> None:
         super()._validate_cfg()
         cfg = self.paramwise_cfg
+        if "dcn_offset_lr_mult" in cfg:
+            raise ConfigError(
+                "paramwise_cfg: dcn_offset_lr_mult is not supported, as offset layers are found by "
+                "their name alone; use custom_keys=dict(conv_offset=dict(lr_mult=...)) instead"
+            )
         unknown = sorted(set(cfg) - set(PARAMWISE_KEYS))
         if unknown:
             raise ConfigError(
@@ -191,7 +202,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if "decay_rate" not in cfg:
             raise ConfigError("paramwise_cfg: decay_rate is missing, for example decay_rate=0.7")
         rate = cfg["decay_rate"]
-        if not (isinstance(rate, int | float) and 0 < rate <= 1) or isinstance(rate, bool):
+        if not (_is_number(rate) and 0 < rate <= 1):
             raise ConfigError(f"paramwise_cfg: decay_rate={rate!r} must be a number in (0, 1]")
         decay_type = cfg.get("decay_type", "layer_wise")
         if decay_type not in DECAY_TYPES:
@@ -203,6 +214,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ConfigError(
                 f"paramwise_cfg: num_layers={num_layers!r} must be 'auto' or a positive integer"
             )
+        for key in MULTIPLIERS:
+            if key in cfg and not (_is_number(cfg[key]) and cfg[key] >= 0):
+                raise ConfigError(
+                    f"paramwise_cfg: {key}={cfg[key]!r} must be a number that is not negative"
+                )
         if self.base_lr is None:
             raise ConfigError(
                 "optimizer: lr is missing; layer-wise decay multiplies the base learning rate"
@@ -225,16 +241,15 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f"{type(module).__name__}; use mmconvnext's ConvNeXt, a module with layer_id(), "
                 "stage_id(), num_layers and num_stages, or another constructor"
             )
-        keys = ("decay_rate", "decay_type", "num_layers")
-        assign = layer_assigner(
-            backbones, **{k: self.paramwise_cfg[k] for k in keys if k in self.paramwise_cfg}
-        )
-        owners = _owners(module)
+        given = {k: self.paramwise_cfg[k] for k in LAYER_KEYS if k in self.paramwise_cfg}
+        assign = layer_assigner(backbones, **given)
+        owners, undecayed = _owners(module), _undecayed(module)
         groups: dict[tuple, dict] = {}
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
-            options = self._options(name, param, owners[name], assign(name))
+            layer, owner = assign(name), owners[name]
+            options = self._options(name, param, owner, layer, name in undecayed)
             key = tuple((k, repr(v)) for k, v in options.items())
             group = groups.setdefault(key, {**options, "params": [], "param_names": []})
             group["params"].append(param)
@@ -243,16 +258,20 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         _log_groups(ordered)
         params.extend(ordered)
 
-    def _options(self, name: str, param: nn.Parameter, owner: nn.Module, layer: Layer) -> dict:
+    def _options(
+        self, name: str, param: nn.Parameter, owner: nn.Module, layer: Layer, undecayed: bool
+    ) -> dict:
         """The options of a parameter's group: layer, learning rate, weight decay, custom ones."""
         custom = self._custom_options(name)
-        scale = layer.lr_scale * (1.0 if custom is None else custom.get("lr_mult", 1.0))
+        if custom is None:
+            is_bias = name.endswith("bias") and not isinstance(owner, NORM_LAYERS)
+            lr_mult = self.paramwise_cfg.get("bias_lr_mult", 1.0) if is_bias else 1.0
+            decay_mult = 0.0 if undecayed else self._decay_mult(name, param, owner)
+        else:
+            lr_mult, decay_mult = custom.get("lr_mult", 1.0), custom.get("decay_mult", 1.0)
+        scale = layer.lr_scale * lr_mult
         options = {"layer_id": layer.index, "lr_scale": scale, "lr": self.base_lr * scale}
         if self.base_wd is not None:
-            if custom is None:
-                decay_mult = self._decay_mult(name, param, owner)
-            else:
-                decay_mult = custom.get("decay_mult", 1.0)
             options["weight_decay"] = self.base_wd * decay_mult
         return {**options, **(custom or {})}
 
@@ -263,11 +282,19 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return custom_keys[matching[0]] if matching else None
 
     def _decay_mult(self, name: str, param: nn.Parameter, owner: nn.Module) -> float:
+        """What multiplies the weight decay; the rules are tried in MMEngine's order."""
+        cfg = self.paramwise_cfg
         if isinstance(owner, NORM_LAYERS):
-            return self.paramwise_cfg.get("norm_decay_mult", 0.0)
+            return cfg.get("norm_decay_mult", 0.0)
         if name.endswith("bias"):
-            return self.paramwise_cfg.get("bias_decay_mult", 0.0)
-        return 0.0 if param.ndim <= 1 or isinstance(owner, GRN) else 1.0
+            return cfg.get("bias_decay_mult", 0.0)
+        if isinstance(owner, nn.Conv2d) and owner.in_channels == owner.groups:
+            return cfg.get("dwconv_decay_mult", 1.0)
+        return cfg.get("flat_decay_mult", 0.0) if param.ndim <= 1 else 1.0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _owners(module: nn.Module) -> dict[str, nn.Module]:
@@ -276,6 +303,16 @@ def _owners(module: nn.Module) -> dict[str, nn.Module]:
         f"{prefix}.{name}" if prefix else name: owner
         for prefix, owner in module.named_modules()
         for name, _ in owner.named_parameters(recurse=False)
+    }
+
+
+def _undecayed(module: nn.Module) -> set[str]:
+    """The names of the parameters that their module says have no weight decay (as timm's do)."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, owner in module.named_modules()
+        if callable(getattr(owner, "no_weight_decay", None))
+        for name in owner.no_weight_decay()
     }
 
 

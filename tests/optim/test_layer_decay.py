@@ -91,7 +91,7 @@ def test_the_table_of_tiny_by_hand():
     assert {n: rows[n][0] for n in exponents} == {n: 0.5**e for n, e in exponents.items()}
 
 
-def test_agrees_with_mmdetections_constructor():
+def test_equals_mmdetections_constructor():
     """MMDetection's registered rule, on a model whose backbone it recognises by its class name."""
     from mmdet.engine import optimizers
 
@@ -127,7 +127,7 @@ def test_stage_wise_scales():
         assert scale == 0.5**exponent, name
 
 
-def test_stage_wise_takes_a_larger_number():
+def test_stage_wise_with_a_larger_number():
     rows = table(
         build(Detector(ConvNeXt(SMALL)), decay_rate=0.5, decay_type="stage_wise", num_layers=6)
     )
@@ -144,28 +144,65 @@ def test_wrong_explicit_number_says_what_would_have_happened():
         build(model, decay_rate=0.7, num_layers=6)
 
 
-def test_custom_keys_and_multipliers_agree_with_mmengine_where_nothing_decays():
-    model = Detector(ConvNeXt(SMALL))
-    custom_keys = {
-        "backbone.stages": {"lr_mult": 0.5},
-        "backbone.stages.3": {"lr_mult": 0.25, "decay_mult": 0.1},
-        "neck": {"decay_mult": 2.0},
-    }
-    common = {"custom_keys": custom_keys, "norm_decay_mult": 0.3, "bias_decay_mult": 0.6}
+class WithShared(nn.Module):
+    """Modules that each of MMEngine's rules is about, beside a backbone."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = ConvNeXt(SMALL)
+        self.neck = nn.Sequential(nn.Conv2d(32, 4, 1), nn.BatchNorm2d(4))
+        self.again = self.neck
+
+
+def of_mmengine(model: nn.Module, **paramwise_cfg) -> dict[str, tuple[float, float]]:
+    """What MMEngine's own constructor gives each parameter."""
     optimizer = {"type": "AdamW", "lr": BASE_LR, "weight_decay": BASE_WD}
-    mmengine = DefaultOptimWrapperConstructor(
-        {"type": "OptimWrapper", "optimizer": optimizer}, {**common, "flat_decay_mult": 0.0}
-    )(model).optimizer
+    wrapper = DefaultOptimWrapperConstructor({"optimizer": optimizer}, paramwise_cfg)(model)
     names = {id(p): n for n, p in model.named_parameters()}
-    expected = {
+    return {
         names[id(g["params"][0])]: (g["lr"] / BASE_LR, g["weight_decay"])
-        for g in mmengine.param_groups
+        for g in wrapper.optimizer.param_groups
     }
-    expected["scale"] = (1.0, 0.0)  # MMEngine's flat_decay_mult leaves out scalars
-    rows = table(build(model, decay_rate=1.0, **common))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {
+            "custom_keys": {
+                "backbone.stages": {"lr_mult": 0.5},
+                "backbone.stages.3": {"lr_mult": 0.25, "decay_mult": 0.1},
+                "neck": {"decay_mult": 2.0},
+            }
+        },
+        {"norm_decay_mult": 0.3, "bias_decay_mult": 0.6},
+        {"bias_lr_mult": 2.0},
+        {"dwconv_decay_mult": 0.5},
+        {"flat_decay_mult": 0.7, "dwconv_decay_mult": 0.5, "bias_decay_mult": 0.6},
+        {"bias_lr_mult": 3.0, "custom_keys": {"stages.1": {"lr_mult": 0.5}}},
+    ],
+    ids=str,
+)
+def test_multipliers_are_mmengines_where_nothing_decays(keys):
+    defaults = {"norm_decay_mult": 0.0, "bias_decay_mult": 0.0, "flat_decay_mult": 0.0}
+    model = WithShared()
+    expected = of_mmengine(model, **{**defaults, **keys}, bypass_duplicate=True)
+    rows = table(build(model, decay_rate=1.0, **keys, bypass_duplicate=True))
     assert rows.keys() == expected.keys()
     for name in rows:
         assert rows[name] == pytest.approx(expected[name]), name
+
+
+def test_multipliers_of_learning_rates_multiply_the_layers():
+    plain = table(build(WithShared(), decay_rate=0.5))
+    rows = table(build(WithShared(), decay_rate=0.5, bias_lr_mult=3.0))
+    for name, (scale, _) in rows.items():
+        is_norm = "norm" in name or "neck.1" in name or "downsample_layers.0.1" in name
+        is_norm = is_norm or name.startswith(
+            tuple(f"backbone.downsample_layers.{i}.0" for i in "123")
+        )
+        factor = 3.0 if name.endswith("bias") and not is_norm else 1.0
+        assert scale == pytest.approx(factor * plain[name][0]), name
 
 
 def test_custom_lr_mult_multiplies_the_layers_rate_and_keeps_other_options():
@@ -186,6 +223,15 @@ def test_grn_has_no_weight_decay_whatever_its_shape():
     grn = {n: wd for n, (_, wd) in rows.items() if ".grn." in n}
     assert len(grn) == 12
     assert set(grn.values()) == {0.0}
+
+
+def test_any_module_says_what_has_no_weight_decay():
+    """Names may have dots, as those of timm's models have."""
+    model = Detector(ConvNeXt(SMALL))
+    model.neck.no_weight_decay = lambda: {"0.weight"}
+    rows = table(build(model, decay_rate=0.7, flat_decay_mult=1.0))
+    assert rows["neck.0.weight"][1] == 0
+    assert rows["scale"][1] == rows["backbone.stages.0.0.gamma"][1] == BASE_WD
 
 
 def test_frozen_parameters_are_in_no_group():
@@ -261,6 +307,9 @@ def test_a_model_without_such_a_backbone_is_refused():
     [
         ({}, "decay_rate is missing"),
         ({"decay_rate": 0.7, "decayrate": 1}, "unknown 'decayrate'.*custom_keys"),
+        ({"decay_rate": 0.7, "dcn_offset_lr_mult": 0.1}, "dcn_offset_lr_mult.*use custom_keys="),
+        ({"decay_rate": 0.7, "bias_lr_mult": "2"}, "bias_lr_mult='2' must be a number"),
+        ({"decay_rate": 0.7, "flat_decay_mult": -1}, "flat_decay_mult=-1"),
         ({"decay_rate": 0.0}, r"decay_rate=0.0 must be a number in \(0, 1\]"),
         ({"decay_rate": 1.5}, "decay_rate=1.5"),
         ({"decay_rate": "0.7"}, "decay_rate='0.7'"),
