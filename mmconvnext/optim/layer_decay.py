@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -22,13 +21,8 @@ from mmconvnext.errors import ConfigError
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
 # MMEngine's keys; see the class below.
-MULTIPLIERS = (
-    "norm_decay_mult",
-    "bias_decay_mult",
-    "bias_lr_mult",
-    "dwconv_decay_mult",
-    "flat_decay_mult",
-)
+MULTIPLIERS = ("norm_decay_mult", "bias_decay_mult", "dwconv_decay_mult", "flat_decay_mult")
+MULTIPLIERS += ("bias_lr_mult",)
 LAYER_KEYS = ("decay_rate", "decay_type", "num_layers")
 PARAMWISE_KEYS = (*LAYER_KEYS, "custom_keys", *MULTIPLIERS, "bypass_duplicate")
 # The normalisation layers of MMEngine's default constructor.
@@ -52,11 +46,10 @@ class LayeredBackbone(Protocol):
         """The layer of a parameter in stage-wise decay, 0 to ``num_stages`` + 1."""
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """The place of one parameter: the layer's number and what multiplies the base lr there."""
 
-    index: int
+    number: int
     lr_scale: float
 
 
@@ -101,24 +94,22 @@ def layer_assigner(
         ConfigError: in layer-wise decay, ``num_layers`` is not what a backbone's depth gives; in
             stage-wise decay, it is less than its number of stages.
     """
-    by_layer = decay_type == "layer_wise"
-    depth = {p: b.num_layers if by_layer else b.num_stages for p, b in backbones.items()}
+    kind = "layer" if decay_type == "layer_wise" else "stage"
+    own_depth = {prefix: getattr(b, f"num_{kind}s") for prefix, b in backbones.items()}
+    depth = own_depth
     if num_layers != "auto":
-        for prefix, expected in depth.items():
+        for prefix, expected in own_depth.items():
             _check_num_layers(num_layers, expected, decay_rate, decay_type, prefix)
-        depth = dict.fromkeys(depth, num_layers)
-    head_layer = max(depth.values()) + 1
+        depth = dict.fromkeys(own_depth, num_layers)
 
     def assign(name: str) -> Layer:
-        for prefix, backbone in backbones.items():
-            if name.startswith(prefix):
-                own_name = strip_wrappers(name.removeprefix(prefix))
-                index = backbone.layer_id(own_name) if by_layer else backbone.stage_id(own_name)
-                last = backbone.num_layers if by_layer else backbone.num_stages
-                if index > last:  # beside the stages: the output norms
-                    break
-                return Layer(index, lr_scale(index, depth[prefix], decay_rate))
-        return Layer(head_layer, 1.0)
+        prefix = next((prefix for prefix in backbones if name.startswith(prefix)), None)
+        if prefix is not None:
+            own_name = strip_wrappers(name.removeprefix(prefix))
+            number = getattr(backbones[prefix], f"{kind}_id")(own_name)
+            if number <= own_depth[prefix]:  # else beside the stages: the output norms
+                return Layer(number, lr_scale(number, depth[prefix], decay_rate))
+        return Layer(max(depth.values()) + 1, 1.0)
 
     return assign
 
@@ -127,21 +118,19 @@ def _check_num_layers(
     num_layers: int, expected: int, decay_rate: float, decay_type: str, prefix: str
 ) -> None:
     where = f"the backbone {prefix.rstrip('.')!r}" if prefix else "the backbone"
-    if decay_type == "stage_wise":
-        if num_layers < expected:
-            raise ConfigError(
-                f"paramwise_cfg: num_layers={num_layers} is less than the {expected} stages of "
-                f"{where}; use num_layers='auto' for {expected}"
-            )
-        return
-    if num_layers != expected:
+    advice = f"use num_layers='auto' for {expected}"
+    if decay_type == "stage_wise" and num_layers < expected:
+        raise ConfigError(
+            f"paramwise_cfg: num_layers={num_layers} is less than the {expected} stages of "
+            f"{where}; {advice}"
+        )
+    if decay_type == "layer_wise" and num_layers != expected:
         # The last blocks of the third stage: their layer follows from the depth, not from L.
         wrong, right = (lr_scale(expected - 1, n, decay_rate) for n in (num_layers, expected))
         raise ConfigError(
             f"paramwise_cfg: num_layers={num_layers} does not fit {where}, whose depth gives "
             f"{expected} layers: the last blocks of its third stage would have been trained at "
-            f"{wrong:.3g} instead of {right:.3g} times the base learning rate; use "
-            f"num_layers='auto' or {expected}"
+            f"{wrong:.3g} instead of {right:.3g} times the base learning rate; {advice}"
         )
 
 
@@ -159,7 +148,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     - ``decay_rate`` (required): in (0, 1]; 1 means no decay.
     - ``decay_type``: ``'layer_wise'`` (default) or ``'stage_wise'``.
-    - ``num_layers``: ``'auto'`` (default) takes L from the backbone's depth; a number is checked
+    - ``num_layers``: ``'auto'`` (default) derives L from the backbone's depth; a number is checked
       against it in layer-wise decay.
     - ``custom_keys``: as in MMEngine's ``DefaultOptimWrapperConstructor``: the longest key that is
       part of the parameter's name wins and replaces the rules on weight decay; ``lr_mult``
@@ -201,28 +190,25 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         if "decay_rate" not in cfg:
             raise ConfigError("paramwise_cfg: decay_rate is missing, for example decay_rate=0.7")
-        rate = cfg["decay_rate"]
-        if not (_is_number(rate) and 0 < rate <= 1):
-            raise ConfigError(f"paramwise_cfg: decay_rate={rate!r} must be a number in (0, 1]")
-        decay_type = cfg.get("decay_type", "layer_wise")
-        if decay_type not in DECAY_TYPES:
-            raise ConfigError(
-                f"paramwise_cfg: decay_type={decay_type!r} must be one of {', '.join(DECAY_TYPES)}"
-            )
-        num_layers = cfg.get("num_layers", "auto")
-        if num_layers != "auto" and (type(num_layers) is not int or num_layers < 1):
-            raise ConfigError(
-                f"paramwise_cfg: num_layers={num_layers!r} must be 'auto' or a positive integer"
-            )
-        for key in MULTIPLIERS:
-            if key in cfg and not (_is_number(cfg[key]) and cfg[key] >= 0):
-                raise ConfigError(
-                    f"paramwise_cfg: {key}={cfg[key]!r} must be a number that is not negative"
-                )
         if self.base_lr is None:
             raise ConfigError(
                 "optimizer: lr is missing; layer-wise decay multiplies the base learning rate"
             )
+        values = {"decay_type": "layer_wise", "num_layers": "auto", **cfg}
+        rate, kind, depth = (values[key] for key in LAYER_KEYS)
+        checks = {
+            "decay_rate": (_is_number(rate) and 0 < rate <= 1, "a number in (0, 1]"),
+            "decay_type": (kind in DECAY_TYPES, f"one of {', '.join(DECAY_TYPES)}"),
+            "num_layers": (
+                depth == "auto" or (type(depth) is int and depth > 0),
+                "'auto' or a positive integer",
+            ),
+        }
+        for key in set(MULTIPLIERS) & set(cfg):
+            checks[key] = (_is_number(cfg[key]) and cfg[key] >= 0, "a number that is not negative")
+        for key, (is_right, choices) in checks.items():
+            if not is_right:
+                raise ConfigError(f"paramwise_cfg: {key}={values[key]!r} must be {choices}")
 
     def add_params(self, params: list[dict], module: nn.Module, **_: Any) -> None:
         """Append the groups of all trainable parameters of ``module`` to ``params``.
@@ -270,7 +256,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         else:
             lr_mult, decay_mult = custom.get("lr_mult", 1.0), custom.get("decay_mult", 1.0)
         scale = layer.lr_scale * lr_mult
-        options = {"layer_id": layer.index, "lr_scale": scale, "lr": self.base_lr * scale}
+        options = {"layer_id": layer.number, "lr_scale": scale, "lr": self.base_lr * scale}
         if self.base_wd is not None:
             options["weight_decay"] = self.base_wd * decay_mult
         return {**options, **(custom or {})}
@@ -300,16 +286,16 @@ def _is_number(value: object) -> bool:
 def _owners(module: nn.Module) -> dict[str, nn.Module]:
     """The module that each parameter belongs to, by the parameter's name."""
     return {
-        f"{prefix}.{name}" if prefix else name: owner
+        f"{prefix}.{name}".removeprefix("."): owner
         for prefix, owner in module.named_modules()
         for name, _ in owner.named_parameters(recurse=False)
     }
 
 
 def _undecayed(module: nn.Module) -> set[str]:
-    """The names of the parameters that their module says have no weight decay (as timm's do)."""
+    """The names of the parameters that a module says have no weight decay (timm's convention)."""
     return {
-        f"{prefix}.{name}" if prefix else name
+        f"{prefix}.{name}".removeprefix(".")
         for prefix, owner in module.named_modules()
         if callable(getattr(owner, "no_weight_decay", None))
         for name in owner.no_weight_decay()
@@ -318,17 +304,12 @@ def _undecayed(module: nn.Module) -> set[str]:
 
 def _log_groups(groups: Iterable[Mapping[str, Any]]) -> None:
     logger = MMLogger.get_current_instance()
+    usual = {"layer_id", "lr_scale", "lr", "weight_decay", "params", "param_names"}
     for group in groups:
-        custom = {
-            k: v
-            for k, v in group.items()
-            if k not in ("layer_id", "lr_scale", "lr", "weight_decay", "params", "param_names")
-        }
+        custom = {k: v for k, v in group.items() if k not in usual}
         logger.info(
             "layer %2d: configured lr %.3g (x %.4g), weight decay %s, %d tensors, %s parameters%s",
-            group["layer_id"],
-            group["lr"],
-            group["lr_scale"],
+            *(group[key] for key in ("layer_id", "lr", "lr_scale")),
             f"{group['weight_decay']:g}" if "weight_decay" in group else "of the optimizer",
             len(group["params"]),
             f"{sum(p.numel() for p in group['params']):,}",
