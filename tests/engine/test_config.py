@@ -158,16 +158,18 @@ def test_of_alternative_checkpoints_the_first_is_reported(checkpoint, reported):
     assert cfg.model.backbone.init_cfg is None
 
 
-def test_work_dir_prefers_the_command_line_then_the_config_then_its_name(tmp_path):
-    cfg = configs.load_config(write(tmp_path, "work_dir = 'from_config'\n"))
-    configs.set_work_dir(cfg, "from_args")
-    assert cfg.work_dir == "from_args"
-    cfg = configs.load_config(write(tmp_path, "work_dir = 'from_config'\n"))
-    configs.set_work_dir(cfg, None)
-    assert cfg.work_dir == "from_config"
-    cfg = configs.load_config(write(tmp_path, "a = 1\n"))
-    configs.set_work_dir(cfg, None)
-    assert cfg.work_dir == "work_dirs/a_config"
+@pytest.mark.parametrize(
+    ("text", "argument", "expected"),
+    [
+        ("work_dir = 'from_config'", "from_args", "from_args"),
+        ("work_dir = 'from_config'", None, "from_config"),
+        ("a = 1", None, "work_dirs/a_config"),
+    ],
+)
+def test_work_dir_is_that_of_the_command_line_or_the_config(tmp_path, text, argument, expected):
+    cfg = configs.load_config(write(tmp_path, text))
+    configs.set_work_dir(cfg, argument)
+    assert cfg.work_dir == expected
 
 
 def test_amp_and_lr_scaling():

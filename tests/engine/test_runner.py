@@ -47,12 +47,13 @@ def config(tmp_path, **changes) -> Config:
     return Config({**settings, **changes}, filename=str(path))
 
 
-# going on from a checkpoint
+# resuming
 
 
 def pretrained_config(work_dir) -> Config:
     backbone = {"type": "ConvNeXt", "init_cfg": {"type": "Pretrained", "checkpoint": "a.pth"}}
-    return Config({"model": {"backbone": backbone}, "work_dir": str(work_dir), "load_from": None})
+    model = {"backbone": backbone}
+    return Config({"model": model, "work_dir": str(work_dir), "load_from": "detector.pth"})
 
 
 @pytest.fixture
@@ -62,61 +63,40 @@ def checkpoint(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_auto_starts_a_new_run_where_there_is_no_checkpoint(tmp_path, there):
-    work_dir = tmp_path / "work"
-    if there:
-        work_dir.mkdir()
-    cfg = pretrained_config(work_dir)
+@pytest.mark.parametrize("folder", ["", "no/such/folder"])
+def test_auto_starts_a_new_run_where_there_is_no_checkpoint(tmp_path, folder):
+    cfg = pretrained_config(tmp_path / folder)
     (note,) = resume_from(cfg, "auto")
-    assert f"no checkpoint in {work_dir} yet" in note
-    assert cfg.to_dict() == pretrained_config(work_dir).to_dict()
+    assert f"no checkpoint in {cfg.work_dir} yet" in note
+    assert cfg.to_dict() == pretrained_config(tmp_path / folder).to_dict()
 
 
-def test_auto_takes_the_last_checkpoint_of_the_work_folder(tmp_path, checkpoint):
-    (tmp_path / "last_checkpoint").write_text(str(checkpoint))
-    (tmp_path / "epoch_9.pth").touch()
+@pytest.mark.parametrize("last", ["{}", "/moved/away/epoch_3.pth", None])
+def test_a_checkpoint_replaces_the_pretrained_weights(tmp_path, checkpoint, last):
+    if last:  # auto finds the last one, also in a folder that was moved
+        (tmp_path / "last_checkpoint").write_text(last.format(checkpoint))
+        (tmp_path / "epoch_9.pth").touch()
     cfg = pretrained_config(tmp_path)
-    (note,) = resume_from(cfg, "auto")
+    (note,) = resume_from(cfg, "auto" if last else str(checkpoint))
     assert f"resuming {checkpoint}" in note
-    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
-
-
-def test_auto_finds_the_last_checkpoint_in_a_folder_that_was_moved(tmp_path, checkpoint):
-    (tmp_path / "last_checkpoint").write_text(f"/no/such/{checkpoint.name}")
-    cfg = pretrained_config(tmp_path)
-    resume_from(cfg, "auto")
-    assert cfg.load_from == str(checkpoint)
-
-
-def test_auto_does_not_start_anew_where_the_last_checkpoint_was_deleted(tmp_path, checkpoint):
-    (tmp_path / "last_checkpoint").write_text(str(checkpoint))
-    checkpoint.unlink()
-    with pytest.raises(UserError, match=f"no checkpoint {checkpoint}"):
-        resume_from(pretrained_config(tmp_path), "auto")
-
-
-def test_a_checkpoint_replaces_the_pretrained_weights(tmp_path, checkpoint):
-    cfg = pretrained_config(tmp_path)
-    cfg.load_from = "detector.pth"
-    assert str(checkpoint) in resume_from(cfg, str(checkpoint))[0]
     assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
     assert cfg.model.backbone.init_cfg is None
 
 
-def test_a_checkpoint_that_is_missing_is_named_and_nothing_changes(tmp_path):
+@pytest.mark.parametrize("name", ["no/such.pth", "auto"])
+def test_a_checkpoint_that_is_missing_is_named_and_nothing_changes(tmp_path, name):
+    (tmp_path / "last_checkpoint").write_text("no/such.pth")  # it was deleted
     cfg = pretrained_config(tmp_path)
     with pytest.raises(UserError, match=r"there is no checkpoint no/such\.pth"):
-        resume_from(cfg, "no/such.pth")
+        resume_from(cfg, name)
     assert cfg.to_dict() == pretrained_config(tmp_path).to_dict()
 
 
 def test_checkpoints_are_files_or_addresses(tmp_path, checkpoint):
     check_checkpoint(str(checkpoint))
     check_checkpoint("https://example.com/a.pth")
-    for path in ("none.pth", str(tmp_path)):
-        with pytest.raises(UserError, match=f"there is no checkpoint {path}"):
-            check_checkpoint(path)
+    with pytest.raises(UserError, match=f"there is no checkpoint {tmp_path}"):
+        check_checkpoint(str(tmp_path))
 
 
 # building the runner
@@ -182,22 +162,18 @@ def test_messages_for_users_and_errors_nobody_foresaw_stay_as_they_are(
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("split", "changes", "says"),
     [
-        ({"load_from": "none.pth"}, "there is no checkpoint none.pth"),
-        ({"val_dataloader": {"dataset": {"data_root": "/no/such"}}}, "data folder /no/such"),
+        ("val", {"load_from": "none.pth"}, "there is no checkpoint none.pth"),
+        ("val", {"val_dataloader": {"dataset": {"data_root": "/no/such"}}}, "data folder /no/such"),
+        ("train", {"train_dataloader": None}, "has no train_dataloader: nothing to train on"),
+        ("test", {}, "has no test_dataloader: nothing to test on"),
     ],
 )
-def test_files_are_checked_before_anything_is_built(tmp_path, changes, says):
+def test_files_and_settings_are_checked_before_anything_is_built(tmp_path, split, changes, says):
     with pytest.raises(UserError, match=says):
-        build_runner(config(tmp_path, model={"type": "NoSuchModel"}, **changes), ("val",))
+        build_runner(config(tmp_path, model={"type": "NoSuchModel"}, **changes), (split,))
     assert not (tmp_path / "work").exists()
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_a_split_that_the_config_lacks_is_named(tmp_path, split):
-    with pytest.raises(ConfigError, match=f"has no {split}_dataloader: nothing to {split} on"):
-        build_runner(config(tmp_path, **{f"{split}_dataloader": None}), (split,))
 
 
 # checkpoints that do not fit
