@@ -250,10 +250,7 @@ def test_of_several_sources_the_first_that_can_be_had_is_taken(tmp_path, notes):
 def test_weights_alone_cannot_be_resumed(runner, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": runner.model.state_dict()}, path)
-    with pytest.raises(
-        UserError,
-        match=r"weights\.pth: it has no state of an optim.*load_from=",
-    ):
+    with pytest.raises(UserError, match=r"weights\.pth: it has no state of an opt.*load_from="):
         runner.resume(str(path))
 
 
@@ -294,10 +291,7 @@ def test_settings_of_the_loops_that_cannot_be_built_are_named(runner, split):
     setattr(runner, f"_{split}_dataloader", DataLoader([1]))
     for loop, says in (
         ({"type": "NoSuchLoop"}, "NoSuchLoop is not in the"),
-        (
-            {"type": "EpochBasedTrainLoop", "max_epoch": 1},
-            "unexpected keyword argument 'max_ep",
-        ),
+        ({"type": "EpochBasedTrainLoop", "max_epoch": 1}, "unexpected keyword .*'max_ep"),
     ):
         with pytest.raises(ConfigError, match=rf"^{split}_cfg of \S+ cannot be built: .*{says}"):
             build(loop)
@@ -316,15 +310,15 @@ def test_heads_of_another_number_of_classes_are_named(runner, data, notes, split
     head.num_classes = 80
     runner.model.heads = nn.ModuleList([head, deepcopy(head), nn.Identity()])
     setattr(runner, f"_{split}_dataloader", loader(data(COCO)))
-    loop = {"type": "IterBasedTrainLoop", "max_iters": 1} if split == "train" else {}
+    runner._val_evaluator = {"type": "DumpDetResults", "out_file_path": "a.pkl"}
+    loop = {"type": "IterBasedTrainLoop", "max_iters": 1}
+    if split == "val":
+        loop = {"type": "ValLoop"}
     says = (
         "heads.0 has num_classes=80, heads.1 has num_classes=80, and .*a.json has 1 classes: "
         "--cfg-options model.heads.0.num_classes=1 model.heads.1.num_classes=1, or set metainfo"
     )
     build = getattr(runner, f"build_{split}_loop")
-    if split == "val":
-        runner._val_evaluator = {"type": "DumpDetResults", "out_file_path": "a.pkl"}
-        loop = {"type": "ValLoop"}
     build(loop)
     assert any(re.match(says, note) for note in notes())
     runner.register_hook(NumClassCheckHook())
@@ -377,7 +371,7 @@ def test_good_data_is_loaded(data):
 BROKEN = [
     ({"shapes": []}, r"it has no list 'images' \(found: shapes\)"),
     ({**COCO, "images": [{"id": 1}]}, r"images\[0\] has no 'file_name'"),
-    ([], "it holds a list"),
+    ([], "it .* a list"),
 ]
 # What pycocotools also reads without images and fails on later is left out.
 BROKEN_FOR_METRICS = [({**COCO, "images": [{}]}, r"images\[0\] has no 'id'"), BROKEN[-1]]
@@ -405,6 +399,7 @@ def test_it_is_explained_inside_of_wrappers_too(data, wrapper):
     ("changes", "says"),
     [
         ({"type": "NoSuchDataset"}, "NoSuchDataset is not in the"),
+        ({"no_such": 1}, "unexpected keyword.*'no_such'"),  # passed on by CocoDataset
         ({"pipeline": [{"type": "NoSuchTransform"}]}, "NoSuchTransform is not in the"),
         ({"pipeline": [{"type": "PackDetInputs", "no_such": 1}]}, "unexpected keyword.*'no_such'"),
         ({"pipeline": [{"no_such": 1}]}, 'must contain the key "type"'),
