@@ -83,11 +83,16 @@ class ConvNeXt(BaseModule):
     ):
         super().__init__(init_cfg=init_cfg)
         self.depths, self.widths = resolve_arch(arch)
-        if fused not in ("auto", True, False):
-            raise ValueError(f"fused={fused!r} must be 'auto', True or False")
-        _check_arguments(in_channels, kernel_size, drop_path_rate, layer_scale_init_value)
-        self.out_indices = _check_out_indices(out_indices)
-        self.frozen_stages = _check_frozen_stages(frozen_stages)
+        _check_arguments(
+            in_channels=in_channels,
+            kernel_size=kernel_size,
+            drop_path_rate=drop_path_rate,
+            layer_scale_init_value=layer_scale_init_value,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            fused=fused,
+        )
+        self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
         self.in_channels, self.use_grn = in_channels, use_grn
         self.with_cp = with_cp
         self._fusion_is_logged = False
@@ -122,7 +127,7 @@ class ConvNeXt(BaseModule):
             One map (N, widths[i], H / 2^(i+2), W / 2^(i+2)) for each stage i of ``out_indices``,
             in channels_last.
         """
-        if self._fusion_is_logged or is_recorded(x):
+        if is_recorded(x) or self._fusion_is_logged:
             return self._features(x)
         reasons: dict[str, str | None] = {}
         outs = self._features(x, reasons)
@@ -285,50 +290,47 @@ def _place(name: str) -> tuple[str, int | None, int]:
     return kind, int(numbers[0]), int(numbers[1])
 
 
-def _check_arguments(
-    in_channels: int, kernel_size: int, drop_path_rate: float, layer_scale_init_value: float
-) -> None:
-    if not is_positive_int(in_channels):
-        raise ValueError(f"in_channels={in_channels!r} must be a positive integer (3 for RGB)")
-    if not is_positive_int(kernel_size) or kernel_size % 2 == 0:
-        raise ValueError(
-            f"kernel_size={kernel_size!r} must be an odd positive integer (7 in the paper): "
-            "an even one would change the size of the feature maps"
-        )
-    if not (_is_number(drop_path_rate) and 0 <= drop_path_rate < 1):
-        raise ValueError(f"drop_path_rate={drop_path_rate!r} must be a number in [0, 1)")
-    if not (_is_number(layer_scale_init_value) and layer_scale_init_value >= 0):
-        raise ValueError(
-            f"layer_scale_init_value={layer_scale_init_value!r} must be a number above 0 (1.0 in "
-            "the detection recipes), or 0 for no layer scale"
-        )
+def _check_arguments(**arguments: Any) -> None:
+    """Raise a ValueError that names the first argument out of range, its value and the choices."""
+    choices = {
+        "in_channels": (is_positive_int, "a positive integer (3 for RGB)"),
+        "kernel_size": (
+            lambda value: is_positive_int(value) and value % 2,
+            "an odd positive integer (7 in the paper): with an even one the size of the feature "
+            "maps would change",
+        ),
+        "drop_path_rate": (
+            lambda value: _is_number(value) and 0 <= value < 1,
+            "a number in [0, 1)",
+        ),
+        "layer_scale_init_value": (
+            lambda value: _is_number(value) and value >= 0,
+            "a number above 0 (1.0 in the detection recipes), or 0 for no layer scale",
+        ),
+        "out_indices": (
+            _are_stages,
+            f"an ascending sequence of different stages out of {tuple(range(NUM_STAGES))}",
+        ),
+        "frozen_stages": (
+            lambda value: type(value) is int and -1 <= value <= NUM_STAGES,
+            f"one of {tuple(range(-1, NUM_STAGES + 1))}: -1 freezes nothing, 0 the stem, k the "
+            "stem and the first k stages",
+        ),
+        "fused": (lambda value: value in ("auto", True, False), "'auto', True or False"),
+    }
+    for name, (is_right, what) in choices.items():
+        if not is_right(arguments[name]):
+            raise ValueError(f"{name}={arguments[name]!r} must be {what}")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    choices = range(NUM_STAGES)
-    is_sequence = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
-    indices = tuple(out_indices) if is_sequence else ()
-    if (
-        not indices
-        or any(type(i) is not int or i not in choices for i in indices)
-        or list(indices) != sorted({*indices})
-    ):
-        raise ValueError(
-            f"out_indices={out_indices!r} must be an ascending sequence of different stages out of "
-            f"{tuple(choices)}"
-        )
-    return indices
-
-
-def _check_frozen_stages(frozen_stages: int) -> int:
-    choices = range(-1, NUM_STAGES + 1)
-    if type(frozen_stages) is not int or frozen_stages not in choices:
-        raise ValueError(
-            f"frozen_stages={frozen_stages!r} must be one of {tuple(choices)}: -1 freezes nothing, "
-            "0 the stem, k the stem and the first k stages"
-        )
-    return frozen_stages
+def _are_stages(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) > 0
+        and all(type(i) is int and 0 <= i < NUM_STAGES for i in value)
+        and [*value] == sorted({*value})
+    )

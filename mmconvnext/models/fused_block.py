@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmconvnext.models.block import GRN, Block
-from mmconvnext.models.tiles import BlockParameters, Settings, differentiable, forward_tiles
+from mmconvnext.models.tiles import BlockParameters, Settings, TiledBlock, forward_tiles
 
 # Of the 4C channels of a block, on the CPU: what is smaller stays in the cache anyway, and is
 # computed sooner layer by layer. In training more is saved then; that weighs more than time.
@@ -49,7 +49,7 @@ class FusedBlock(Block):
         # autocast has decided in which type the layers work; within nothing else does
         with torch.autocast(x.device.type, enabled=False):
             if self._wants_grad(x):
-                return differentiable(x, params, settings)
+                return TiledBlock.apply(x, settings, *params)
             return forward_tiles(x, None, params.to(settings.dtype), settings)[0]
 
     def _wants_grad(self, x: Tensor) -> bool:
@@ -87,7 +87,7 @@ def _is_original(block: Block, name: str, kind: type[nn.Module]) -> bool:
     layer = getattr(block, name)
     hooks = (layer._forward_hooks, layer._forward_pre_hooks)
     hooks += (layer._backward_hooks, layer._backward_pre_hooks)
-    if type(layer) is not kind or any(hooks) or None in layer._parameters.values():
+    if type(layer) is not kind or any(hooks) or any(p is None for p in layer._parameters.values()):
         return False
     return kind is not nn.Conv2d or (  # depthwise, and keeps the size of the map
         layer.stride == layer.dilation == (1, 1)
@@ -98,7 +98,7 @@ def _is_original(block: Block, name: str, kind: type[nn.Module]) -> bool:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type that autocast asks for where it is on, else that of ``x``; it spares float64."""
+    """The type that autocast asks for, if it is on and ``x`` is not float64; else that of ``x``."""
     device = x.device.type
     if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return x.dtype

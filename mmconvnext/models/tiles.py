@@ -60,35 +60,21 @@ class BlockParameters(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What is no tensor in a block's computation.
+    """What is no tensor in a block's computation."""
 
-    Attributes:
-        scales: for each sample, what stochastic depth multiplies its branch with; 0 costs nothing.
-        dtype: what convolution and linear layers compute in.
-        norm_eps: of LayerNorm.
-        grn_eps: of GRN; None without it.
-    """
-
-    scales: tuple[float, ...]
-    dtype: torch.dtype
-    norm_eps: float
-    grn_eps: float | None
+    scales: tuple[float, ...]  # of each sample's branch in stochastic depth; 0 costs nothing
+    dtype: torch.dtype  # of convolution and linear layers
+    norm_eps: float  # of LayerNorm
+    grn_eps: float | None  # of GRN; None without it
 
 
 class Tile(NamedTuple):
-    """The same rows of the maps of some samples.
+    """The rows ``top`` to ``bottom`` (exclusive) of the maps of some samples."""
 
-    Attributes:
-        samples: which ones; more than one only with all rows.
-        top: the first row.
-        bottom: the row after the last one.
-        positions: where the tile is among the positions of all samples.
-    """
-
-    samples: slice
+    samples: slice  # more than one only with all rows
     top: int
     bottom: int
-    positions: slice
+    positions: slice  # among those of all samples
 
 
 def divide(
@@ -154,8 +140,9 @@ def _map(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(n, h, w, rows.shape[-1]).permute(0, 3, 1, 2)
 
 
-def _convolve(x: Tensor, tile: Tile, weight: Tensor, bias: Tensor) -> Tensor:
+def _convolve(x: Tensor, tile: Tile, params: BlockParameters) -> Tensor:
     """The convolution's output at the positions of a tile, as rows."""
+    weight, bias = params.conv_weight, params.conv_bias
     pad = weight.shape[-1] // 2
     low, high = max(tile.top - pad, 0), min(tile.bottom + pad, x.shape[2])
     source = x[tile.samples, :, low:high].to(weight.dtype)
@@ -211,10 +198,7 @@ def forward_tiles(
             continue
         hiddens, factor = [], None
         for tile in tiles:
-            if y is None:
-                rows = _convolve(x, tile, params.conv_weight, params.conv_bias)
-            else:
-                rows = y_rows[tile.positions]
+            rows = _convolve(x, tile, params) if y is None else y_rows[tile.positions]
             hiddens.append(linear1(_normalise(rows, params, settings.norm_eps)[0]))
         if norms is not None:
             norm = norms[tiles[0].samples.start]
@@ -238,22 +222,12 @@ def _result_dtype(x: Tensor, params: BlockParameters) -> torch.dtype:
     return torch.promote_types(x.dtype, branch)
 
 
-def differentiable(x: Tensor, params: BlockParameters, settings: Settings) -> Tensor:
-    """Compute a block's output, to be differentiated once.
-
-    Args:
-        x: the input (N, C, H, W), in channels_last.
-        params: of the block.
-        settings: of the block.
-    """
-    return _TiledBlock.apply(x, settings, *params)
-
-
-class _TiledBlock(torch.autograd.Function):
-    """The block with a backward pass that computes again what forward did not save."""
+class TiledBlock(torch.autograd.Function):
+    """A block's output, with a backward pass that computes again what forward did not save."""
 
     @staticmethod
     def forward(ctx, x: Tensor, settings: Settings, *params: Tensor | None) -> Tensor:
+        """Compute the output of ``x`` (N, C, H, W), given the fields of BlockParameters."""
         cast = BlockParameters(*params).to(settings.dtype)
         source = x.to(settings.dtype)
         y = depthwise_conv2d(source, cast.conv_weight, cast.conv_bias)
@@ -265,6 +239,7 @@ class _TiledBlock(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute the gradients of the input and of all parameters that want one."""
         x, y, norms, *originals = ctx.saved_tensors
         for_x, _, *needed = ctx.needs_input_grad
         params = BlockParameters(*originals).to(ctx.settings.dtype)
@@ -275,14 +250,11 @@ class _TiledBlock(torch.autograd.Function):
             for scale, tiles in groups:
                 norm = None if norms is None else norms[tiles[0].samples.start]
                 gradients.add(grad_rows, scale, tiles, norm)
-            grad_y = _map(gradients.y, y)
-            grad_conv = depthwise_conv2d_backward(
-                x, grad_y, params.conv_weight, (for_x, *needed[:2])
+            grad_x, *of_conv = depthwise_conv2d_backward(
+                x, _map(gradients.y, y), params.conv_weight, (for_x, *needed[:2])
             )
-            grad_x = grad_conv[0].to(ctx.x_dtype).add_(grad) if for_x else None
-            sums = gradients.of_parameters()._replace(
-                conv_weight=grad_conv[1], conv_bias=grad_conv[2]
-            )
+            grad_x = grad_x.to(ctx.x_dtype).add_(grad) if for_x else None
+            sums = (*of_conv, *gradients.of_parameters()[2:])
         grad_params = (
             total.to(original.dtype).view_as(original) if is_needed else None
             for total, original, is_needed in zip(sums, originals, needed, strict=True)
@@ -301,6 +273,7 @@ class _Gradients:
         self.y_rows = _rows(y)
         self.y = torch.empty_like(self.y_rows)
         self.wide = torch.promote_types(y.dtype, torch.float32)
+        self.exact = self.wide if y.dtype == torch.float16 else y.dtype  # has the range for factors
         self.linear1 = linear(params.weight1, params.bias1, num_rows)
         # weight2's is transposed: the matrix product is faster into more rows than columns
         shapes = params._replace(weight2=params.weight2.t())
@@ -309,7 +282,7 @@ class _Gradients:
         )
         # Multiplied with the layer scale before it is rounded, as layer by layer, the gradient
         # keeps the range of float16; a layer scale next to 0 would take from its own gradient.
-        self.weight2, self.factor = params.weight2, None
+        self.weight2, self.factor = params.weight2, 1.0
         if params.gamma is not None:
             gamma = params.gamma.to(torch.promote_types(params.gamma.dtype, torch.float32))
             self.factor = torch.where(gamma.abs() < LEAST_FACTOR, LEAST_FACTOR, gamma)
@@ -335,7 +308,7 @@ class _Gradients:
         product = sums.weight2 if norm is None else torch.zeros_like(sums.weight2)
         recomputed = []
         for tile in tiles:
-            branch = self._of_branch(grad[tile.positions], scale)
+            branch = (grad[tile.positions] * (scale * self.factor)).to(params.weight2.dtype)
             y = self.y_rows[tile.positions]
             normed, mean, rstd = _normalise(y, params, self.settings.norm_eps)
             hidden = self.linear1(normed)
@@ -346,18 +319,12 @@ class _Gradients:
         for tile, (branch, hidden, normed, *of_norm) in zip(tiles, recomputed, strict=True):
             grad_hidden = self.back2(branch)
             if through_grn is not None:
-                _add_grn(grad_hidden, hidden, *through_grn)
+                of_z, of_hidden = (t.to(self.exact) for t in through_grn)
+                grad_hidden.mul_(of_z).addcmul_(functional.gelu(hidden), of_hidden)
             torch.ops.aten.gelu_backward(grad_hidden, hidden, grad_input=grad_hidden)
             _add_product(sums.weight1, grad_hidden, normed)
             sums.bias1.add_(grad_hidden.sum(0, dtype=self.wide))
             self.y[tile.positions] = self._of_norm(self.back1(grad_hidden), *of_norm)
-
-    def _of_branch(self, grad: Tensor, scale: float) -> Tensor:
-        if self.factor is not None:
-            grad = grad * (scale * self.factor)
-        elif scale != 1:
-            grad = grad * scale
-        return grad.to(self.params.weight2.dtype)
 
     def _through_grn(self, norm: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
         """Differentiate the GRN of a sample.
@@ -373,11 +340,11 @@ class _Gradients:
         Returns:
             What the gradient of ``z`` and ``h`` are multiplied with in the gradient of ``h``.
         """
-        gamma, eps = self.params.grn_gamma.flatten(), self.settings.grn_eps
+        grn = (norm, self.params.grn_gamma.flatten(), self.settings.grn_eps)
         grad_scale = torch.linalg.vecdot(self.weight2.t().to(self.wide), product)
-        grad_gamma, per_hidden = grn_scale_backward(grad_scale, norm, gamma, eps)
+        grad_gamma, per_hidden = grn_scale_backward(grad_scale, *grn)
         self.sums.grn_gamma.add_(grad_gamma)
-        scale = grn_scale(norm, gamma, eps)
+        scale = grn_scale(*grn)
         self.sums.weight2.addcmul_(product, scale[:, None])
         return scale, per_hidden
 
@@ -407,20 +374,13 @@ class _Gradients:
             sums.grn_beta.add_(sums.bias2 @ self.weight2.to(self.wide))
         # in the layout of the parameter: any other is copied once more when it is accumulated
         sums = sums._replace(weight2=sums.weight2.t().contiguous())
-        if self.factor is not None:
+        if params.gamma is not None:
             weight, bias = (t.to(self.wide) for t in (params.weight2, params.bias2))
             of_gamma = torch.linalg.vecdot(weight, sums.weight2) + bias * sums.bias2
             sums = sums._replace(gamma=of_gamma / self.factor)
             sums.weight2.mul_(self.share[:, None])
             sums.bias2.mul_(self.share)
         return sums
-
-
-def _add_grn(grad: Tensor, hidden: Tensor, scale: Tensor, per_hidden: Tensor) -> None:
-    """``grad = grad * scale + gelu(hidden) * per_hidden``, of which float16 has not the range."""
-    activated = functional.gelu(hidden)
-    dtype = per_hidden.dtype if grad.dtype == torch.float16 else grad.dtype
-    grad.mul_(scale.to(dtype)).addcmul_(activated, per_hidden.to(dtype))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
