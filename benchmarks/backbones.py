@@ -1,4 +1,4 @@
-"""The contest of backbones: ConvNeXt of several libraries, in inference and in training."""
+"""The comparison of backbones: ConvNeXt of several libraries, in inference and in training."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from benchmarks import speed
 from benchmarks.backbone_peers import LIBRARIES, OURS, OURS_PLAIN, PEERS
-from benchmarks.contest import Agree, Contestant, Results, close_to, run
+from benchmarks.comparison import Candidate, Check, Results, close_to, run
 from benchmarks.devices import choose_device
-from benchmarks.machine import PEERS as FOLDER_OF_PEERS
-from benchmarks.machine import measure, reference
 from benchmarks.process import BenchmarkError
 from benchmarks.report import MIB, Column, Report
+from benchmarks.roofline import PEERS as FOLDER_OF_PEERS
+from benchmarks.roofline import measure, reference
 from mmconvnext.variants import resolve_arch
 
-FACTORY = "benchmarks.backbone_contestant:Backbone"
+FACTORY = "benchmarks.backbone_candidate:Backbone"
 SHAPE = (800, 1280)
 DTYPES = ("float32", "bfloat16", "float16")
 # Of the relative L2 distance; in half precision, two computations with errors of their own.
@@ -29,7 +29,7 @@ FORWARD_PASSES_OF_STEP = 3
 
 @dataclass(frozen=True)
 class Task:
-    """What all contestants of a table do.
+    """What all candidates of a table do.
 
     Attributes:
         arch: see :class:`mmconvnext.ConvNeXt`.
@@ -82,10 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Hold a contest for each size and type that the command line names.
+    """Run a comparison for each size and type that the command line names.
 
     Raises:
-        BenchmarkError: an argument is wrong, or a contest failed.
+        BenchmarkError: an argument is wrong, or a comparison failed.
     """
     device = choose_device(args.device)
     batch = args.batch or (2 if args.train else 1)
@@ -95,11 +95,11 @@ def compare(args: argparse.Namespace) -> Report:
         for dtype in args.dtype
     ]
     names = chosen(args.peers, args.plain)
-    contests = [contestants(task, names) for task in tasks]  # finds mistakes before it measures
+    comparisons = [candidates(task, names) for task in tasks]  # finds mistakes before it measures
     limits = measure(device, args.threads)
     tables = [
-        hold(task, each, rounds=args.rounds, warmup=args.warmup, threads=args.threads)
-        for task, each in zip(tasks, contests, strict=True)
+        compare_one(task, each, rounds=args.rounds, warmup=args.warmup, threads=args.threads)
+        for task, each in zip(tasks, comparisons, strict=True)
     ]
     columns = [Column("saved MiB (/ ours)", _saved)] if args.train else []
     notes = [*_notes(args.train), speed.note(tables), *limits.lines()]
@@ -107,7 +107,7 @@ def compare(args: argparse.Namespace) -> Report:
 
 
 def chosen(libraries: Sequence[str], plain: bool) -> list[str]:
-    """The names of contestants in the table's order.
+    """The names of candidates in the table's order.
 
     Args:
         libraries: of the peers; timm takes part in both memory formats.
@@ -117,8 +117,8 @@ def chosen(libraries: Sequence[str], plain: bool) -> list[str]:
     return [*ours, *(name for name in PEERS if name.partition(",")[0] in libraries)]
 
 
-def contestants(task: Task, names: Sequence[str]) -> list[Contestant]:
-    """Describe contestants, see :class:`benchmarks.backbone_contestant.Backbone`.
+def candidates(task: Task, names: Sequence[str]) -> list[Candidate]:
+    """Describe candidates, see :class:`benchmarks.backbone_candidate.Backbone`.
 
     Args:
         task: what they do.
@@ -139,25 +139,25 @@ def contestants(task: Task, names: Sequence[str]) -> list[Contestant]:
         "device": task.device,
     }
     return [
-        Contestant(name, FACTORY, {"peer": name, **arguments}, _python_path(name)) for name in names
+        Candidate(name, FACTORY, {"peer": name, **arguments}, _python_path(name)) for name in names
     ]
 
 
-def hold(task: Task, contestants: Sequence[Contestant], **options: int) -> Results:
-    """Compare, then time; the machine's matrix product takes turns with the contestants.
+def compare_one(task: Task, candidates: Sequence[Candidate], **options: int) -> Results:
+    """Compare, then time; the machine's matrix product alternates with the candidates.
 
     Args:
-        task: what the contestants do.
-        contestants: ours first.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.contest.run`.
+        task: what the candidates do.
+        candidates: ours first.
+        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
 
     Returns:
         With the fact ``flops``, those of :func:`benchmarks.speed.relate_to_gemm`, and in
         training ``saved_bytes``.
     """
     gemm = reference(task.device, task.dtype)
-    options_of_run = {"agree": agreement(task), "title": task.title, "reference": gemm, **options}
-    results = run(contestants, **options_of_run)
+    options_of_run = {"check": equality(task), "title": task.title, "reference": gemm, **options}
+    results = run(candidates, **options_of_run)
     flops = count_flops(task)
     for facts in results.facts.values():
         facts["flops"] = flops
@@ -165,7 +165,7 @@ def hold(task: Task, contestants: Sequence[Contestant], **options: int) -> Resul
     return results
 
 
-def agreement(task: Task) -> Agree:
+def equality(task: Task) -> Check:
     """How near the results must be: each map, and in training each gradient.
 
     In half precision all gradients are taken together: a norm's parameters sum up gradients of all

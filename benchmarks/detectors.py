@@ -1,4 +1,4 @@
-"""The contest of detectors: ours, MMDetection's ConvNeXt, and what the paper compares it with."""
+"""The comparison of detectors: ours, MMDetection's ConvNeXt, and the peers of the paper."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import speed
-from benchmarks.contest import Arrays, Contestant, DisagreementError, Results, run
+from benchmarks.comparison import Arrays, Candidate, Results, UnequalResultsError, run
 from benchmarks.devices import choose_device
-from benchmarks.machine import PEERS as FOLDER_OF_PEERS
-from benchmarks.machine import reference
 from benchmarks.process import BenchmarkError
 from benchmarks.report import UNKNOWN, Column, Report
+from benchmarks.roofline import PEERS as FOLDER_OF_PEERS
+from benchmarks.roofline import reference
 
-FACTORY = "benchmarks.detector_contestant:Detector"
+FACTORY = "benchmarks.detector_candidate:Detector"
 OURS = "ours"
 SAME = "MMDetection, mmpretrain"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -57,16 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-root", default="data/coco/", help="folder of COCO 2017")
     parser.add_argument(
-        "--images", type=int, default=IMAGES, help="of a turn, from val2017; default: %(default)s"
+        "--images", type=int, default=IMAGES, help="of a run, from val2017; default: %(default)s"
     )
     parser.add_argument("--device", help="cpu, cuda, …; default: the GPU where there is one")
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Hold a contest for each kind of detector that the command line names.
+    """Run a comparison for each kind of detector that the command line names.
 
     Raises:
-        BenchmarkError: an argument is wrong, or a contest failed.
+        BenchmarkError: an argument is wrong, or a comparison failed.
     """
     device = choose_device(args.device)
     if args.images < 1:
@@ -77,7 +77,7 @@ def compare(args: argparse.Namespace) -> Report:
             "annotations/instances_val2017.json and val2017/"
         )
     tables = [
-        hold(
+        compare_one(
             kind,
             data_root=args.data_root,
             images=args.images,
@@ -98,11 +98,11 @@ NOTES = (
     "distance: of boxes in pixels, of scores, and the share of the pixels of masks that differ; "
     "Swin-T and ResNet-50 are other networks, of which nothing is compared",
     "published: frames a second on an A100, ours divided by theirs (A ConvNet for the 2020s, "
-    "table 3), to be held beside time / ours",
+    "table 3), to be compared with time / ours",
 )
 
 
-def hold(kind: str, data_root: str, images: int, device: str, **options: int) -> Results:
+def compare_one(kind: str, data_root: str, images: int, device: str, **options: int) -> Results:
     """Compare, then time.
 
     Args:
@@ -110,12 +110,12 @@ def hold(kind: str, data_root: str, images: int, device: str, **options: int) ->
         data_root: folder of COCO.
         images: how many of its validation split.
         device: in torch's words.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.contest.run`.
+        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
     """
     title = f"{kind}, ConvNeXt-T, {images} images at full size, {device}"
     results = run(
-        contestants(kind, data_root, images, device),
-        agree=agree,
+        candidates(kind, data_root, images, device),
+        check=check,
         title=title,
         reference=reference(device, "float32"),
         **options,
@@ -130,12 +130,12 @@ def hold(kind: str, data_root: str, images: int, device: str, **options: int) ->
     return results
 
 
-def contestants(kind: str, data_root: str, images: int, device: str) -> list[Contestant]:
-    """Describe contestants, see :class:`benchmarks.detector_contestant.Detector`."""
+def candidates(kind: str, data_root: str, images: int, device: str) -> list[Candidate]:
+    """Describe candidates, see :class:`benchmarks.detector_candidate.Detector`."""
     ours = str(CONFIGS / DETECTORS[kind][OURS])
     mmpretrain = FOLDER_OF_PEERS / "mmpretrain"
     return [
-        Contestant(
+        Candidate(
             name,
             FACTORY,
             {
@@ -153,17 +153,17 @@ def contestants(kind: str, data_root: str, images: int, device: str) -> list[Con
     ]
 
 
-def agree(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
+def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     """Demand the same detections of the same network; others detect something else.
 
     Raises:
-        DisagreementError: their number, labels, boxes, scores or masks differ.
+        UnequalResultsError: their number, labels, boxes, scores or masks differ.
     """
     if name != SAME:
         return {}
     images = [key.partition(" ")[2] for key in ours if key.startswith("boxes ")]
     if not any(len(ours[f"boxes {image}"]) for image in images):
-        raise DisagreementError("nothing was detected that could be compared; nothing was timed")
+        raise UnequalResultsError("nothing was detected that could be compared; nothing was timed")
     distances = {"boxes": 0.0, "scores": 0.0, "masks": 0.0}
     for image in images:
         pair = [{kind: each[f"{kind} {image}"] for kind in KINDS} for each in (ours, theirs)]
@@ -178,7 +178,7 @@ KINDS = ("boxes", "scores", "labels", "masks")
 def _distances(image: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     order = _partners(ours, theirs) if len(ours["boxes"]) == len(theirs["boxes"]) else None
     if order is None:
-        raise DisagreementError(
+        raise UnequalResultsError(
             f"{SAME} and ours detect other things on image {image}: {len(theirs['boxes'])} and "
             f"{len(ours['boxes'])} objects, of which not all pair up; nothing was timed"
         )
@@ -191,8 +191,8 @@ def _distances(image: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     limits = {"boxes": BOX_TOLERANCE, "scores": SCORE_TOLERANCE, "masks": MASK_TOLERANCE}
     for kind, limit in limits.items():
         if not found[kind] <= limit:
-            raise DisagreementError(
-                f"{SAME} and ours disagree about the {kind} of image {image}: they differ by "
+            raise UnequalResultsError(
+                f"{SAME} and ours differ in the {kind} of image {image}: they differ by "
                 f"{found[kind]:.3g}, at most {limit:g} is allowed; nothing was timed"
             )
     return found

@@ -1,4 +1,4 @@
-"""Where a contest runs."""
+"""Where a comparison runs."""
 
 from __future__ import annotations
 

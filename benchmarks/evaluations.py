@@ -1,4 +1,4 @@
-"""The contest of COCO's metrics: ours with hotcoco, MMDetection's with pycocotools."""
+"""The comparison of COCO's metrics: ours with hotcoco, MMDetection's with pycocotools."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import tempfile
 
 import numpy as np
 
-from benchmarks.contest import Arrays, Contestant, DisagreementError, Results, run
+from benchmarks.comparison import Arrays, Candidate, Results, UnequalResultsError, run
 from benchmarks.report import Column, Report
 from benchmarks.synthetic_coco import generate
 
-FACTORY = "benchmarks.evaluation_contestant:Evaluation"
+FACTORY = "benchmarks.evaluation_candidate:Evaluation"
 OURS, THEIRS = "ours, hotcoco", "MMDetection, pycocotools"
 METRICS = ("bbox", "segm")
 IMAGES, OBJECTS, DETECTIONS = 5_000, 36_000, 500_000  # val2017, with 100 detections an image
@@ -29,7 +29,7 @@ NOTES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     parser.add_argument(
-        "--data-root", default="data/coco/", help="folder of COCO 2017, or of a piece of it"
+        "--data-root", default="data/coco/", help="folder of COCO 2017, or of a subset of it"
     )
     numbers = {"images": IMAGES, "objects": OBJECTS, "detections": DETECTIONS}
     for name, number in numbers.items():
@@ -42,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Hold a contest for each metric that the command line names, about the same detections.
+    """Run a comparison for each metric that the command line names, about the same detections.
 
     Raises:
-        BenchmarkError: an argument is wrong, or a contest failed.
+        BenchmarkError: an argument is wrong, or a comparison failed.
     """
     scale = {name: getattr(args, name) for name in ("images", "objects", "detections")}
     title = ", ".join(f"{number:,} {name}" for name, number in scale.items())
@@ -53,7 +53,7 @@ def compare(args: argparse.Namespace) -> Report:
         print(f"  drawing {title}", file=sys.stderr, flush=True)
         generate(args.data_root, folder, **scale)
         tables = [
-            hold(
+            compare_one(
                 metric,
                 folder,
                 title=f"{metric}, {title}",
@@ -66,39 +66,39 @@ def compare(args: argparse.Namespace) -> Report:
     return Report(tables, [Column("mAP", _mean_precision)], NOTES)
 
 
-def hold(metric: str, folder: str, title: str, **options: int) -> Results:
+def compare_one(metric: str, folder: str, title: str, **options: int) -> Results:
     """Compare, then time.
 
     Args:
         metric: of ``METRICS``.
         folder: what :func:`benchmarks.synthetic_coco.generate` wrote.
         title: of the table.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.contest.run`.
+        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
     """
-    return run(contestants(metric, folder), agree=agree, title=title, **options)
+    return run(candidates(metric, folder), check=check, title=title, **options)
 
 
-def contestants(metric: str, folder: str) -> list[Contestant]:
-    """Describe contestants, see :class:`benchmarks.evaluation_contestant.Evaluation`."""
+def candidates(metric: str, folder: str) -> list[Candidate]:
+    """Describe candidates, see :class:`benchmarks.evaluation_candidate.Evaluation`."""
     return [
-        Contestant(name, FACTORY, {"folder": folder, "metric": metric, "ours": name == OURS})
+        Candidate(name, FACTORY, {"folder": folder, "metric": metric, "ours": name == OURS})
         for name in (OURS, THEIRS)
     ]
 
 
-def agree(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
+def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     """Demand the same numbers, to the last bit.
 
     Raises:
-        DisagreementError: one of them differs, or only one contestant has it.
+        UnequalResultsError: one of them differs, or only one candidate has it.
     """
     for key in sorted({*ours, *theirs}):
         if key not in ours or key not in theirs:
             who = "ours" if key in ours else name
-            raise DisagreementError(f"only {who} gives {key}; nothing was timed")
+            raise UnequalResultsError(f"only {who} gives {key}; nothing was timed")
         if not _same_bits(ours[key], theirs[key]):
-            raise DisagreementError(
-                f"{name} and ours disagree about {key}: {_shown(theirs[key])} and "
+            raise UnequalResultsError(
+                f"{name} and ours differ in {key}: {_shown(theirs[key])} and "
                 f"{_shown(ours[key])}; nothing was timed"
             )
     return {"all": 0.0}

@@ -1,4 +1,4 @@
-"""The contest of data pipelines: ours, and the same made of MMDetection's transforms."""
+"""The comparison of data pipelines: ours, and the same made of MMDetection's transforms."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.contest import Arrays, Contestant, DisagreementError, Results, run
+from benchmarks.comparison import Arrays, Candidate, Results, UnequalResultsError, run
 from benchmarks.process import BenchmarkError
 from benchmarks.report import Column, Report
 
-FACTORY = "benchmarks.pipeline_contestant:Pipeline"
+FACTORY = "benchmarks.pipeline_candidate:Pipeline"
 BITMAPS = "MMDetection, its default"
-# Contestants, ours first, and the reference; their kinds are those of `Pipeline`.
+# Candidates, ours first, and the reference; their kinds are those of `Pipeline`.
 KINDS: Mapping[str, str] = {
     "ours": "ours",
     BITMAPS: "bitmaps",
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=int,
         default=NUM_IMAGES,
-        help="of a turn, from train2017; default: %(default)s",
+        help="of a run, from train2017; default: %(default)s",
     )
     parser.add_argument(
         "--recipe", nargs="+", choices=RECIPES, default=[*RECIPES], help="default: both"
@@ -80,10 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Hold a contest for each recipe that the command line names.
+    """Run a comparison for each recipe that the command line names.
 
     Raises:
-        BenchmarkError: an argument is wrong, or a contest failed.
+        BenchmarkError: an argument is wrong, or a comparison failed.
     """
     if args.images < 1:
         raise BenchmarkError(f"--images {args.images} must be at least 1")
@@ -93,40 +93,40 @@ def compare(args: argparse.Namespace) -> Report:
             "with that file and train2017/"
         )
     options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
-    tables = [hold(recipe, args.data_root, args.images, **options) for recipe in args.recipe]
+    tables = [compare_one(recipe, args.data_root, args.images, **options) for recipe in args.recipe]
     columns = [Column("images/s", _speed), Column("of it images alone", _share)]
     return Report(tables, columns, [*NOTES, *(line for table in tables for line in _found(table))])
 
 
-def hold(recipe: str, data_root: str, images: int, **options: int) -> Results:
-    """Compare, then time; what the images alone take is measured in turn with the contestants.
+def compare_one(recipe: str, data_root: str, images: int, **options: int) -> Results:
+    """Compare, then time; what the images alone take is measured alternately with the candidates.
 
     Args:
         recipe: a key of ``RECIPES``.
         data_root: folder of COCO.
         images: how many of its training split.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.contest.run`.
+        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
 
     Returns:
-        With the facts that :class:`Agreement` finds, and ``share_of_images``: the median over the
-        rounds of the time of the images alone divided by the contestant's.
+        With the facts that :class:`Equality` finds, and ``share_of_images``: the median over the
+        rounds of the time of the images alone divided by the candidate's.
     """
     config, recomputed = RECIPES[recipe]
     arguments = {"recipe": config, "data_root": data_root, "images": images}
-    *contestants, reference = [
-        Contestant(name, FACTORY, {"kind": kind, **arguments}) for name, kind in KINDS.items()
+    *candidates, reference = [
+        Candidate(name, FACTORY, {"kind": kind, **arguments}) for name, kind in KINDS.items()
     ]
-    agreement = Agreement(recomputed)
+    equality = Equality(recomputed)
     title = f"{config}, {images} images of train2017"
-    results = run(contestants, agree=agreement, title=title, reference=reference, **options)
+    results = run(candidates, check=equality, title=title, reference=reference, **options)
     for name, facts in results.facts.items():
-        pairs = zip(results.reference, results.turns[name], strict=True)
+        pairs = zip(results.reference, results.timings[name], strict=True)
         facts["share_of_images"] = statistics.median(a.seconds / b.seconds for a, b in pairs)
-        facts |= agreement.facts.get(name, {})
+        facts |= equality.facts.get(name, {})
     return results
 
 
-class Agreement:
+class Equality:
     """Demands the same images and objects, and tells how near boxes and masks are.
 
     Where MMDetection keeps polygons, too, they must be ours. Its bitmaps are rounded to the file's
@@ -136,7 +136,7 @@ class Agreement:
         recomputed: whether boxes are taken anew from the masks.
 
     Attributes:
-        facts: by contestant, what was found of its masks and boxes.
+        facts: by candidate, what was found of its masks and boxes.
     """
 
     def __init__(self, recomputed: bool):
@@ -147,7 +147,7 @@ class Agreement:
         """Compare what the pipelines gave.
 
         Raises:
-            DisagreementError: they gave something else.
+            UnequalResultsError: they gave something else.
         """
         for image in (key for key in ours if key.startswith("image ") and key in theirs):
             _demand(np.array_equal(ours[image], theirs[image]), f"{image} of {name} is another")
@@ -173,9 +173,9 @@ class Agreement:
         return {"boxes": facts["box_max"], "masks": 1 - mean}
 
 
-def _demand(holds: object, otherwise: str) -> None:
-    if not holds:
-        raise DisagreementError(f"{otherwise}; nothing was timed")
+def _demand(condition: object, otherwise: str) -> None:
+    if not condition:
+        raise UnequalResultsError(f"{otherwise}; nothing was timed")
 
 
 def _pair(ours: Arrays, theirs: Arrays, prefix: str = "") -> tuple[list[Pair], int]:
@@ -248,7 +248,7 @@ def _check_boxes(name: str, gaps: np.ndarray, alone: int, rounded: bool) -> None
 
 
 def _found(results: Results) -> list[str]:
-    """What was found of each contestant of a table, a line for each."""
+    """What was found of each candidate of a table, a line for each."""
     recipe = results.title.partition(",")[0]
     return [
         f"{recipe}, {name}, {f['objects']:.0f} objects: IoU with our masks {f['iou_min']:.3f} "

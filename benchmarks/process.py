@@ -1,4 +1,4 @@
-"""The process of one contestant, seen from the contest; ``worker.py`` is what runs in it."""
+"""The process of one candidate, seen from the comparison; ``worker.py`` is what runs in it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ SECONDS_TO_END = 10
 
 
 class BenchmarkError(UserError):
-    """A contest that cannot be held, or a contestant that failed in it."""
+    """A comparison that cannot be run, or a candidate that failed in it."""
 
 
 class NotInstalledError(BenchmarkError):
-    """A contestant whose library is absent.
+    """A candidate whose library is absent.
 
     Attributes:
-        reason: what is missing, without the contestant's name.
+        reason: what is missing, without the candidate's name.
     """
 
     def __init__(self, name: str, reason: str):
@@ -47,13 +47,13 @@ class NotInstalledError(BenchmarkError):
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """Who takes part in a contest.
+class Candidate:
+    """Who takes part in a comparison.
 
     Attributes:
         name: as shown.
-        factory: ``package.module:function``; called in the contestant's process, it returns an
-            object with ``check()``, a dict of arrays that must agree with the others', and
+        factory: ``package.module:function``; called in the candidate's process, it returns an
+            object with ``check()``, a dict of arrays that must equal the others', and
             ``run()``, which is timed. It may have ``facts()``, a dict of numbers, too.
         arguments: the factory's keyword arguments, of JSON's types.
         python_path: folders with its library, in place of PYTHONPATH.
@@ -66,12 +66,12 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Timing:
     """One timed run.
 
     Attributes:
         seconds: wall time, of the GPU's work too where it is used.
-        peak_bytes: the most memory that it took above what the process held at rest: of the GPU
+        peak_bytes: the most memory that it took above what the process had at rest: of the GPU
             where it is used, else resident; None where the system does not tell.
         others_seconds: processor time that other processes took meanwhile; likewise.
     """
@@ -82,30 +82,30 @@ class Turn:
 
 
 class Process:
-    """The process of a contestant; a context manager that starts and ends it.
+    """The process of a candidate; a context manager that starts and ends it.
 
     Args:
-        contestant: who runs in it.
+        candidate: who runs in it.
         threads: that its libraries may use; None leaves that to the environment.
 
     Raises:
         BenchmarkError: ``threads`` is less than 1.
     """
 
-    def __init__(self, contestant: Contestant, threads: int | None = None):
+    def __init__(self, candidate: Candidate, threads: int | None = None):
         if threads is not None and threads < 1:
             raise BenchmarkError(f"threads={threads} must be at least 1")
-        self.contestant = contestant
-        self.name = contestant.name
+        self.candidate = candidate
+        self.name = candidate.name
         self._threads = threads
         self._built = False
 
     def __enter__(self) -> Process:
-        """Start the process; it builds the contestant while others start theirs."""
+        """Start the process; it builds the candidate while others start theirs."""
         self._folder = tempfile.TemporaryDirectory(prefix="benchmark-")
         self._log = Path(self._folder.name) / "log.txt"
         reading, writing = os.pipe()
-        arguments = (self.contestant.factory, json.dumps(dict(self.contestant.arguments)))
+        arguments = (self.candidate.factory, json.dumps(dict(self.candidate.arguments)))
         with self._log.open("wb") as log:
             self._worker = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.worker", *arguments, str(writing)],
@@ -143,7 +143,7 @@ class Process:
             self._built = True
 
     def check(self) -> dict[str, np.ndarray]:
-        """Compute what has to agree with the other contestants.
+        """Compute what has to equal that of the other candidates.
 
         Raises:
             BenchmarkError: it failed; the message has the end of its traceback.
@@ -163,17 +163,17 @@ class Process:
         """
         return self._ask("facts")["facts"]
 
-    def turn(self) -> Turn:
+    def timing(self) -> Timing:
         """Run once, timed.
 
         Raises:
             BenchmarkError: see :meth:`check`.
         """
-        return Turn(**self._ask("turn"))
+        return Timing(**self._ask("timing"))
 
     def _environment(self) -> dict[str, str]:
-        # In place of the caller's own path: nothing may come before the contestant's library.
-        path = os.pathsep.join([*self.contestant.python_path, str(PACKAGE_ROOT)])
+        # In place of the caller's own path: nothing may come before the candidate's library.
+        path = os.pathsep.join([*self.candidate.python_path, str(PACKAGE_ROOT)])
         threads = dict.fromkeys(THREAD_VARIABLES, str(self._threads)) if self._threads else {}
         return {**os.environ, **threads, "PYTHONPATH": path}
 

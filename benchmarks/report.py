@@ -1,4 +1,4 @@
-"""What a contest brought, as text for people and as JSON for programs."""
+"""What a comparison brought, as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import Results
-from benchmarks.machine import describe
+from benchmarks.comparison import Results
+from benchmarks.roofline import describe
 from mmconvnext.errors import UserError
 
 MIB = 2**20
@@ -24,7 +24,7 @@ class Column:
 
     Attributes:
         heading: what stands above it, with the unit.
-        cell: what stands in the row of a contestant, by its name.
+        cell: what stands in the row of a candidate, by its name.
     """
 
     heading: str
@@ -36,7 +36,7 @@ class Report:
     """The tables of one call of the tool, and under which conditions they came about.
 
     Attributes:
-        tables: one for each contest.
+        tables: one for each comparison.
         columns: more columns of every table.
         notes: lines below the tables, on how to read them.
     """
@@ -63,7 +63,7 @@ class Report:
     def _table(self, results: Results, markdown: bool) -> str:
         headings = ["", "seconds", "time / ours", "spread", "peak MiB", "distance from ours"]
         headings += [column.heading for column in self.columns]
-        rows = [self._row(results, name) for name in results.turns]
+        rows = [self._row(results, name) for name in results.timings]
         table = format_rows([headings, *rows], markdown)
         remarks = [f"{name}: left out, {why}" for name, why in results.missing.items()]
         busy = results.busy_cores() or 0.0
@@ -146,13 +146,13 @@ def _table_json(results: Results) -> dict[str, Any]:
         "cores_busy_with_others": results.busy_cores(),
         "reference": {
             "facts": results.reference_facts,
-            "turns": [asdict(turn) for turn in results.reference],
+            "timings": [asdict(timing) for timing in results.reference],
         },
-        "contestants": [_contestant_json(results, name) for name in results.turns],
+        "candidates": [_candidate_json(results, name) for name in results.timings],
     }
 
 
-def _contestant_json(results: Results, name: str) -> dict[str, Any]:
+def _candidate_json(results: Results, name: str) -> dict[str, Any]:
     ratios = results.ratios(name)
     return {
         "name": name,
@@ -163,7 +163,7 @@ def _contestant_json(results: Results, name: str) -> dict[str, Any]:
         "max_ratio": max(ratios),
         "distances": results.distances.get(name, {}),
         "facts": results.facts.get(name, {}),
-        "turns": [asdict(turn) for turn in results.turns[name]],
+        "timings": [asdict(timing) for timing in results.timings[name]],
     }
 
 

@@ -116,7 +116,7 @@ def table(costs: Sequence[Cost], markdown: bool) -> str:
 def assumptions() -> list[str]:
     """Say what the estimate takes for granted, and what it leaves out."""
     few, many = (cost(PUBLISHED[0], gpus) for gpus in GPUS)
-    growth = many.batch // few.batch
+    scaling = many.batch // few.batch
     return [
         "an estimate, not a measurement; published: frames a second of inference on one A100 at "
         '1280x800 ("A ConvNet for the 2020s", table 3)',
@@ -129,8 +129,8 @@ def assumptions() -> list[str]:
         "and training images smaller than 1280x800 (short sides of 480 to 800)",
         "not counted, would make it slower: communication, reading the data, the optimizer, the "
         "losses and the sampling of regions, evaluation",
-        f"{many.gpus} GPUs are taken to be {growth} times as fast as {few.gpus}, the upper bound",
+        f"{many.gpus} GPUs are taken to be {scaling} times as fast as {few.gpus}, the upper bound",
         f"on {many.gpus} GPUs the batch is {many.batch}: the learning rate, tuned for {few.batch}, "
-        f"has to be scaled (linearly: {growth} times, `--auto-scale-lr`), with a longer warm-up; "
-        "whether AP holds there was not tried",
+        f"has to be scaled (linearly: {scaling} times, `--auto-scale-lr`), with a longer warm-up; "
+        "whether AP is the same there was not tried",
     ]

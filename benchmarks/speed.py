@@ -1,27 +1,27 @@
-"""How near contestants come to what the machine's matrix products reached in the same rounds."""
+"""How near candidates come to what the machine's matrix products reached in the same rounds."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-from benchmarks.contest import Results
+from benchmarks.comparison import Results
 from benchmarks.report import Column
 
 
 def relate_to_gemm(results: Results) -> None:
-    """Add speeds to the facts of each contestant.
+    """Add speeds to the facts of each candidate.
 
     Args:
-        results: of a contest with :func:`benchmarks.machine.reference`, whose
-            contestants have the fact ``flops``: operations of a turn, a multiply-add is two. They
+        results: of a comparison with :func:`benchmarks.roofline.reference`, whose
+            candidates have the fact ``flops``: operations of a run, a multiply-add is two. They
             get ``flops_per_second`` and ``share_of_gemm``, the median over the rounds of the speed
             divided by that of the matrix product in the same round.
     """
     operations = results.reference_facts["operations"]
     for name, facts in results.facts.items():
         flops = facts["flops"]
-        pairs = zip(results.turns[name], results.reference, strict=True)
+        pairs = zip(results.timings[name], results.reference, strict=True)
         shares = [(flops / theirs.seconds) / (operations / gemm.seconds) for theirs, gemm in pairs]
         facts["flops_per_second"] = flops / results.median_seconds(name)
         facts["share_of_gemm"] = statistics.median(shares)
@@ -41,7 +41,7 @@ def note(tables: Sequence[Results]) -> str:
 
 
 def _gemm_speed(results: Results) -> float:
-    seconds = statistics.median(turn.seconds for turn in results.reference)
+    seconds = statistics.median(timing.seconds for timing in results.reference)
     return results.reference_facts["operations"] / seconds
 
 

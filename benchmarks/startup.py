@@ -1,6 +1,6 @@
 """Start-up: what an import and a tool's ``--help`` cost, each time in a fresh process.
 
-Other contests keep a process for each contestant; here starting one is what is measured.
+Other comparisons keep a process for each candidate; here starting one is what is measured.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contest import BenchmarkError, Results, Turn
-from benchmarks.machine import PEERS
+from benchmarks.comparison import BenchmarkError, Results, Timing
 from benchmarks.process import PACKAGE_ROOT, THREAD_VARIABLES
 from benchmarks.report import Column, Report
+from benchmarks.roofline import PEERS
 
 # What must not be imported before it is needed.
 OPTIONAL = ("torchvision", "timm", "transformers", "hotcoco")
@@ -58,7 +58,7 @@ class CommandError(BenchmarkError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: this contest has no options of its own."""
+    """Add nothing: this comparison has no options of its own."""
 
 
 def compare(args: argparse.Namespace) -> Report:
@@ -103,13 +103,13 @@ def help_commands() -> list[Command]:
 def measure(
     title: str, commands: Sequence[Command], rounds: int, warmup: int, threads: int
 ) -> Results:
-    """Let commands take turns; who begins changes from round to round.
+    """Let commands alternate; who begins changes from round to round.
 
     Args:
         title: of the table.
         commands: ours first; of the others, those that fail are left out.
-        rounds: how many turns each has.
-        warmup: turns before that, which are not counted.
+        rounds: how many runs each has.
+        warmup: runs before that, which are not counted.
         threads: that each may use.
 
     Raises:
@@ -117,7 +117,7 @@ def measure(
     """
     if rounds < 1 or warmup < 0:
         raise BenchmarkError(f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0")
-    results = Results(title, turns={}, threads=threads)
+    results = Results(title, timings={}, threads=threads)
     present = []
     for command in commands:
         try:
@@ -127,13 +127,13 @@ def measure(
             if command is commands[0]:
                 raise
             results.missing[command.name] = f"it fails here: {error}"
-    turns: dict[str, list[Turn]] = {command.name: [] for command in present}
+    timings: dict[str, list[Timing]] = {command.name: [] for command in present}
     for index in range(warmup + rounds):
         start = index % len(present)
         for command in (*present[start:], *present[:start]):
-            turns[command.name].append(_turn(command, threads))
+            timings[command.name].append(_timing(command, threads))
         print(f"  {title}: {warmup + rounds - index - 1} rounds left", file=sys.stderr, flush=True)
-    results.turns = {name: each[warmup:] for name, each in turns.items()}
+    results.timings = {name: each[warmup:] for name, each in timings.items()}
     return results
 
 
@@ -160,7 +160,7 @@ def imported_by(command: Command, threads: int) -> dict[str, float]:
 
 def more_than_torch(results: Results) -> str:
     """Say how much longer importing torch and this package takes than importing torch."""
-    pairs = zip(results.turns[TORCH_AND_OURS], results.turns[TORCH], strict=True)
+    pairs = zip(results.timings[TORCH_AND_OURS], results.timings[TORCH], strict=True)
     more = sorted(both.seconds - torch.seconds for both, torch in pairs)
     return (
         f"{TORCH_AND_OURS}: {statistics.median(more):.3f} s more than {TORCH} (median over the "
@@ -172,7 +172,7 @@ def _import(code: str) -> Command:
     return Command(code, ("-c", code))
 
 
-def _turn(command: Command, threads: int) -> Turn:
+def _timing(command: Command, threads: int) -> Timing:
     environment = _environment(command, threads)
     start = time.perf_counter()
     subprocess.run(
@@ -182,7 +182,7 @@ def _turn(command: Command, threads: int) -> Turn:
         stderr=subprocess.DEVNULL,
         check=True,
     )
-    return Turn(time.perf_counter() - start, None)
+    return Timing(time.perf_counter() - start, None)
 
 
 def _environment(command: Command, threads: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Ground truth and detections at the scale of COCO's val2017, made of a real piece of COCO.
+"""Ground truth and detections at the scale of COCO's val2017, made of a real subset of COCO.
 
 Images are copies of real ones, with their crowds; the other objects are outlines of real ones,
 stretched to other boxes. So are detections: some near an object, others where none is.
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from benchmarks.coco_piece import Piece, read_piece
+from benchmarks.coco_subset import Subset, read_subset
 from benchmarks.process import BenchmarkError
 
 TRUTH, DETECTIONS = "truth.json", "detections.npz"
 SEED = 0
 OBJECT_JITTER = 0.1  # standard deviation: of the shift in sides of the box, of the sides' log
 DETECTION_JITTER = 0.1  # mean of the same, over detections
-NEAR_OBJECT = 4  # detections near each object, if there is room for as many
+NEAR_OBJECT = 4  # detections near each object, if there is module for as many
 WRONG_LABELS = 0.15
 SHARPNESS = 6.0  # how quickly a detection's score falls with its jitter
 HIGHEST_FALSE_SCORE = 0.8
@@ -40,7 +40,7 @@ def generate(
             images than asked for, instances_train2017.json beside it is used, too.
         folder: where ``truth.json`` and ``detections.npz`` go; :func:`read_detections` reads them.
         images: how many.
-        objects: how many in all of them; as in the piece, some images have many, some none.
+        objects: how many in all of them; as in the subset, some images have many, some none.
         detections: how many in all images, the same number in each but for rounding.
 
     Raises:
@@ -50,23 +50,23 @@ def generate(
         if number < 1:
             raise BenchmarkError(f"--{name} {number} must be at least 1")
     rng = np.random.default_rng(SEED)
-    piece = read_piece(data_root, images)
-    copies = rng.integers(len(piece.images), size=images)
-    weights = np.array(piece.objects)[copies] + 1e-9  # they may all be 0
+    subset = read_subset(data_root, images)
+    copies = rng.integers(len(subset.images), size=images)
+    weights = np.array(subset.objects)[copies] + 1e-9  # they may all be 0
     counts = zip(_shares(objects, weights), _shares(detections, np.ones(images)), strict=True)
-    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": piece.categories}
+    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": subset.categories}
     found = []
     for copied, (num_objects, num_detections) in zip(copies, counts, strict=True):
-        image = {**piece.images[copied], "id": len(truth["images"]) + 1}
+        image = {**subset.images[copied], "id": len(truth["images"]) + 1}
         truth["images"].append(image)
-        crowds = piece.crowds.get(piece.images[copied]["id"], [])[:num_objects]
-        drawn = rng.integers(len(piece.outlines), size=num_objects - len(crowds))
+        crowds = subset.crowds.get(subset.images[copied]["id"], [])[:num_objects]
+        drawn = rng.integers(len(subset.outlines), size=num_objects - len(crowds))
         size = np.array([image["width"], image["height"]])
-        boxes = _jitter(rng, _boxes(piece, drawn, size), OBJECT_JITTER, size)
-        for annotation in (*crowds, *_annotations(piece, drawn, boxes, size)):
+        boxes = _jitter(rng, _boxes(subset, drawn, size), OBJECT_JITTER, size)
+        for annotation in (*crowds, *_annotations(subset, drawn, boxes, size)):
             ids = {"id": len(truth["annotations"]) + 1, "image_id": image["id"]}
             truth["annotations"].append({**annotation, **ids})
-        found.append(_detect(rng, piece, drawn, boxes, size, num_detections))
+        found.append(_detect(rng, subset, drawn, boxes, size, num_detections))
     Path(folder, TRUTH).write_text(json.dumps(truth), encoding="utf-8")
     _write_detections(Path(folder, DETECTIONS), found)
 
@@ -86,7 +86,7 @@ def read_detections(folder: str | Path) -> Iterator[dict[str, Any]]:
     for index, (size, start, end) in enumerate(zip(sizes, image_starts, image_ends, strict=False)):
         pairs = zip(code_starts[start:end], code_ends[start:end], strict=True)
         masks = [{"size": [*size], "counts": codes[first:last]} for first, last in pairs]
-        # copies: a view would hold all images' detections
+        # copies: a view would keep all images' detections
         found = {name: array[start:end].copy() for name, array in arrays.items()}
         yield {"img_id": index + 1, "size": size, **found, "masks": masks}
 
@@ -97,9 +97,9 @@ def _shares(total: int, weights: NDArray) -> list[int]:
     return np.diff(bounds, prepend=0).tolist()
 
 
-def _boxes(piece: Piece, chosen: Sequence[int], size: NDArray) -> NDArray:
+def _boxes(subset: Subset, chosen: Sequence[int], size: NDArray) -> NDArray:
     """The boxes of outlines in an image of some size: x, y, width and height in pixels, (N, 4)."""
-    return np.array([piece.outlines[each].box for each in chosen]).reshape(-1, 4) * [*size, *size]
+    return np.array([subset.outlines[each].box for each in chosen]).reshape(-1, 4) * [*size, *size]
 
 
 def _jitter(
@@ -113,9 +113,9 @@ def _jitter(
     return np.concatenate([np.clip(centres - sides / 2, 0, size - sides), sides], axis=1)
 
 
-def _stretch(piece: Piece, chosen: Sequence[int], boxes: NDArray) -> list[list[list[float]]]:
+def _stretch(subset: Subset, chosen: Sequence[int], boxes: NDArray) -> list[list[list[float]]]:
     """Outlines in boxes, as COCO's polygons: for each, a list of lists of x and y."""
-    outlines = [piece.outlines[each] for each in chosen]
+    outlines = [subset.outlines[each] for each in chosen]
     if not outlines:
         return []
     lengths = [len(outline.points) for outline in outlines]
@@ -139,23 +139,23 @@ def _encode(polygons: Sequence[list[list[float]]], size: NDArray) -> list[dict]:
 
 
 def _annotations(
-    piece: Piece, drawn: Sequence[int], boxes: NDArray, size: NDArray
+    subset: Subset, drawn: Sequence[int], boxes: NDArray, size: NDArray
 ) -> Iterator[dict[str, Any]]:
     """Objects of COCO's format, but for the ids of object and image."""
-    polygons = _stretch(piece, drawn, boxes)
+    polygons = _stretch(subset, drawn, boxes)
     for index, outline, code in zip(range(len(drawn)), drawn, _encode(polygons, size), strict=True):
         yield {
             "segmentation": polygons[index],
             "area": float(mask_utils.area(code)),
             "iscrowd": 0,
             "bbox": boxes[index].round(DECIMALS).tolist(),
-            "category_id": piece.outlines[outline].category,
+            "category_id": subset.outlines[outline].category,
         }
 
 
 def _detect(
     rng: np.random.Generator,
-    piece: Piece,
+    subset: Subset,
     drawn: NDArray,
     boxes: NDArray,
     size: NDArray,
@@ -164,23 +164,23 @@ def _detect(
     """Detect objects more or less well, and what is none."""
     near = min(number, NEAR_OBJECT * len(drawn))
     owners = np.arange(near) % max(len(drawn), 1)
-    others = rng.integers(len(piece.outlines), size=number - near)
+    others = rng.integers(len(subset.outlines), size=number - near)
     chosen = np.concatenate([drawn[owners], others])
     amount = rng.exponential(DETECTION_JITTER, size=(number, 1))
     amount[near:] = 1
-    before = np.concatenate([boxes[owners], _boxes(piece, others, size)])
+    before = np.concatenate([boxes[owners], _boxes(subset, others, size)])
     placed = _jitter(rng, before, amount, size)
     scores = np.exp(-SHARPNESS * amount[:, 0]) * rng.uniform(0.5, 1, size=number)
     scores[near:] = HIGHEST_FALSE_SCORE * rng.uniform(size=number - near) ** 3
-    ids = [category["id"] for category in piece.categories]
-    labels = np.array([ids.index(piece.outlines[each].category) for each in chosen])
+    ids = [category["id"] for category in subset.categories]
+    labels = np.array([ids.index(subset.outlines[each].category) for each in chosen])
     wrong = rng.uniform(size=number) < WRONG_LABELS
     labels[wrong] = rng.integers(len(ids), size=wrong.sum())
     return {
         "bboxes": np.concatenate([placed[:, :2], placed[:, :2] + placed[:, 2:]], axis=1),
         "scores": scores,
         "labels": labels,
-        "masks": _encode(_stretch(piece, chosen, placed), size),
+        "masks": _encode(_stretch(subset, chosen, placed), size),
         "size": size[::-1],
     }
 

@@ -1,8 +1,8 @@
-"""What runs in a contestant's process.
+"""What runs in a candidate's process.
 
     python -m benchmarks.worker FACTORY JSON [FD]
 
-It builds the contestant, then reads commands from stdin, one JSON object a line, and answers on the
+It builds the candidate, then reads commands from stdin, one JSON object a line, and answers on the
 file descriptor FD (default: 1, stdout), one line each; what libraries print goes elsewhere.
 """
 
@@ -27,32 +27,32 @@ RESET_PEAK = "5"  # see proc(5)
 
 
 class Worker:
-    """A contestant, its commands, and how its memory is measured.
+    """A candidate, its commands, and how its memory is measured.
 
     Args:
-        contestant: what the factory returned.
+        candidate: what the factory returned.
     """
 
-    def __init__(self, contestant: Any):
-        self.contestant = contestant
+    def __init__(self, candidate: Any):
+        self.candidate = candidate
         self._at_rest: int | None = None
 
     def check(self, path: str) -> dict[str, Any]:
-        """Write what has to agree into an .npz file."""
+        """Write what has to be equal into an .npz file."""
         import numpy as np
 
-        np.savez(path, **self.contestant.check())
+        np.savez(path, **self.candidate.check())
         self._at_rest = _resident_at_rest()
         return {}
 
     def facts(self) -> dict[str, Any]:
-        """Return the contestant's numbers that are no timings, none if it has no such method."""
-        facts = self.contestant.facts() if hasattr(self.contestant, "facts") else {}
+        """Return the candidate's numbers that are no timings, none if it has no such method."""
+        facts = self.candidate.facts() if hasattr(self.candidate, "facts") else {}
         self._at_rest = _resident_at_rest()
         return {"facts": facts}
 
-    def turn(self) -> dict[str, Any]:
-        """Run once; return what :class:`benchmarks.process.Turn` holds."""
+    def timing(self) -> dict[str, Any]:
+        """Run once; return the fields of :class:`benchmarks.process.Timing`."""
         if self._at_rest is None:
             self._at_rest = _resident_at_rest()
         cuda = _used_cuda()
@@ -64,7 +64,7 @@ class Worker:
             at_rest = self._at_rest if _reset_resident_peak() else None
         others = _others_seconds()
         start = time.perf_counter()
-        self.contestant.run()
+        self.candidate.run()
         if cuda:
             cuda.synchronize()
         seconds = time.perf_counter() - start
@@ -77,11 +77,11 @@ class Worker:
 
 
 def main(factory: str, arguments: str, descriptor: str = "1") -> int:
-    """Build the contestant and obey until stdin ends."""
+    """Build the candidate and obey until stdin ends."""
     with os.fdopen(int(descriptor), "w", encoding="utf-8") as answers:
         try:
             worker = Worker(_load(factory)(**json.loads(arguments)))
-        except Exception as error:  # anybody's code: it is reported to the contest
+        except Exception as error:  # anybody's code: it is reported to the comparison
             _answer(answers, _explain(error, factory))
             return 1
         _answer(answers, {})
@@ -116,13 +116,13 @@ def _answer(answers: TextIO, answer: dict[str, Any]) -> None:
 
 
 def _used_cuda() -> Any:
-    """The part of torch for CUDA where the contestant has used it, or None."""
+    """The part of torch for CUDA where the candidate has used it, or None."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch and torch.cuda.is_initialized() else None
 
 
 def _resident_at_rest() -> int | None:
-    """Resident memory without what was freed; measured outside of turns, as it empties the heap."""
+    """Resident memory without what was freed; measured outside of runs, as it empties the heap."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim:

@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # For each command, its module in benchmarks and what it is for. A module offers
 # add_arguments(parser) and compare(args), and is imported only when its command is chosen.
 COMMANDS = {
-    "machine": ("machine", "how fast this machine multiplies matrices and copies memory"),
+    "roofline": ("roofline", "how fast this machine multiplies matrices and copies memory"),
     "backbone": ("backbones", "ConvNeXt of several libraries, in inference and in training"),
     "detector": ("detectors", "whole detectors, from images to detections"),
-    "growth": ("growth", "how time and memory grow with input, batch, model and processes"),
+    "scaling": ("scaling", "how time and memory grow with input, batch, model and processes"),
     "data": ("pipelines", "pipelines of training data, from files to tensors"),
     "eval": ("evaluations", "COCO's metrics for boxes and masks, at the scale of val2017"),
     "startup": ("startup", "importing the package, and the tools' --help"),
@@ -33,15 +33,15 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         command.set_defaults(module=module)
         if name in arguments[:1]:
             _add_common(command)
-            _room(module).add_arguments(command)
+            _module(module).add_arguments(command)
     return parser.parse_args(arguments)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    cores = _room("contest").available_cores()
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each; default: %(default)s")
+    cores = _module("comparison").available_cores()
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each; default: %(default)s")
     parser.add_argument(
-        "--warmup", type=int, default=1, help="turns before that; default: %(default)s"
+        "--warmup", type=int, default=1, help="runs before that; default: %(default)s"
     )
     parser.add_argument(
         "--threads",
@@ -53,16 +53,16 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="print GitHub's markdown")
 
 
-def _room(module: str) -> Any:
+def _module(module: str) -> Any:
     return importlib.import_module(f"benchmarks.{module}")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Hold the contest that was chosen, print what came out and write it."""
-    report = _room(args.module).compare(args)
+    """Run the comparison that was chosen, print what came out and write it."""
+    report = _module(args.module).compare(args)
     print(report.text(args.markdown))
     if args.json:
-        _room("report").write_json(report.to_json(), args.json)
+        _module("report").write_json(report.to_json(), args.json)
         print(f"written to {args.json}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Contestants that cost nothing."""
+"""Candidates that cost nothing."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contest import Contestant
+from benchmarks.comparison import Candidate
 
 FOLDER = str(Path(__file__).parent)
 
 
 @pytest.fixture
-def dummy() -> Callable[..., Contestant]:
+def dummy() -> Callable[..., Candidate]:
     """Describe a dummy by its name and arguments."""
 
-    def describe(name: str, factory: str = "dummies:Dummy", **arguments: object) -> Contestant:
-        return Contestant(name, factory, arguments, (FOLDER,))
+    def describe(name: str, factory: str = "dummies:Dummy", **arguments: object) -> Candidate:
+        return Candidate(name, factory, arguments, (FOLDER,))
 
     return describe

@@ -1,4 +1,4 @@
-"""Contestants for tests; the workers of these find them by their `python_path`."""
+"""Candidates for tests; the workers of these find them by their `python_path`."""
 
 from __future__ import annotations
 

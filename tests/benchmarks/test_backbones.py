@@ -1,4 +1,4 @@
-"""The contest of backbones, with tiny models of every library."""
+"""The comparison of backbones, with tiny models of every library."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import backbone_contestant, backbones
-from benchmarks.backbone_contestant import Backbone, fill, random_weights
-from benchmarks.backbones import Task, agreement, contestants, count_flops, hold
-from benchmarks.contest import DisagreementError, Results, Turn
-from benchmarks.machine import PEERS as FOLDER_OF_PEERS
-from benchmarks.machine import Limits
+from benchmarks import backbone_candidate, backbones
+from benchmarks.backbone_candidate import Backbone, fill, random_weights
+from benchmarks.backbones import Task, candidates, compare_one, count_flops, equality
+from benchmarks.comparison import Results, Timing, UnequalResultsError
 from benchmarks.process import BenchmarkError
+from benchmarks.roofline import PEERS as FOLDER_OF_PEERS
+from benchmarks.roofline import Limits
 from mmconvnext import ConvNeXt
 from mmconvnext.models import fused_block
 
@@ -33,8 +33,8 @@ def _whatever_the_size(monkeypatch):
 
 
 def build(peer: str, task: Task = TASK) -> Backbone:
-    (contestant,) = contestants(task, [peer])
-    return Backbone(**contestant.arguments)
+    (candidate,) = candidates(task, [peer])
+    return Backbone(**candidate.arguments)
 
 
 def importable(library: str) -> bool:
@@ -46,8 +46,8 @@ def test_libraries_with_a_folder_of_their_own_train_alike():
     # In a process of its own, ours fuses but large maps: here those of the first stage.
     task = replace(TASK, train=True, batch=2, shape=(736, 736))
     names = backbones.chosen(["transformers", "mmpretrain"], plain=False)
-    results = hold(task, contestants(task, names), rounds=1, warmup=0, threads=1)
-    assert list(results.turns) == [name for name in names if name not in results.missing]
+    results = compare_one(task, candidates(task, names), rounds=1, warmup=0, threads=1)
+    assert list(results.timings) == [name for name in names if name not in results.missing]
     assert all(not importable(name) for name in results.missing)
     for distances in results.distances.values():
         assert set(distances) == {"features", "gradients"}
@@ -74,42 +74,42 @@ def test_other_libraries_are_equal(peer, train):
     ]
     num_gradients = len(list(ConvNeXt(ARCH).parameters())) + 1  # and the image's
     assert len(ours) == 4 + (num_gradients if train else 0)
-    assert max(agreement(task)(peer, ours, theirs).values()) < 1e-5
+    assert max(equality(task)(peer, ours, theirs).values()) < 1e-5
 
 
 def test_another_result_is_noticed():
-    contestant = build("ours, plain")
+    candidate = build("ours, plain")
     with torch.no_grad():
-        contestant._model.model.stages[2][1].gamma[3] += 0.01
-    with pytest.raises(DisagreementError, match="features of stage 2"):
-        agreement(TASK)("changed", build("ours").check(), contestant.check())
+        candidate._model.model.stages[2][1].gamma[3] += 0.01
+    with pytest.raises(UnequalResultsError, match="features of stage 2"):
+        equality(TASK)("changed", build("ours").check(), candidate.check())
 
 
 def test_half_precision_is_compared_as_such():
     task = replace(TASK, dtype="bfloat16", train=True)
     ours, plain = build("ours", task).check(), build("ours, plain", task).check()
     assert all(array.dtype == np.float32 for array in ours.values())
-    distances = agreement(task)("plain", ours, plain)
+    distances = equality(task)("plain", ours, plain)
     assert 0 <= distances["gradients"] < 3e-2
     in_full = build("ours", replace(TASK, train=True)).check()
-    assert 1e-4 < agreement(task)("float32", in_full, ours)["features"] < 3e-2
+    assert 1e-4 < equality(task)("float32", in_full, ours)["features"] < 3e-2
 
 
 def test_check_leaves_a_run_as_it_was():
-    contestant = build("ours", replace(TASK, train=True))
-    before = contestant.check()
-    contestant.run()
-    assert contestant._image.grad is None  # training does not need it
-    assert all(param.grad is not None for param in contestant._model.parameters())
-    after = contestant.check()
+    candidate = build("ours", replace(TASK, train=True))
+    before = candidate.check()
+    candidate.run()
+    assert candidate._image.grad is None  # training does not need it
+    assert all(param.grad is not None for param in candidate._model.parameters())
+    after = candidate.check()
     assert all(np.array_equal(array, after[name]) for name, array in before.items())
 
 
 def test_inference_keeps_nothing():
-    contestant = build("ours")
-    contestant.run()
-    assert contestant.facts() == {}
-    assert not contestant._model.training
+    candidate = build("ours")
+    candidate.run()
+    assert candidate.facts() == {}
+    assert not candidate._model.training
 
 
 def test_saved_bytes_are_counted_once_and_without_parameters():
@@ -122,9 +122,9 @@ def test_saved_bytes_are_counted_once_and_without_parameters():
             x = (image * self.weight).exp()  # saves the image, the weight, and its own result
             return (x * x[:1],)  # saves its result twice again, once as a view
 
-    contestant = build("ours", replace(TASK, train=True))
-    contestant._model = Scaling()
-    assert contestant.facts() == {"saved_bytes": contestant._image.numel() * 4}
+    candidate = build("ours", replace(TASK, train=True))
+    candidate._model = Scaling()
+    assert candidate.facts() == {"saved_bytes": candidate._image.numel() * 4}
 
 
 class TestFill:
@@ -149,7 +149,7 @@ class TestFill:
 
     def test_copies_are_noticed(self, monkeypatch):
         copy = {k: v.clone() for k, v in ConvNeXt(ARCH).state_dict().items()}
-        monkeypatch.setattr(backbone_contestant, "convert", lambda *_: copy)
+        monkeypatch.setattr(backbone_candidate, "convert", lambda *_: copy)
         with pytest.raises(BenchmarkError, match="did not get our weights"):
             fill(ConvNeXt(ARCH), self.weights)
 
@@ -176,15 +176,15 @@ def test_choosing():
 )
 def test_wrong_tasks(change, words):
     with pytest.raises(BenchmarkError, match=words):
-        contestants(replace(TASK, **change), ["ours"])
+        candidates(replace(TASK, **change), ["ours"])
 
 
 def test_the_command(monkeypatch):
-    def invented(contestants, agree, title, **_):
-        (ours,) = (contestant.name for contestant in contestants)
-        turns, facts = {ours: [Turn(2.0, None)]}, {ours: {"saved_bytes": 3.0 * 2**20}}
-        beside = {"reference": [Turn(0.5, None)], "reference_facts": {"operations": 1e11}}
-        return Results(title, turns, facts=facts, **beside)
+    def invented(candidates, check, title, **_):
+        (ours,) = (candidate.name for candidate in candidates)
+        timings, facts = {ours: [Timing(2.0, None)]}, {ours: {"saved_bytes": 3.0 * 2**20}}
+        beside = {"reference": [Timing(0.5, None)], "reference_facts": {"operations": 1e11}}
+        return Results(title, timings, facts=facts, **beside)
 
     limits = Limits({"float32": 1e11, "bfloat16": 2e11}, {"anywhere": 2**30}, "cpu", 1)
     monkeypatch.setattr(backbones, "measure", lambda device, threads: limits)

@@ -1,4 +1,4 @@
-"""How the detections of two detectors are held against each other, and the wrong arguments."""
+"""How the detections of two detectors are compared, and the wrong arguments."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import detectors
-from benchmarks.contest import DisagreementError
-from benchmarks.detectors import OURS, SAME, agree, contestants
+from benchmarks.comparison import UnequalResultsError
+from benchmarks.detectors import OURS, SAME, candidates, check
 from benchmarks.process import BenchmarkError
 
 COUNT = 5
@@ -30,12 +30,12 @@ def detections(order=range(COUNT), **changes: float) -> dict[str, np.ndarray]:
 
 
 def test_the_order_of_equal_detections_does_not_matter():
-    found = agree(SAME, detections(), detections(order=(4, 2, 0, 1, 3)))
+    found = check(SAME, detections(), detections(order=(4, 2, 0, 1, 3)))
     assert found == {"boxes": 0.0, "scores": 0.0, "masks": 0.0}
 
 
 def test_small_differences_are_reported():
-    found = agree(SAME, detections(), detections(boxes=5e-4, scores=5e-5))
+    found = check(SAME, detections(), detections(boxes=5e-4, scores=5e-5))
     assert found["boxes"] == pytest.approx(5e-4)
     assert found["scores"] == pytest.approx(5e-5)
 
@@ -52,28 +52,28 @@ def test_small_differences_are_reported():
     ids=str,
 )
 def test_larger_ones_are_refused(changes, words):
-    with pytest.raises(DisagreementError, match=words):
-        agree(SAME, detections(), detections(**changes))
+    with pytest.raises(UnequalResultsError, match=words):
+        check(SAME, detections(), detections(**changes))
 
 
 def test_another_number_is_refused():
-    with pytest.raises(DisagreementError, match="4 and 5 objects"):
-        agree(SAME, detections(), detections(order=range(4)))
+    with pytest.raises(UnequalResultsError, match="4 and 5 objects"):
+        check(SAME, detections(), detections(order=range(4)))
 
 
 def test_where_nothing_is_detected_nothing_is_shown():
     nothing = detections(order=())
-    with pytest.raises(DisagreementError, match="nothing was detected"):
-        agree(SAME, nothing, nothing)
+    with pytest.raises(UnequalResultsError, match="nothing was detected"):
+        check(SAME, nothing, nothing)
 
 
 def test_other_networks_are_not_compared():
-    assert agree("MMDetection, Swin-T", detections(), detections(order=())) == {}
+    assert check("MMDetection, Swin-T", detections(), detections(order=())) == {}
 
 
 @pytest.mark.parametrize("kind", detectors.DETECTORS)
 def test_one_network_is_ours_and_one_has_its_weights(kind):
-    made = {each.name: each.arguments for each in contestants(kind, "data", 2, "cpu")}
+    made = {each.name: each.arguments for each in candidates(kind, "data", 2, "cpu")}
     assert [name for name, a in made.items() if a["ours"]] == [OURS] == [next(iter(made))]
     assert [name for name, a in made.items() if a["same"]] == [SAME]
 

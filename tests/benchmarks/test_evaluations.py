@@ -1,4 +1,4 @@
-"""The detections that metrics are compared on, and how their numbers are held together."""
+"""The detections that metrics are compared on, and how their numbers are compared."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from benchmarks import evaluations
-from benchmarks.contest import DisagreementError
-from benchmarks.evaluation_contestant import Evaluation
-from benchmarks.evaluations import THEIRS, agree
+from benchmarks.comparison import UnequalResultsError
+from benchmarks.evaluation_candidate import Evaluation
+from benchmarks.evaluations import THEIRS, check
 from benchmarks.process import BenchmarkError
 from benchmarks.synthetic_coco import DETECTIONS, TRUTH, generate, read_detections
 
@@ -98,7 +98,7 @@ def test_most_images_may_have_nothing(coco_tiny, tmp_path, objects, detections):
 def test_both_metrics_compute_the_same(drawn, metric):
     ours, theirs = (Evaluation(str(drawn), metric, ours=is_ours) for is_ours in (True, False))
     checked = ours.check()
-    assert agree(THEIRS, checked, theirs.check()) == {"all": 0.0}
+    assert check(THEIRS, checked, theirs.check()) == {"all": 0.0}
     assert f"coco/{metric}_mAP_75" in checked
     assert "person" in str(checked["class-wise table"])
     by_iou = [checked["precision"][i, :, :, 0, -1] for i in (0, 5, 9)]
@@ -120,26 +120,26 @@ def checked(**changes) -> dict[str, np.ndarray]:
     return {**arrays, **changes}
 
 
-def test_equal_numbers_agree_and_so_does_what_is_not_a_number():
-    assert agree(THEIRS, checked(), checked()) == {"all": 0.0}
+def test_equal_numbers_are_equal_and_so_is_what_is_not_a_number():
+    assert check(THEIRS, checked(), checked()) == {"all": 0.0}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"coco/bbox_mAP": np.nextafter(0.3, 1)}, "about coco/bbox_mAP: 0.3.* and 0.3"),
-        ({"precision": checked()["precision"] * (1 + 2**-52)}, "about precision: float64"),
-        ({"precision": checked()["precision"].reshape(6, 4)}, r"about precision: float64 \(6, 4\)"),
-        ({"precision": checked()["precision"].astype(np.float32)}, "about precision: float32"),
-        ({"class-wise table": np.array("| cat | 0.1 |")}, "about class-wise table: .*0.1"),
-        ({"cat_precision": np.array(0.0)}, "about cat_precision: 0.0 and nan"),
+        ({"coco/bbox_mAP": np.nextafter(0.3, 1)}, "in coco/bbox_mAP: 0.3.* and 0.3"),
+        ({"precision": checked()["precision"] * (1 + 2**-52)}, "in precision: float64"),
+        ({"precision": checked()["precision"].reshape(6, 4)}, r"in precision: float64 \(6, 4\)"),
+        ({"precision": checked()["precision"].astype(np.float32)}, "in precision: float32"),
+        ({"class-wise table": np.array("| cat | 0.1 |")}, "in class-wise table: .*0.1"),
+        ({"cat_precision": np.array(0.0)}, "in cat_precision: 0.0 and nan"),
         ({"dog_precision": np.array(0.0)}, f"only {THEIRS} gives dog_precision"),
     ],
 )
 def test_the_last_bit_counts(changes, words):
     changes = {name: np.array(value) for name, value in changes.items()}
-    with pytest.raises(DisagreementError, match=words):
-        agree(THEIRS, checked(), checked(**changes))
+    with pytest.raises(UnequalResultsError, match=words):
+        check(THEIRS, checked(), checked(**changes))
 
 
 def arguments(coco_tiny, **changes) -> argparse.Namespace:
@@ -148,7 +148,7 @@ def arguments(coco_tiny, **changes) -> argparse.Namespace:
     return argparse.Namespace(**{**settings, **options, **changes})
 
 
-def test_the_contest_from_end_to_end(coco_tiny):
+def test_the_comparison_from_end_to_end(coco_tiny):
     report = evaluations.compare(arguments(coco_tiny))
     (table,) = report.tables
     assert table.rounds == 1

@@ -1,4 +1,4 @@
-"""The contest of data pipelines on a few real images, and what it takes for agreement."""
+"""The comparison of data pipelines on a few real images, and what it takes for equality."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from benchmarks import pipelines
-from benchmarks.contest import DisagreementError, Results, Turn
-from benchmarks.pipeline_contestant import Pipeline, outlines, steps
-from benchmarks.pipelines import BITMAPS, KINDS, RECIPES, Agreement
+from benchmarks.comparison import Results, Timing, UnequalResultsError
+from benchmarks.pipeline_candidate import Pipeline, outlines, steps
+from benchmarks.pipelines import BITMAPS, KINDS, RECIPES, Equality
 from benchmarks.process import BenchmarkError
 from mmconvnext.data.transforms import FastPolygonMasks
 
@@ -24,7 +24,7 @@ SIZE = (40, 48)
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
-    """A contestant has one of torch and none of OpenCV, which later tests need not have."""
+    """A candidate has one of torch and none of OpenCV, which later tests need not have."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     yield
     torch.set_num_threads(threads[0])
@@ -32,7 +32,7 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_real_pipelines_agree(coco_tiny, recipe):
+def test_real_pipelines_are_equal(coco_tiny, recipe):
     config, recomputed = RECIPES[recipe]
     checks = {
         name: Pipeline(config, kind, str(coco_tiny), NUM_IMAGES).check()
@@ -41,12 +41,12 @@ def test_real_pipelines_agree(coco_tiny, recipe):
     }
     assert cv2.getNumThreads() == 1  # OpenCV's word for none but the caller's
     assert len([key for key in checks[OURS] if key.startswith("outlines ")]) == NUM_IMAGES
-    agreement = Agreement(recomputed)
-    assert agreement(POLYGONS, checks[OURS], checks[POLYGONS]) == {"boxes": 0, "masks": 0}
-    distances = agreement(BITMAPS, checks[OURS], checks[BITMAPS])
+    equality = Equality(recomputed)
+    assert equality(POLYGONS, checks[OURS], checks[POLYGONS]) == {"boxes": 0, "masks": 0}
+    distances = equality(BITMAPS, checks[OURS], checks[BITMAPS])
     assert 0 < distances["masks"] < 0.3
     assert (distances["boxes"] > 0) == recomputed
-    facts = agreement.facts[BITMAPS]
+    facts = equality.facts[BITMAPS]
     assert facts["objects"] > 30
     assert facts["iou_min"] <= facts["iou_1_percent"] < facts["iou_median"] < 1
     # drawn at the final size, masks are nearer to the polygons than drawn before and resized
@@ -135,17 +135,17 @@ def checked(**changes: object) -> dict[str, np.ndarray]:
     return arrays
 
 
-def test_the_same_agree():
-    agreement = Agreement(recomputed=False)
+def test_the_same_are_equal():
+    equality = Equality(recomputed=False)
     for name in (BITMAPS, POLYGONS):
-        assert agreement(name, checked(), checked()) == {"boxes": 0, "masks": 0}
-        assert agreement.facts[name]["objects"] == 4
-        assert agreement.facts[name]["empty_in_one"] == agreement.facts[name]["alone"] == 0
+        assert equality(name, checked(), checked()) == {"boxes": 0, "masks": 0}
+        assert equality.facts[name]["objects"] == 4
+        assert equality.facts[name]["empty_in_one"] == equality.facts[name]["alone"] == 0
 
 
 def test_objects_are_found_by_their_numbers():
     swapped = {kind: (lambda a: a[::-1]) for kind in ("objects", "boxes", "masks")}
-    found = Agreement(recomputed=False)(POLYGONS, checked(), checked(**swapped))
+    found = Equality(recomputed=False)(POLYGONS, checked(), checked(**swapped))
     assert found == {"boxes": 0, "masks": 0}
 
 
@@ -168,35 +168,35 @@ def test_objects_are_found_by_their_numbers():
     ],
 )
 def test_others_are_refused(name, changes, words):
-    with pytest.raises(DisagreementError, match=f"{words}.*nothing was timed"):
-        Agreement(recomputed=False)(name, checked(), checked(**changes))
+    with pytest.raises(UnequalResultsError, match=f"{words}.*nothing was timed"):
+        Equality(recomputed=False)(name, checked(), checked(**changes))
 
 
 def test_nothing_in_common_is_refused():
     theirs = {key: value for key, value in checked().items() if key.startswith("image")}
-    with pytest.raises(DisagreementError, match="no objects in common"):
-        Agreement(recomputed=True)(BITMAPS, checked(), theirs)
+    with pytest.raises(UnequalResultsError, match="no objects in common"):
+        Equality(recomputed=True)(BITMAPS, checked(), theirs)
 
 
 def test_boxes_of_bitmaps_are_whole_pixels():
     near, far = (checked(boxes=lambda a, by=by: a + by) for by in (2.9, 3.1))  # 1 + scale is 3
-    agreement = Agreement(recomputed=True)
-    assert agreement(BITMAPS, checked(), near)["boxes"] == pytest.approx(2.9)
-    assert agreement.facts[BITMAPS]["box_max"] == pytest.approx(2.9)
-    with pytest.raises(DisagreementError, match=r"66.7% are near ours, at least 90% must be"):
-        agreement(BITMAPS, checked(), far)
-    with pytest.raises(DisagreementError, match="boxes of"):
-        agreement(POLYGONS, checked(), near)
+    equality = Equality(recomputed=True)
+    assert equality(BITMAPS, checked(), near)["boxes"] == pytest.approx(2.9)
+    assert equality.facts[BITMAPS]["box_max"] == pytest.approx(2.9)
+    with pytest.raises(UnequalResultsError, match=r"66.7% are near ours, at least 90% must be"):
+        equality(BITMAPS, checked(), far)
+    with pytest.raises(UnequalResultsError, match="boxes of"):
+        equality(POLYGONS, checked(), near)
 
 
 def test_masks_farther_from_the_outlines_than_bitmaps_are_refused():
     """What is rounded twice must not be the better one."""
     ours, theirs = checked(masks=lambda a: a & 0x3F), checked()
-    with pytest.raises(DisagreementError, match=r"mean IoU with the outlines is 1\.0000 for"):
-        Agreement(recomputed=True)(BITMAPS, ours, theirs)
-    agreement = Agreement(recomputed=True)
-    assert agreement(BITMAPS, theirs, ours)["masks"] > 0.05
-    assert agreement.facts[BITMAPS]["iou_mean_of_ours_and_outlines"] == 1
+    with pytest.raises(UnequalResultsError, match=r"mean IoU with the outlines is 1\.0000 for"):
+        Equality(recomputed=True)(BITMAPS, ours, theirs)
+    equality = Equality(recomputed=True)
+    assert equality(BITMAPS, theirs, ours)["masks"] > 0.05
+    assert equality.facts[BITMAPS]["iou_mean_of_ours_and_outlines"] == 1
 
 
 def test_empty_masks_are_counted():
@@ -205,27 +205,27 @@ def test_empty_masks_are_counted():
         masks[0] = 0
         return masks
 
-    agreement = Agreement(recomputed=True)
-    agreement(BITMAPS, checked(), checked(masks=no_first))
-    facts = agreement.facts[BITMAPS]
+    equality = Equality(recomputed=True)
+    equality(BITMAPS, checked(), checked(masks=no_first))
+    facts = equality.facts[BITMAPS]
     assert (facts["objects"], facts["empty_in_one"], facts["iou_min"]) == (4, 1, 0)
     both = checked(masks=no_first, outlines=no_first)
-    agreement(BITMAPS, both, checked(masks=no_first))
-    assert agreement.facts[BITMAPS]["objects"] == 3
+    equality(BITMAPS, both, checked(masks=no_first))
+    assert equality.facts[BITMAPS]["objects"] == 3
 
 
 def test_what_the_report_says(monkeypatch, tmp_path):
-    def run(contestants, agree, title, reference, **options):
-        names = [each.name for each in contestants]
+    def run(candidates, check, title, reference, **options):
+        names = [each.name for each in candidates]
         assert [*names, reference.name] == [*KINDS]
-        assert contestants[0].arguments["recipe"] == "coco_instance_lsj"
-        found = agree(BITMAPS, checked(), checked())
+        assert candidates[0].arguments["recipe"] == "coco_instance_lsj"
+        found = check(BITMAPS, checked(), checked())
         return Results(
             title,
-            {name: [Turn(0.5 * (i + 1), None)] for i, name in enumerate(names)},
+            {name: [Timing(0.5 * (i + 1), None)] for i, name in enumerate(names)},
             {BITMAPS: found},
             {name: {"images": 40} for name in names},
-            reference=[Turn(0.25, None)],
+            reference=[Timing(0.25, None)],
         )
 
     monkeypatch.setattr(pipelines, "run", run)
@@ -237,7 +237,7 @@ def test_what_the_report_says(monkeypatch, tmp_path):
     assert rows[3][-2:] == ["80", "50%"]
     assert rows[4][-2:] == ["40", "25%"]
     assert f"coco_instance_lsj, {BITMAPS}, 4 objects: IoU with our masks 1.000 (least)" in text
-    theirs = report.to_json()["tables"][0]["contestants"][1]
+    theirs = report.to_json()["tables"][0]["candidates"][1]
     assert theirs["facts"]["iou_mean"] == 1
     assert theirs["facts"]["share_of_images"] == 0.25
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.contest import Results, Turn
+from benchmarks.comparison import Results, Timing
 from benchmarks.report import MIB, Column, Report, format_rows, write_json
 from mmconvnext.errors import UserError
 
@@ -14,10 +14,10 @@ from mmconvnext.errors import UserError
 @pytest.fixture
 def results() -> Results:
     return Results(
-        title="a contest",
-        turns={
-            "ours": [Turn(1.0, 10 * MIB), Turn(2.0, 12 * MIB), Turn(1.0, 11 * MIB)],
-            "peer": [Turn(1.5, None), Turn(4.0, None), Turn(3.0, None)],
+        title="a comparison",
+        timings={
+            "ours": [Timing(1.0, 10 * MIB), Timing(2.0, 12 * MIB), Timing(1.0, 11 * MIB)],
+            "peer": [Timing(1.5, None), Timing(4.0, None), Timing(3.0, None)],
         },
         distances={"peer": {"features": 1.25e-7}},
         facts={"ours": {"saved": 1.0}, "peer": {"saved": 3.0}},
@@ -29,7 +29,7 @@ def results() -> Results:
 def test_text(results):
     column = Column("saved", lambda r, name: f"{r.facts[name]['saved']:.1f}")
     lines = Report([results], [column], ["a note"]).text().splitlines()
-    assert lines[0] == "a contest"
+    assert lines[0] == "a comparison"
     assert lines[1].split()[:5] == ["seconds", "time", "/", "ours", "spread"]
     assert lines[3].split() == ["ours", "1", "1.00", "-", "12", "-", "1.0"]
     assert " ".join(lines[4].split()) == "peer 3 2.00 1.50 to 3.00 - 1.2e-07 3.0"
@@ -43,20 +43,20 @@ def test_text(results):
 
 def test_markdown(results):
     lines = Report([results, results]).text(markdown=True).splitlines()
-    assert lines[0] == "**a contest**"
+    assert lines[0] == "**a comparison**"
     assert lines[1] == ""
     assert lines[3].startswith("| ---")
     assert lines[3].endswith("-: |")
     assert {line.count("|") for line in lines[2:6]} == {7}
-    assert lines.count("**a contest**") == 2
+    assert lines.count("**a comparison**") == 2
     assert lines[-1].startswith("- ")
 
 
-def test_a_disturbed_contest_says_so(results):
+def test_a_disturbed_comparison_says_so(results):
     assert "disturbed" not in Report([results]).text()
-    results.turns["peer"][0] = Turn(1.5, None, others_seconds=0.1)
+    results.timings["peer"][0] = Timing(1.5, None, others_seconds=0.1)
     assert "disturbed" not in Report([results]).text()
-    results.turns["peer"][1] = Turn(0.5, None, others_seconds=0.5)
+    results.timings["peer"][1] = Timing(0.5, None, others_seconds=0.5)
     assert "disturbed: other processes kept 0.3 cores busy" in Report([results]).text()
     assert Report([results]).to_json()["tables"][0]["cores_busy_with_others"] == 0.3
 
@@ -74,12 +74,12 @@ def test_json(results, tmp_path):
     assert {"processor", "cores", "packages", "git_revision", "date"} <= set(written["conditions"])
     (table,) = written["tables"]
     assert table["missing"] == {"other": "library is not installed"}
-    ours, peer = table["contestants"]
+    ours, peer = table["candidates"]
     assert ours["peak_bytes"] == 12 * MIB
     assert peer["median_ratio"] == 2
     assert (peer["min_ratio"], peer["max_ratio"]) == (1.5, 3)
     assert peer["distances"] == {"features": 1.25e-7}
-    assert peer["turns"][1] == {"seconds": 4.0, "peak_bytes": None, "others_seconds": None}
+    assert peer["timings"][1] == {"seconds": 4.0, "peak_bytes": None, "others_seconds": None}
 
 
 def test_a_file_that_cannot_be_written(tmp_path):

@@ -22,7 +22,7 @@ def test_eight_times_the_gpus_take_an_eighth_but_for_the_last_batch():
     assert few.hours / many.hours == pytest.approx(8, rel=2e-3)
 
 
-def test_speeds_are_those_of_the_contest():
+def test_speeds_are_those_of_the_comparison():
     speeds = {detector.name: detector.images_per_second for detector in PUBLISHED}
     assert speeds["Mask R-CNN T"] == PUBLISHED_FPS["mask_rcnn", OURS]
     assert speeds["Cascade T"] == PUBLISHED_FPS["cascade", OURS]

@@ -3,7 +3,7 @@ import argparse
 import pytest
 
 from benchmarks import startup
-from benchmarks.contest import BenchmarkError, Results, Turn
+from benchmarks.comparison import BenchmarkError, Results, Timing
 from benchmarks.startup import Command, CommandError
 
 NOTHING = Command("nothing", ("-c", "pass"))
@@ -59,12 +59,12 @@ def test_turns_are_taken_in_fresh_processes(tmp_path):
     assert len({process for _, process in lines}) == len(lines)
     assert results.ours == "a"
     assert results.rounds == 2
-    assert all(turn.seconds > 0 for turns in results.turns.values() for turn in turns)
+    assert all(timing.seconds > 0 for timings in results.timings.values() for timing in timings)
 
 
 def test_a_peer_that_fails_is_left_out_with_its_reason():
     results = startup.measure("title", [NOTHING, FAILING], 1, 0, threads=1)
-    assert list(results.turns) == ["nothing"]
+    assert list(results.timings) == ["nothing"]
     assert results.missing == {"failing": "it fails here: ValueError: what is wrong"}
 
 
@@ -80,11 +80,11 @@ def test_there_must_be_rounds(rounds, warmup):
 
 
 def test_what_is_added_to_torch_is_the_median_of_differences_within_rounds():
-    turns = {
-        startup.TORCH: [Turn(s, None) for s in (2.0, 3.0, 4.0)],
-        startup.TORCH_AND_OURS: [Turn(s, None) for s in (2.25, 3.125, 5.0)],
+    timings = {
+        startup.TORCH: [Timing(s, None) for s in (2.0, 3.0, 4.0)],
+        startup.TORCH_AND_OURS: [Timing(s, None) for s in (2.25, 3.125, 5.0)],
     }
-    line = startup.more_than_torch(Results("", turns))
+    line = startup.more_than_torch(Results("", timings))
     assert "0.250 s more than import torch" in line
     assert "0.125 to 1.000" in line
 

@@ -1,4 +1,4 @@
-"""The benchmark's command line; its contests have tests of their own in tests/benchmarks."""
+"""The benchmark's command line; its comparisons have tests of their own in tests/benchmarks."""
 
 import importlib
 import importlib.util
@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import machine
+from benchmarks import roofline
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def test_help_imports_nothing_heavy(repo):
     assert any(line.startswith("    backbone ") for line in lines)
 
 
-def test_every_command_has_its_room(tool):
+def test_every_command_has_its_module(tool):
     for module, _ in tool.COMMANDS.values():
-        room = importlib.import_module(f"benchmarks.{module}")
-        assert callable(room.add_arguments)
-        assert callable(room.compare)
+        module = importlib.import_module(f"benchmarks.{module}")
+        assert callable(module.add_arguments)
+        assert callable(module.compare)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_every_command_has_its_room(tool):
     [
         (("backbone", "--arch", "enormous"), "--arch: arch='enormous' is not a ConvNeXt variant"),
         (("backbone", "--device", "nowhere"), "--device nowhere cannot be used"),
-        (("machine", "--threads", "0"), "threads=0 must be at least 1"),
+        (("roofline", "--threads", "0"), "threads=0 must be at least 1"),
     ],
 )
 def test_mistakes_are_explained(main, capsys, arguments, words):
@@ -76,10 +76,10 @@ def test_unknown_choices(main, capsys, arguments):
 
 
 def test_prints_and_writes(main, capsys, tmp_path, monkeypatch):
-    limits = machine.Limits({"float32": 1e11}, {"anywhere": 2.0**30}, "cpu", threads=1)
-    monkeypatch.setattr(machine, "measure", lambda device, threads: limits)
-    path = tmp_path / "machine.json"
-    assert main("machine", "--device", "cpu", "--json", path, "--markdown") == 0
+    limits = roofline.Limits({"float32": 1e11}, {"anywhere": 2.0**30}, "cpu", threads=1)
+    monkeypatch.setattr(roofline, "measure", lambda device, threads: limits)
+    path = tmp_path / "roofline.json"
+    assert main("roofline", "--device", "cpu", "--json", path, "--markdown") == 0
     out, err = capsys.readouterr()
     assert "matrix products (cpu, 1 threads), best moment: float32 100 GFLOP/s" in out
     assert f"written to {path}" in err

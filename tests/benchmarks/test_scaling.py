@@ -1,4 +1,4 @@
-"""The points of curves, the contestants of growth at work, and the command."""
+"""The points of curves, the candidates of scaling at work, and the command."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth, growth_plans
-from benchmarks.contest import Contestant, Results, Turn
+from benchmarks import scaling, scaling_plans
+from benchmarks.comparison import Candidate, Results, Timing
 from benchmarks.detectors import CONFIGS
-from benchmarks.growth_contestants import CountedDetector
-from benchmarks.growth_plans import FULL, QUICK, Sweep, backbone_sweeps, detector_sweeps
 from benchmarks.process import BenchmarkError
 from benchmarks.report import MIB
+from benchmarks.scaling_candidates import CountedDetector
+from benchmarks.scaling_plans import FULL, QUICK, Sweep, backbone_sweeps, detector_sweeps
 from mmconvnext.analysis.flops import count_config
 from mmconvnext.engine.config import load_config
 from mmconvnext.errors import UserError
@@ -36,7 +36,7 @@ class TestSweeps:
 
     def test_points_are_what_their_names_say(self):
         for sweep in backbone_sweeps(QUICK, "cpu"):
-            for each in sweep.contestants:
+            for each in sweep.candidates:
                 facts = sweep.facts[each.name]
                 assert each.arguments["train"] is sweep.train
                 assert each.arguments["batch"] == facts["images"]
@@ -45,13 +45,13 @@ class TestSweeps:
     @pytest.mark.parametrize("plan", [FULL, QUICK])
     def test_detectors_have_configs(self, plan):
         for sweep in detector_sweeps(plan, "data", "cpu"):
-            names = [each.name for each in sweep.contestants]
+            names = [each.name for each in sweep.candidates]
             assert len({*names}) == len(names) >= 3
-            assert all(Path(each.arguments["config"]).is_file() for each in sweep.contestants)
+            assert all(Path(each.arguments["config"]).is_file() for each in sweep.candidates)
 
     @pytest.mark.parametrize(("threads", "layouts"), [(2, "1x1 1x2 2x1"), (9, "1x4 1x8 2x4")])
     def test_two_processes_have_the_threads_of_one(self, threads, layouts):
-        made = growth_plans.processes(QUICK, threads)
+        made = scaling_plans.processes(QUICK, threads)
         found = [f"{e.arguments['processes']}x{e.arguments['threads']}" for e in made]
         assert found == layouts.split()
         assert made[-1].name.startswith(f"2 processes x {threads // 2} thread")
@@ -65,7 +65,7 @@ def test_a_curve_is_measured(dummy):
         [dummy("one", seconds=0.05), dummy("three", seconds=0.15)],
         facts={"one": {"images": 1}, "three": {"images": 3}},
     )
-    measured = growth.measure(sweep, rounds=1, warmup=0, threads=1)
+    measured = scaling.measure(sweep, rounds=1, warmup=0, threads=1)
     time = measured.series[0]
     assert time.xs == (1, 3)
     assert all(y >= 0.05 * x for x, y in zip(time.xs, time.ys, strict=True))
@@ -73,8 +73,8 @@ def test_a_curve_is_measured(dummy):
 
 
 def test_two_processes_compute_the_gradients_of_one():
-    results = growth.share_work(QUICK, rounds=1, warmup=0, threads=2)
-    assert list(results.turns) == [
+    results = scaling.share_work(QUICK, rounds=1, warmup=0, threads=2)
+    assert list(results.timings) == [
         "1 process x 1 thread",
         "1 process x 2 threads",
         "2 processes x 1 thread",
@@ -114,7 +114,7 @@ def test_a_detector_counts_its_work(coco_tiny):
 
 def arguments(**changes: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    growth.add_arguments(parser)
+    scaling.add_arguments(parser)
     args = parser.parse_args(["--quick", "--device", "cpu"])
     return argparse.Namespace(**{**vars(args), "warmup": 0, "threads": 2, **changes})
 
@@ -129,35 +129,35 @@ def arguments(**changes: object) -> argparse.Namespace:
 )
 def test_mistakes_are_found_before_anything_is_measured(changes, error, words):
     with pytest.raises(error, match=words):
-        growth.compare(arguments(**changes))
+        scaling.compare(arguments(**changes))
 
 
 def test_the_command(monkeypatch, tmp_path, capsys):
     rounds = []
 
-    def invented(contestants: list[Contestant], title: str, **options: object) -> Results:
+    def invented(candidates: list[Candidate], title: str, **options: object) -> Results:
         rounds.append(options["rounds"])
         results = Results(title, {}, threads=options["threads"])
-        for index, each in enumerate(contestants):
-            results.turns[each.name] = [Turn(1.0 + index, MIB * (index + 1))]
+        for index, each in enumerate(candidates):
+            results.timings[each.name] = [Timing(1.0 + index, MIB * (index + 1))]
             own = {"processes": each.arguments.get("processes", 1), "threads": 1, "images": 2}
             results.facts[each.name] = {**own, "saved_bytes": MIB * (index + 1)}
         return results
 
-    monkeypatch.setattr(growth, "run", invented)
+    monkeypatch.setattr(scaling, "run", invented)
     out = tmp_path / "new" / "docs"
     args = arguments(parts=["backbone", "processes"], out=str(out))
-    report = growth.compare(args)
-    assert rounds == [growth.ROUNDS] * 7
+    report = scaling.compare(args)
+    assert rounds == [scaling.ROUNDS] * 7
     assert [each.along for each in report.curves] == ["area", "batch", "model"] * 2
     assert "ConvNeXt atto, forward + backward, one image, against input area" in report.text()
     assert "training steps with 2 images of 64x64" in report.text()
-    assert (out / "growth.md").is_file()
+    assert (out / "scaling.md").is_file()
     err = capsys.readouterr().err
-    assert "contest 7 of 7: training in one and two processes" in err
-    assert "growth_backbone.png" in err
+    assert "comparison 7 of 7: training in one and two processes" in err
+    assert "scaling_backbone.png" in err
 
 
 def test_pictures_alone_need_matplotlib(run_python):
-    code = "import sys, benchmarks.growth; print('matplotlib' in sys.modules)"
+    code = "import sys, benchmarks.scaling; print('matplotlib' in sys.modules)"
     assert run_python(code).strip() == "False"

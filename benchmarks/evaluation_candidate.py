@@ -1,4 +1,4 @@
-"""One metric at work on detections that a folder holds."""
+"""One metric at work on detections of a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSWISE_HEADING = "| category"
 
 
 class Evaluation:
-    """The factory of the contest of metrics, see :class:`benchmarks.Contestant`.
+    """The factory of the comparison of metrics, see :class:`benchmarks.Candidate`.
 
     What is timed is ``evaluate()``, from detections as the test loop leaves them, with masks
     encoded, to the dict of numbers and the table of classes.

@@ -1,4 +1,4 @@
-"""Contestants of growth: a detector that counts its work, and training in several processes."""
+"""Candidates of scaling: a detector that counts its work, and training in several processes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mmengine.dataset import pseudo_collate
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.backbone_contestant import GRADIENT, SEED, fill, random_weights
+from benchmarks.backbone_candidate import GRADIENT, SEED, fill, random_weights
 from benchmarks.backbone_peers import OURS, PEERS
-from benchmarks.detector_contestant import Detector
+from benchmarks.detector_candidate import Detector
 from mmconvnext.analysis.flops import count_flops
 from mmconvnext.variants import resolve_arch
 
@@ -67,10 +67,10 @@ class Share:
 
 
 class DataParallel:
-    """The factory of the contest of one and two processes, see `benchmarks.Contestant`.
+    """The factory of the comparison of one and two processes, see `benchmarks.Candidate`.
 
     What is timed is a training step of our backbone: forward, backward, the mean of the gradients
-    over the processes (gloo, on this machine), and AdamW. The first process is the contestant's
+    over the processes (gloo, on this machine), and AdamW. The first process is the candidate's
     own, so its peak memory is that of one process.
 
     Args:

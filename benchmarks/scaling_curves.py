@@ -1,4 +1,4 @@
-"""Curves: how time and memory grow along an axis, each with the line that fits it."""
+"""Curves: how time and memory grow along an axis, each with its linear fit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmarks.contest import Results
-from benchmarks.fits import Line, fit_line
+from benchmarks.comparison import Results
+from benchmarks.linear_fit import Line, fit_line
 from benchmarks.report import MIB
 
 TIME, PEAK, SAVED = "time", "peak memory", "saved for backward"
@@ -22,7 +22,7 @@ class Axis:
     Attributes:
         name: as shown.
         unit: as shown.
-        fact: of the contestants, see :attr:`benchmarks.contest.Results.facts`.
+        fact: of the candidates, see :attr:`benchmarks.comparison.Results.facts`.
         scale: the fact's value of one unit.
     """
 
@@ -76,13 +76,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a contest brought whose contestants are the points of a curve.
+    """What a comparison brought whose candidates are the points of a curve.
 
     Attributes:
         part: what was measured, ``backbone`` or ``detector``.
         along: a key of ``AXES``.
         train: forward and backward, else inference.
-        results: of the contest; facts have the axes' values.
+        results: of the comparison; facts have the axes' values.
     """
 
     part: str
@@ -106,7 +106,7 @@ class Curve:
     @cached_property
     def series(self) -> list[Series]:
         """Time, and what is known of memory."""
-        names = list(self.results.turns)
+        names = list(self.results.timings)
         measured = [(TIME, "s", [self.results.median_seconds(name) for name in names])]
         peaks = [self.results.peak_bytes(name) for name in names]
         if all(peaks):  # not where the system does not tell, nor where it is too little to see
@@ -117,10 +117,10 @@ class Curve:
         return [self._series(quantity, unit, ys) for quantity, unit, ys in measured]
 
     def to_json(self) -> dict[str, Any]:
-        """Collect the fits; what was measured is among the tables of the report."""
+        """Collect the linear fits; what was measured is among the tables of the report."""
         return {
             "title": self.results.title,
-            "fits": [
+            "linear_fits": [
                 {
                     "quantity": each.quantity,
                     "unit": each.unit,
@@ -137,5 +137,5 @@ class Curve:
 
     def _series(self, quantity: str, unit: str, ys: list[float]) -> Series:
         axis = AXES[self.along][quantity]
-        xs = [self.x(name, axis) for name in self.results.turns]
+        xs = [self.x(name, axis) for name in self.results.timings]
         return Series(quantity, unit, axis, tuple(xs), tuple(ys), fit_line(xs, ys))

@@ -1,7 +1,7 @@
-"""Contestants that take turns, round by round, each in a process of its own.
+"""Candidates alternating, round by round, each in a process of its own.
 
 Timings on a busy machine drift; what is compared is therefore timed in the same round, and the
-ratio within a round is what counts. Nothing is timed before the results agree.
+ratio within a round is what counts. Nothing is timed before the results are equal.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import numpy as np
 
 from benchmarks.process import (
     BenchmarkError,
-    Contestant,
+    Candidate,
     NotInstalledError,
     Process,
-    Turn,
+    Timing,
 )
 
 __all__ = [
-    "Agree",
     "Arrays",
     "BenchmarkError",
-    "Contestant",
-    "DisagreementError",
+    "Candidate",
+    "Check",
     "NotInstalledError",
     "Process",
     "Results",
-    "Turn",
+    "Timing",
+    "UnequalResultsError",
     "available_cores",
     "close_to",
     "relative_distance",
@@ -40,68 +40,70 @@ __all__ = [
 ]
 
 Arrays = Mapping[str, np.ndarray]
-# (name of the other contestant, our arrays, its arrays) -> named distances; raises
-# `DisagreementError` where they are too large.
-Agree = Callable[[str, Arrays, Arrays], Mapping[str, float]]
+# (name of the other candidate, our arrays, its arrays) -> named distances; raises
+# `UnequalResultsError` where they are too large.
+Check = Callable[[str, Arrays, Arrays], Mapping[str, float]]
 
 
-class DisagreementError(BenchmarkError):
-    """Two contestants computed different results, so that their times mean nothing."""
+class UnequalResultsError(BenchmarkError):
+    """Two candidates computed different results, so that their times mean nothing."""
 
 
 @dataclass
 class Results:
-    """What a contest brought.
+    """What a comparison brought.
 
     Attributes:
         title: of the table.
-        turns: by contestant, ours first: one turn for each round.
-        distances: by contestant, without ours: what ``agree`` returned.
-        facts: by contestant: numbers that are no timings, see :meth:`Process.facts`.
-        missing: by contestant that was left out: why.
-        threads: that each contestant might use.
-        reference: the turns of the reference, if there was one; it is no contestant.
+        timings: by candidate, ours first: one timing for each round.
+        distances: by candidate, without ours: what ``check`` returned.
+        facts: by candidate: numbers that are no timings, see :meth:`Process.facts`.
+        missing: by candidate that was left out: why.
+        threads: that each candidate might use.
+        reference: the timings of the reference, if there was one; it is no candidate.
         reference_facts: its numbers that are no timings.
     """
 
     title: str
-    turns: dict[str, list[Turn]]
+    timings: dict[str, list[Timing]]
     distances: dict[str, dict[str, float]] = field(default_factory=dict)
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     threads: int = 1
-    reference: list[Turn] = field(default_factory=list)
+    reference: list[Timing] = field(default_factory=list)
     reference_facts: dict[str, float] = field(default_factory=dict)
 
     @property
     def ours(self) -> str:
-        """The name of the first contestant."""
-        return next(iter(self.turns))
+        """The name of the first candidate."""
+        return next(iter(self.timings))
 
     @property
     def rounds(self) -> int:
         """How many rounds there were."""
-        return len(self.turns[self.ours])
+        return len(self.timings[self.ours])
 
     def median_seconds(self, name: str) -> float:
-        """The median time of a contestant's turns."""
-        return statistics.median(turn.seconds for turn in self.turns[name])
+        """The median time of a candidate's timings."""
+        return statistics.median(timing.seconds for timing in self.timings[name])
 
     def peak_bytes(self, name: str) -> int | None:
-        """The highest peak memory of a contestant's turns, where it could be had."""
-        peaks = [turn.peak_bytes for turn in self.turns[name] if turn.peak_bytes is not None]
+        """The highest peak memory of a candidate's timings, where it could be had."""
+        peaks = [
+            timing.peak_bytes for timing in self.timings[name] if timing.peak_bytes is not None
+        ]
         return max(peaks, default=None)
 
     def busy_cores(self) -> float | None:
-        """How many cores other processes kept busy during the turns, on average, if known."""
-        turns = [turn for each in self.turns.values() for turn in each]
-        known = [turn for turn in turns if turn.others_seconds is not None]
-        seconds = sum(turn.seconds for turn in known)
-        return sum(turn.others_seconds for turn in known) / seconds if seconds else None
+        """How many cores other processes kept busy during the runs, on average, if known."""
+        timings = [timing for each in self.timings.values() for timing in each]
+        known = [timing for timing in timings if timing.others_seconds is not None]
+        seconds = sum(timing.seconds for timing in known)
+        return sum(timing.others_seconds for timing in known) / seconds if seconds else None
 
     def ratios(self, name: str) -> list[float]:
-        """A contestant's time in each round, divided by ours in the same round."""
-        pairs = zip(self.turns[name], self.turns[self.ours], strict=True)
+        """A candidate's time in each round, divided by ours in the same round."""
+        pairs = zip(self.timings[name], self.timings[self.ours], strict=True)
         return [theirs.seconds / ours.seconds for theirs, ours in pairs]
 
     def median_ratio(self, name: str) -> float:
@@ -110,48 +112,48 @@ class Results:
 
 
 def run(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     rounds: int = 5,
     warmup: int = 1,
-    agree: Agree | None = None,
+    check: Check | None = None,
     title: str = "",
     threads: int | None = None,
-    reference: Contestant | None = None,
+    reference: Candidate | None = None,
 ) -> Results:
-    """Start all contestants, have their results compared, and time them in turns.
+    """Start all candidates, have their results compared, and time them alternately.
 
     Args:
-        contestants: ours first; names differ.
-        rounds: how many turns each has. Who begins changes from round to round.
-        warmup: turns before that, which are not counted.
-        agree: compares what ``check()`` of each contestant gave with what ours gave, before
+        candidates: ours first; names differ.
+        rounds: how many runs each has. Who begins changes from round to round.
+        warmup: runs before that, which are not counted.
+        check: compares what ``check()`` of each candidate gave with what ours gave, before
             anything is timed; None where there is nothing to compare (then no ``check()`` runs).
         title: of the table.
-        threads: that each contestant may use; None for the cores that this process may use.
-        reference: takes turns with the others, but its results are not compared: to relate times to
+        threads: that each candidate may use; None for the cores that this process may use.
+        reference: alternates with the others, but its results are not compared: to relate times to
             what the machine could do in the same round.
 
     Returns:
         The times, and who was left out because a library is not installed.
 
     Raises:
-        DisagreementError: from ``agree``.
-        BenchmarkError: an argument is wrong, or a contestant failed.
+        UnequalResultsError: from ``check``.
+        BenchmarkError: an argument is wrong, or a candidate failed.
     """
     threads = available_cores() if threads is None else threads
-    _check_arguments([*contestants, *([reference] if reference else [])], rounds, warmup)
+    _check_arguments([*candidates, *([reference] if reference else [])], rounds, warmup)
     with ExitStack() as stack:
         # all at once: importing and building is the slow part
-        started = [stack.enter_context(Process(each, threads)) for each in contestants]
+        started = [stack.enter_context(Process(each, threads)) for each in candidates]
         beside = [stack.enter_context(Process(reference, threads))] if reference else []
         processes, missing = _installed(started)
         results = Results(title, {}, missing=missing, threads=threads)
-        results.distances = _distances(processes, agree) if agree else {}
+        results.distances = _distances(processes, check) if check else {}
         results.facts = {process.name: process.facts() for process in processes}
         results.reference_facts = beside[0].facts() if beside else {}
-        turns = _take_turns([*processes, *beside], rounds, warmup)
-        results.reference = turns.pop(beside[0].name) if beside else []
-        results.turns = turns
+        timings = _alternate([*processes, *beside], rounds, warmup)
+        results.reference = timings.pop(beside[0].name) if beside else []
+        results.timings = timings
         return results
 
 
@@ -169,7 +171,7 @@ def relative_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(difference / size if size else difference)
 
 
-def close_to(limit: float, label: Callable[[str], str] = str, together: bool = False) -> Agree:
+def close_to(limit: float, label: Callable[[str], str] = str, together: bool = False) -> Check:
     """Demand that each array is ours but for rounding.
 
     Args:
@@ -179,22 +181,22 @@ def close_to(limit: float, label: Callable[[str], str] = str, together: bool = F
         together: take the arrays with the same label as one, in place of each for itself.
     """
 
-    def agree(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
+    def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         _check_same_arrays(name, ours, theirs)
         groups = _grouped(ours, label if together else str)
         distances: dict[str, float] = {}
         for group, keys in groups.items():
             distance = relative_distance(*(_joined(each, keys) for each in (ours, theirs)))
             if not distance <= limit:  # also where it is not a number
-                raise DisagreementError(
-                    f"{name} and ours disagree about {group}: their relative distance is "
+                raise UnequalResultsError(
+                    f"{name} and ours differ in {group}: their relative distance is "
                     f"{distance:.3g}, at most {limit:g} is allowed; nothing was timed"
                 )
             shown = label(keys[0])
             distances[shown] = max(distances.get(shown, 0.0), distance)
         return distances
 
-    return agree
+    return check
 
 
 def _grouped(names: Iterable[str], label: Callable[[str], str]) -> dict[str, list[str]]:
@@ -211,28 +213,28 @@ def _joined(arrays: Arrays, names: Sequence[str]) -> np.ndarray:
 def _check_same_arrays(name: str, ours: Arrays, theirs: Arrays) -> None:
     ours_alone, theirs_alone = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
     if ours_alone or theirs_alone:
-        raise DisagreementError(
+        raise UnequalResultsError(
             f"{name} and ours give different things: only ours {ours_alone}, only {name} "
             f"{theirs_alone}; nothing was timed"
         )
     for key, array in ours.items():
         if array.shape != theirs[key].shape:
-            raise DisagreementError(
-                f"{name} and ours disagree about {key}: its shape is {theirs[key].shape}, ours "
+            raise UnequalResultsError(
+                f"{name} and ours differ in {key}: its shape is {theirs[key].shape}, ours "
                 f"{array.shape}; nothing was timed"
             )
 
 
-def _check_arguments(contestants: Sequence[Contestant], rounds: int, warmup: int) -> None:
+def _check_arguments(candidates: Sequence[Candidate], rounds: int, warmup: int) -> None:
     if rounds < 1 or warmup < 0:
         raise BenchmarkError(
-            f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0: a contest "
+            f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0: a comparison "
             "without rounds has no result"
         )
-    names = [contestant.name for contestant in contestants]
+    names = [candidate.name for candidate in candidates]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
-        raise BenchmarkError(f"contestants need names of their own; they are {names}")
+        raise BenchmarkError(f"candidates need names of their own; they are {names}")
 
 
 def _installed(processes: Sequence[Process]) -> tuple[list[Process], dict[str, str]]:
@@ -251,28 +253,28 @@ def _installed(processes: Sequence[Process]) -> tuple[list[Process], dict[str, s
     return present, missing
 
 
-def _distances(processes: Sequence[Process], agree: Agree) -> dict[str, dict[str, float]]:
+def _distances(processes: Sequence[Process], check: Check) -> dict[str, dict[str, float]]:
     first, *others = processes
     _say(f"computing what {first.name} gives")
     ours = first.check()
     distances = {}
     for process in others:
         _say(f"comparing with {process.name}")
-        distances[process.name] = dict(agree(process.name, ours, process.check()))
+        distances[process.name] = dict(check(process.name, ours, process.check()))
     return distances
 
 
-def _take_turns(processes: Sequence[Process], rounds: int, warmup: int) -> dict[str, list[Turn]]:
-    turns: dict[str, list[Turn]] = {process.name: [] for process in processes}
+def _alternate(processes: Sequence[Process], rounds: int, warmup: int) -> dict[str, list[Timing]]:
+    timings: dict[str, list[Timing]] = {process.name: [] for process in processes}
     for index in range(warmup + rounds):
         start = index % len(processes)
         for process in (*processes[start:], *processes[:start]):
-            turns[process.name].append(process.turn())
+            timings[process.name].append(process.timing())
         left = warmup + rounds - index - 1
-        last_round = sum(each[-1].seconds for each in turns.values())
+        last_round = sum(each[-1].seconds for each in timings.values())
         label = f"round {index + 1 - warmup} of {rounds}" if index >= warmup else "warm-up"
         _say(f"{label} done, about {left * last_round:.0f} s left")
-    return {name: each[warmup:] for name, each in turns.items()}
+    return {name: each[warmup:] for name, each in timings.items()}
 
 
 def _say(text: str) -> None:

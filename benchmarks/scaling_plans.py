@@ -1,4 +1,4 @@
-"""Which curves are measured: where their points lie, and the contestants that are the points."""
+"""Which curves are measured: where their points lie, and the candidates that are the points."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from benchmarks.backbone_peers import OURS
-from benchmarks.backbones import Task, contestants, count_flops
-from benchmarks.contest import Contestant
+from benchmarks.backbones import Task, candidates, count_flops
+from benchmarks.comparison import Candidate
 from benchmarks.detectors import CONFIGS
 
-FACTORIES = "benchmarks.growth_contestants"
+FACTORIES = "benchmarks.scaling_candidates"
 OPERATIONS_PER_MULTIPLY_ADD = 2
 MODES = {False: "inference", True: "forward + backward"}
 
@@ -82,17 +82,17 @@ class Sweep:
 
     Attributes:
         part: ``backbone`` or ``detector``.
-        along: a key of :data:`benchmarks.growth_curves.AXES`.
+        along: a key of :data:`benchmarks.scaling_curves.AXES`.
         title: of its table.
-        contestants: its points.
+        candidates: its points.
         train: forward and backward, else inference.
-        facts: by contestant, what the axes need and the contestant does not say itself.
+        facts: by candidate, what the axes need and the candidate does not say itself.
     """
 
     part: str
     along: str
     title: str
-    contestants: Sequence[Contestant]
+    candidates: Sequence[Candidate]
     train: bool = False
     facts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -126,7 +126,7 @@ def backbone_sweeps(plan: Plan, device: str) -> Iterator[Sweep]:
                 "backbone",
                 along,
                 titles[along].format(mode),
-                [_contestant(name, replace(task, train=train)) for name, task in points.items()],
+                [_candidate(name, replace(task, train=train)) for name, task in points.items()],
                 train,
                 facts[along],
             )
@@ -141,11 +141,11 @@ def detector_sweeps(plan: Plan, data_root: str, device: str) -> Iterator[Sweep]:
         device: in torch's words.
     """
 
-    def point(name: str, config: str, scale: Sequence[int]) -> Contestant:
+    def point(name: str, config: str, scale: Sequence[int]) -> Candidate:
         path = str(CONFIGS / config)
         arguments = {"config": path, "reference": path, "same": True, "ours": True, "images": 1}
         where = {"data_root": data_root, "device": device, "scale": scale}
-        return Contestant(name, f"{FACTORIES}:CountedDetector", {**arguments, **where})
+        return Candidate(name, f"{FACTORIES}:CountedDetector", {**arguments, **where})
 
     yield Sweep(
         "detector",
@@ -164,7 +164,7 @@ def detector_sweeps(plan: Plan, data_root: str, device: str) -> Iterator[Sweep]:
     )
 
 
-def processes(plan: Plan, threads: int) -> list[Contestant]:
+def processes(plan: Plan, threads: int) -> list[Candidate]:
     """Describe training steps with the same images in one and in two processes.
 
     Args:
@@ -174,7 +174,7 @@ def processes(plan: Plan, threads: int) -> list[Contestant]:
     half = threads // 2
     work = {"arch": plan.archs[0], "batch": plan.step, "side": plan.side}
     return [
-        Contestant(
+        Candidate(
             _layout(number, each),
             f"{FACTORIES}:DataParallel",
             {"processes": number, "threads": each, **work},
@@ -183,9 +183,9 @@ def processes(plan: Plan, threads: int) -> list[Contestant]:
     ]
 
 
-def _contestant(name: str, task: Task) -> Contestant:
-    (contestant,) = contestants(task, [OURS])
-    return replace(contestant, name=name)
+def _candidate(name: str, task: Task) -> Candidate:
+    (candidate,) = candidates(task, [OURS])
+    return replace(candidate, name=name)
 
 
 def _facts(task: Task) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.fits import fit_line
+from benchmarks.linear_fit import fit_line
 
 
 def test_points_on_a_line():

@@ -1,4 +1,4 @@
-"""A piece of COCO: images, crowds, and outlines of objects to draw from."""
+"""A subset of COCO: images, crowds, and outlines of objects to draw from."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Subset:
     """What is drawn from.
 
     Attributes:
@@ -52,7 +52,7 @@ class Piece:
     categories: Sequence[dict]
 
 
-def read_piece(data_root: str, images: int) -> Piece:
+def read_subset(data_root: str, images: int) -> Subset:
     """Read real annotations.
 
     Args:
@@ -69,7 +69,7 @@ def read_piece(data_root: str, images: int) -> Piece:
         if not path.is_file() and not contents:
             raise BenchmarkError(
                 f"--data-root {data_root} has no {path.relative_to(data_root)}: name the folder of "
-                "COCO 2017, or of a piece of it"
+                "COCO 2017, or of a subset of it"
             )
         if path.is_file() and sum(len(each["images"]) for each in contents) < images:
             contents.append(json.loads(path.read_text(encoding="utf-8")))
@@ -86,7 +86,7 @@ def read_piece(data_root: str, images: int) -> Piece:
     for each in annotations:
         if each["iscrowd"]:
             crowds.setdefault(each["image_id"], []).append(each)
-    return Piece(
+    return Subset(
         real,
         [owners[image["id"]] for image in real],
         crowds,

@@ -1,4 +1,4 @@
-"""Pictures of growth: what was measured as points, what was fitted as lines."""
+"""Pictures of scaling: what was measured as points, what was fitted as lines."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks.contest import Results
-from benchmarks.growth_curves import SAVED, TIME, Curve, Series
-from benchmarks.growth_report import GrowthReport
+from benchmarks.comparison import Results
+from benchmarks.scaling_curves import SAVED, TIME, Curve, Series
+from benchmarks.scaling_report import ScalingReport
 from benchmarks.schedule import GPUS, Cost
 
 # Okabe and Ito's palette can be told apart by colour-blind people; markers differ, too.
@@ -37,8 +37,8 @@ SETTINGS = {
 }
 
 
-def draw(report: GrowthReport, folder: Path) -> dict[Path, str]:
-    """Draw what a report holds.
+def draw(report: ScalingReport, folder: Path) -> dict[Path, str]:
+    """Draw a report.
 
     Args:
         report: what was measured.
@@ -52,9 +52,9 @@ def draw(report: GrowthReport, folder: Path) -> dict[Path, str]:
         for part in dict.fromkeys(curve.part for curve in report.curves):
             own = [curve for curve in report.curves if curve.part == part]
             caption = f"Time and peak memory of the {part}: points are measured, lines fitted"
-            figures[f"growth_{part}.png"] = (caption, _curves(own))
+            figures[f"scaling_{part}.png"] = (caption, _curves(own))
         caption = "Training in one and two processes, and a 3x schedule on COCO on paper"
-        figures["growth_training.png"] = (caption, _training(report.processes, report.costs))
+        figures["scaling_training.png"] = (caption, _training(report.processes, report.costs))
         for name, (_, figure) in figures.items():
             _write(figure, folder / name)
     return {folder / name: caption for name, (caption, _) in figures.items()}
@@ -94,7 +94,7 @@ def _training(processes: Results | None, costs: Sequence[Cost]) -> Figure:
     figure, panels = _panels(1, 2 if processes else 1)
     *measured, paper = panels.flat
     for panel in measured:
-        names = list(processes.turns)
+        names = list(processes.timings)
         speeds = [processes.facts[n]["images"] / processes.median_seconds(n) for n in names]
         bars = panel.bar([n.replace(" x ", "\nx ") for n in names], speeds, BAR, color=BLUE)
         panel.bar_label(bars, fmt="%.2f")

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from benchmarks import machine
+from benchmarks import roofline
 from benchmarks.devices import choose_device
 from benchmarks.process import BenchmarkError
 
 
 def test_description():
-    facts = machine.describe()
+    facts = roofline.describe()
     assert facts["cores"] >= 1
     assert facts["memory_gib"] > 0
     assert facts["packages"]["torch"]
@@ -24,27 +24,27 @@ def test_peers_have_versions_too(tmp_path, monkeypatch):
     info = tmp_path / "library" / "some_library-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-library\nVersion: 1.2\n")
-    monkeypatch.setattr(machine, "PEERS", tmp_path)
-    assert machine.version("some-library") == "1.2"
-    assert machine.version("no-such-library") is None
+    monkeypatch.setattr(roofline, "PEERS", tmp_path)
+    assert roofline.version("some-library") == "1.2"
+    assert roofline.version("no-such-library") is None
 
 
 def test_kernels_are_measured(monkeypatch):
-    monkeypatch.setattr(machine, "SECONDS_EACH", 0.0)
-    monkeypatch.setattr(machine, "MATRICES", ((400, 32, 64),))
-    monkeypatch.setattr(machine, "COPIED_BYTES", 2**20)
-    speeds = machine.Kernels("cpu").facts()
+    monkeypatch.setattr(roofline, "SECONDS_EACH", 0.0)
+    monkeypatch.setattr(roofline, "MATRICES", ((400, 32, 64),))
+    monkeypatch.setattr(roofline, "COPIED_BYTES", 2**20)
+    speeds = roofline.Kernels("cpu").facts()
     assert set(speeds) == {"float32", "bfloat16", "into an existing buffer", "into a new one"}
     assert all(speed > 0 for speed in speeds.values())
 
 
 def test_a_turn_of_matrix_products(monkeypatch):
-    monkeypatch.setattr(machine, "SECONDS_EACH", 0.0)
-    monkeypatch.setattr(machine, "SECONDS_OF_TURN", 0.01)
-    monkeypatch.setattr(machine, "MATRICES", ((400, 32, 64),))
-    module, name = machine.reference("cpu", "float32").factory.split(":")
-    assert (module, name) == (machine.__name__, "Gemm")
-    gemm = machine.Gemm("cpu", "float32")
+    monkeypatch.setattr(roofline, "SECONDS_EACH", 0.0)
+    monkeypatch.setattr(roofline, "SECONDS_OF_RUN", 0.01)
+    monkeypatch.setattr(roofline, "MATRICES", ((400, 32, 64),))
+    module, name = roofline.reference("cpu", "float32").factory.split(":")
+    assert (module, name) == (roofline.__name__, "Gemm")
+    gemm = roofline.Gemm("cpu", "float32")
     facts, calls = gemm.facts(), []
     gemm._product = gemm._product._replace(run=lambda: calls.append(1))
     gemm.run()
@@ -52,7 +52,7 @@ def test_a_turn_of_matrix_products(monkeypatch):
 
 
 def test_limits_are_shown():
-    limits = machine.Limits({"float32": 1e11}, {"into a new one": 2 * 2**30}, "cpu", threads=2)
+    limits = roofline.Limits({"float32": 1e11}, {"into a new one": 2 * 2**30}, "cpu", threads=2)
     text = limits.text(markdown=True)
     assert "matrix products (cpu, 2 threads), best moment: float32 100 GFLOP/s" in text
     assert "into a new one 2.0 GiB/s" in text

@@ -1,7 +1,7 @@
 """The machine: what it is, and how fast it can be at all.
 
 What limits a network is matrix products and memory; both are measured with the operators of torch
-that the backbones are made of, in a process of their own like every contestant.
+that the backbones are made of, in a process of their own like every candidate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.process import Contestant, Process
+from benchmarks.process import Candidate, Process
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ DTYPES = ("float32", "bfloat16")
 MATRICES = ((16000, 192, 768), (4000, 384, 1536), (512, 384, 1536), (1000, 3072, 768))
 COPIED_BYTES = 2**28  # larger than caches
 SECONDS_EACH = 0.3
-SECONDS_OF_TURN = 0.5
+SECONDS_OF_RUN = 0.5
 GIB = 2**30
 
 
@@ -114,8 +114,8 @@ def measure(device: str, threads: int) -> Limits:
     Raises:
         BenchmarkError: it cannot be measured.
     """
-    contestant = Contestant("the machine", f"{__name__}:Kernels", {"device": device})
-    with Process(contestant, threads) as process:
+    candidate = Candidate("the machine", f"{__name__}:Kernels", {"device": device})
+    with Process(candidate, threads) as process:
         speeds = process.facts()
     return Limits(
         gemm={dtype: speeds[dtype] for dtype in DTYPES},
@@ -194,10 +194,10 @@ class Kernels:
 
 
 class Gemm(Kernels):
-    """The factory of a reference for contests: the fastest matrix product, for about a second.
+    """The factory of a reference for comparisons: the fastest matrix product, for about a second.
 
     The best moment of a machine is no measure of what it sustains, and that changes from minute to
-    minute on one that is shared; so it takes turns with the contestants.
+    minute on one that is shared; so it alternates with the candidates.
 
     Args:
         device: in torch's words.
@@ -211,7 +211,7 @@ class Gemm(Kernels):
         self._times = 0
 
     def facts(self) -> dict[str, float]:
-        """Choose the product, and return the operations of a turn.
+        """Choose the product, and return the operations of a run.
 
         Not before: while processes start, all are slow.
         """
@@ -219,7 +219,7 @@ class Gemm(Kernels):
 
         with torch.inference_mode():
             self._product, speed = self._fastest(self._dtype)
-        self._times = max(int(SECONDS_OF_TURN * speed / self._product.operations), 1)
+        self._times = max(int(SECONDS_OF_RUN * speed / self._product.operations), 1)
         return {"operations": self._product.operations * self._times}
 
     def run(self) -> None:
@@ -231,10 +231,10 @@ class Gemm(Kernels):
                 self._product.run()
 
 
-def reference(device: str, dtype: str) -> Contestant:
-    """Describe the matrix product that takes turns with a contest's contestants."""
+def reference(device: str, dtype: str) -> Candidate:
+    """Describe the matrix product that alternates with a comparison's candidates."""
     arguments = {"device": device, "dtype": dtype}
-    return Contestant("the machine's matrix product", f"{__name__}:Gemm", arguments)
+    return Candidate("the machine's matrix product", f"{__name__}:Gemm", arguments)
 
 
 def _products(dtype: str, device: torch.device) -> Iterator[Product]:

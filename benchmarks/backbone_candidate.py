@@ -21,7 +21,7 @@ GRADIENT = "gradients of "
 
 
 class Backbone:
-    """The factory of the contest of backbones, see :class:`benchmarks.Contestant`.
+    """The factory of the comparison of backbones, see :class:`benchmarks.Candidate`.
 
     What is timed is what a library does of itself. Output norms differ: timm and torchvision return
     maps without any, ours, transformers and mmpretrain normalise each. Only in ``check()``, the

@@ -1,6 +1,6 @@
-"""Growth: time and memory against input area, batch and model size, and one and two processes.
+"""Scaling: time and memory against input area, batch and model size, and one and two processes.
 
-The points of a curve are the contestants of a contest: they take turns, so that a machine that
+The points of a curve are the candidates of a comparison: they alternate, so that a machine that
 becomes slower becomes so for all of them.
 """
 
@@ -10,19 +10,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import growth_plans, schedule
+from benchmarks import scaling_plans, schedule
 from benchmarks.backbones import TOLERANCE
-from benchmarks.contest import Results, close_to, run
+from benchmarks.comparison import Results, close_to, run
 from benchmarks.detectors import CONFIGS
 from benchmarks.devices import choose_device
-from benchmarks.growth_curves import Curve
-from benchmarks.growth_plans import FULL, QUICK, Plan, Sweep
-from benchmarks.growth_report import GrowthReport
 from benchmarks.process import BenchmarkError
+from benchmarks.scaling_curves import Curve
+from benchmarks.scaling_plans import FULL, QUICK, Plan, Sweep
+from benchmarks.scaling_report import ScalingReport
 from mmconvnext.errors import UserError
 
 BACKBONE, DETECTOR, PROCESSES = PARTS = ("backbone", "detector", "processes")
-ROUNDS = 3  # there are many contests
+ROUNDS = 3  # there are many comparisons
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,16 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; default: all"
     )
     parser.add_argument("--data-root", default="data/coco/", help="folder of COCO 2017")
-    parser.add_argument("--out", metavar="DIR", help="write growth.md and its pictures there, too")
+    parser.add_argument("--out", metavar="DIR", help="write scaling.md and its pictures there, too")
     parser.add_argument("--quick", action="store_true", help="few and small: to try the command")
     parser.add_argument("--device", help="cpu, cuda, …; default: the GPU where there is one")
 
 
-def compare(args: argparse.Namespace) -> GrowthReport:
+def compare(args: argparse.Namespace) -> ScalingReport:
     """Measure what the command line names, and write the page if it names a folder.
 
     Raises:
-        UserError: an argument is wrong, a contest failed, or the page cannot be written.
+        UserError: an argument is wrong, a comparison failed, or the page cannot be written.
     """
     plan, device = QUICK if args.quick else FULL, choose_device(args.device)
     _check(args, plan)
@@ -50,15 +50,15 @@ def compare(args: argparse.Namespace) -> GrowthReport:
     total = len(sweeps) + (PROCESSES in args.parts)
     curves = []
     for index, sweep in enumerate(sweeps):
-        _say(f"contest {index + 1} of {total}: {sweep.title}")
+        _say(f"comparison {index + 1} of {total}: {sweep.title}")
         curves.append(measure(sweep, **options))
     processes = None
     if PROCESSES in args.parts:
-        _say(f"contest {total} of {total}: training in one and two processes")
+        _say(f"comparison {total} of {total}: training in one and two processes")
         processes = share_work(plan, **options)
-    report = GrowthReport(curves, processes, schedule.costs())
+    report = ScalingReport(curves, processes, schedule.costs())
     if args.out:
-        from benchmarks.growth_page import write_page  # imports matplotlib
+        from benchmarks.scaling_page import write_page  # imports matplotlib
 
         for path in write_page(report, Path(args.out)):
             _say(f"written to {path}")
@@ -66,31 +66,31 @@ def compare(args: argparse.Namespace) -> GrowthReport:
 
 
 def measure(sweep: Sweep, **options: int) -> Curve:
-    """Let the points of a curve take turns.
+    """Let the points of a curve alternate.
 
     Args:
         sweep: the curve.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.contest.run`.
+        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
     """
-    results = run(sweep.contestants, title=sweep.title, **options)
+    results = run(sweep.candidates, title=sweep.title, **options)
     for name, facts in sweep.facts.items():
         results.facts[name].update(facts)
     return Curve(sweep.part, sweep.along, sweep.train, results)
 
 
 def share_work(plan: Plan, **options: int) -> Results:
-    """Let training steps in one and two processes take turns, once their gradients are equal.
+    """Let training steps in one and two processes alternate, once their gradients are equal.
 
     Args:
         plan: has model, image size and batch.
         options: see :func:`measure`.
 
     Raises:
-        DisagreementError: the gradients differ.
+        UnequalResultsError: the gradients differ.
     """
     return run(
-        growth_plans.processes(plan, options["threads"]),
-        agree=close_to(TOLERANCE, lambda _: "gradients"),
+        scaling_plans.processes(plan, options["threads"]),
+        check=close_to(TOLERANCE, lambda _: "gradients"),
         title=f"ConvNeXt {plan.archs[0]}, training steps with {plan.step} images of "
         f"{plan.side}x{plan.side}, gloo, cpu",
         **options,
@@ -100,9 +100,9 @@ def share_work(plan: Plan, **options: int) -> Results:
 def _sweeps(args: argparse.Namespace, plan: Plan, device: str) -> list[Sweep]:
     sweeps = []
     if BACKBONE in args.parts:
-        sweeps += growth_plans.backbone_sweeps(plan, device)
+        sweeps += scaling_plans.backbone_sweeps(plan, device)
     if DETECTOR in args.parts:
-        sweeps += growth_plans.detector_sweeps(plan, args.data_root, device)
+        sweeps += scaling_plans.detector_sweeps(plan, args.data_root, device)
     return sweeps
 
 

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from benchmarks import schedule
-from benchmarks.contest import Results, Turn
-from benchmarks.growth_curves import PEAK, SAVED, TIME, Curve
-from benchmarks.growth_page import write_page
-from benchmarks.growth_report import GrowthReport
+from benchmarks.comparison import Results, Timing
 from benchmarks.report import MIB
+from benchmarks.scaling_curves import PEAK, SAVED, TIME, Curve
+from benchmarks.scaling_page import write_page
+from benchmarks.scaling_report import ScalingReport
 from mmconvnext.errors import UserError
 
 LARGEST_PICTURE = 60_000  # bytes
@@ -23,8 +23,8 @@ def curve(along="area", train=True, others_seconds=0.0) -> Curve:
     for size in (1, 2, 4):
         name, peak = f"size {size}", 10 + 20 * size
         seconds = 1.0 + 2 * size
-        results.turns[name] = [
-            Turn(seconds + late, peak * MIB, others_seconds) for late in (0, 0, 5)
+        results.timings[name] = [
+            Timing(seconds + late, peak * MIB, others_seconds) for late in (0, 0, 5)
         ]
         results.facts[name] = {
             "pixels": size * 1e6,
@@ -45,16 +45,16 @@ def processes() -> Results:
         ("2 x 1", 2, 1, 2.5),
     ):
         others = 2.5 if number > 1 else 0.0  # to it, its own second process is another's
-        results.turns[name] = [Turn(seconds, MIB, others)] * 3
+        results.timings[name] = [Timing(seconds, MIB, others)] * 3
         results.facts[name] = {"processes": number, "threads": threads, "images": 8}
     results.distances = {"1 x 2": {"gradients": 0.0}, "2 x 1": {"gradients": 1e-7}}
     return results
 
 
 @pytest.fixture
-def report() -> GrowthReport:
+def report() -> ScalingReport:
     detector = Curve("detector", "model", False, curve().results)
-    return GrowthReport([curve(), curve("model"), detector], processes(), schedule.costs())
+    return ScalingReport([curve(), curve("model"), detector], processes(), schedule.costs())
 
 
 def row(text: str, start: str) -> list[str]:
@@ -74,8 +74,8 @@ class TestCurve:
 
     def test_a_line_that_falls(self):
         falling = curve()
-        for size, turns in zip((1, 2, 4), falling.results.turns.values(), strict=True):
-            turns[:] = [Turn(10.0 - size, None)]
+        for size, timings in zip((1, 2, 4), falling.results.timings.values(), strict=True):
+            timings[:] = [Timing(10.0 - size, None)]
         assert [each.equation for each in falling.series] == [
             "10 s - 1 s · Mpixel",
             "5 MiB + 10 MiB · Mpixel",  # the system does not tell the peak
@@ -116,24 +116,24 @@ class TestReport:
         for words in ("cores", "torch ", "2 threads, 3 rounds", "mmconvnext ", "117,266 images"):
             assert words in text
 
-    def test_a_disturbed_contest_says_so(self, report):
+    def test_a_disturbed_comparison_says_so(self, report):
         text = report.text()  # one has a process of its own beside it
-        assert "disturbed by other processes: 0 of 4 contests\n" in text
+        assert "disturbed by other processes: 0 of 4 comparisons\n" in text
         assert "cores busy" not in text
-        report = GrowthReport([curve(), curve(others_seconds=3.0)], None, schedule.costs())
+        report = ScalingReport([curve(), curve(others_seconds=3.0)], None, schedule.costs())
         text = report.text()
         assert text.count("disturbed: other processes kept 0.4 cores busy meanwhile") == 1
-        assert "disturbed by other processes: 1 of 2 contests; measure again" in text
+        assert "disturbed by other processes: 1 of 2 comparisons; measure again" in text
 
     def test_it_may_be_unknown_who_disturbed(self):
-        unknown = GrowthReport([curve(others_seconds=None)], None, schedule.costs())
+        unknown = ScalingReport([curve(others_seconds=None)], None, schedule.costs())
         assert "is not known on this system" in unknown.text()
 
     def test_json(self, report):
         content = json.loads(json.dumps(report.to_json()))
         assert {"processor", "git_revision", "date"} <= set(content["conditions"])
         assert len(content["tables"]) == 4
-        time, peak, _ = content["curves"][0]["fits"]
+        time, peak, _ = content["curves"][0]["linear_fits"]
         assert time["slope"] == pytest.approx(2)
         assert (peak["intercept"], peak["unit"]) == (pytest.approx(10), "MiB")
         assert content["schedule"]["costs"][0]["gpu_hours"] == pytest.approx(137, abs=1)
@@ -143,23 +143,23 @@ class TestPage:
     def test_shows_small_pictures(self, report, tmp_path):
         page, *pictures = write_page(report, tmp_path)
         text = page.read_text()
-        assert text.startswith("# Growth\n")
+        assert text.startswith("# Scaling\n")
         assert report.text(markdown=True) in text
-        names = ["growth_backbone.png", "growth_detector.png", "growth_training.png"]
+        names = ["scaling_backbone.png", "scaling_detector.png", "scaling_training.png"]
         assert [path.name for path in pictures] == names
         for path in pictures:
             assert path.read_bytes().startswith(b"\x89PNG")
             assert path.stat().st_size < LARGEST_PICTURE
-            assert f"]({path.name})" in text
+            assert f"](images/{path.name})" in text
 
     def test_one_part_alone(self, tmp_path):
-        alone = GrowthReport([curve(train=False)], None, schedule.costs())
+        alone = ScalingReport([curve(train=False)], None, schedule.costs())
         assert [path.name for path in write_page(alone, tmp_path)] == [
-            "growth.md",
-            "growth_backbone.png",
-            "growth_training.png",
+            "scaling.md",
+            "scaling_backbone.png",
+            "scaling_training.png",
         ]
 
     def test_a_folder_that_cannot_be_written(self, report, tmp_path):
-        with pytest.raises(UserError, match=r"cannot write .*growth.*No such file"):
+        with pytest.raises(UserError, match=r"cannot write .*images: No such file"):
             write_page(report, tmp_path / "absent")

@@ -1,4 +1,4 @@
-"""What was measured of growth, as text for people and as JSON for programs."""
+"""What was measured of scaling, as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks import schedule
-from benchmarks.contest import Results
-from benchmarks.growth_curves import Curve
+from benchmarks.comparison import Results
 from benchmarks.report import DISTURBING_CORES, MIB, UNKNOWN, Report, format_rows
+from benchmarks.scaling_curves import Curve
 from benchmarks.schedule import Cost
 
 SCHEDULE_TITLE = "A 3x schedule on COCO, on paper"
 NOTES = (
     "seconds: the median over the rounds, with the smallest and the largest beside it",
-    "peak: the most memory that a process took beyond what it holds at rest, such as its weights",
+    "peak: the most memory that a process took beyond what it has at rest, such as its weights",
     "saved: what autograd keeps for backward, each storage once; no parameters, no image",
-    "fits: by least squares, to the medians; residual: the largest distance of a point from its "
-    "line, relative to the point; grows: largest divided by smallest",
+    "linear fits: by least squares, to the medians; residual: the largest distance of a point from "
+    "its line, relative to the point; grows: largest divided by smallest",
     "multiply-adds: of one forward pass, in training too; of a detector as in the papers, with "
     "1,000 proposals and 100 masks",
     "detectors have random weights; what is timed is the loop of a test, from reading the image to "
@@ -30,11 +30,11 @@ NOTES = (
 
 
 @dataclass(frozen=True)
-class GrowthReport:
+class ScalingReport:
     """The curves of one call of the tool, and under which conditions they came about.
 
     Attributes:
-        curves: with their fits.
+        curves: with their linear fits.
         processes: training in one and two processes, if it was measured.
         costs: of a schedule, on paper.
     """
@@ -45,10 +45,10 @@ class GrowthReport:
 
     def text(self, markdown: bool = False) -> str:
         """Format tables, notes and conditions, monospaced or as GitHub's markdown."""
-        blocks = [_titled("What grows how", self._fits(), markdown)] if self.curves else []
-        blocks += [_contest(each.results, _points(each), markdown) for each in self.curves]
+        blocks = [_titled("Linear fits", self._fits(), markdown)] if self.curves else []
+        blocks += [_comparison(each.results, _points(each), markdown) for each in self.curves]
         if self.processes:
-            blocks.append(_contest(self.processes, _processes(self.processes), markdown))
+            blocks.append(_comparison(self.processes, _processes(self.processes), markdown))
         blocks.append(_listed([*NOTES, *self._conditions()], markdown))
         blocks.append(_heading(SCHEDULE_TITLE, markdown) + schedule.table(self.costs, markdown))
         blocks.append(_listed(schedule.assumptions(), markdown))
@@ -67,7 +67,7 @@ class GrowthReport:
 
     @cached_property
     def _base(self) -> dict[str, Any]:
-        """Conditions, notes and turns as every command reports them."""
+        """Conditions, notes and timings as every command reports them."""
         return Report(self._tables, notes=NOTES).to_json()
 
     @property
@@ -108,7 +108,7 @@ def _points(curve: Curve) -> list[list[str]]:
     axes = curve.axes()
     headings = ["", *(axis.unit for axis in axes), "seconds", "spread", "peak MiB"]
     rows = [headings + ["saved MiB"] * curve.train]
-    for name in curve.results.turns:
+    for name in curve.results.timings:
         row = [
             name,
             *(f"{curve.x(name, axis):.3g}" for axis in axes),
@@ -143,7 +143,7 @@ def _processes(results: Results) -> list[list[str]]:
 
 def _measured(results: Results, name: str) -> list[str]:
     """The cells of seconds, spread and peak memory."""
-    seconds = [turn.seconds for turn in results.turns[name]]
+    seconds = [timing.seconds for timing in results.timings[name]]
     peak = results.peak_bytes(name)
     return [
         f"{results.median_seconds(name):.4g}",
@@ -152,7 +152,7 @@ def _measured(results: Results, name: str) -> list[str]:
     ]
 
 
-def _contest(results: Results, rows: Sequence[Sequence[str]], markdown: bool) -> str:
+def _comparison(results: Results, rows: Sequence[Sequence[str]], markdown: bool) -> str:
     table, busy = _titled(results.title, rows, markdown), _busy_cores(results)
     if not busy or busy < DISTURBING_CORES:
         return table
@@ -164,15 +164,15 @@ def _disturbance(tables: Sequence[Results]) -> str:
     if not busy:
         return "whether other processes disturbed is not known on this system"
     disturbed = sum(cores >= DISTURBING_CORES for cores in busy)
-    text = f"disturbed by other processes: {disturbed} of {len(tables)} contests"
+    text = f"disturbed by other processes: {disturbed} of {len(tables)} comparisons"
     return f"{text}; measure again when the machine is quiet" if disturbed else text
 
 
 def _busy_cores(results: Results) -> float | None:
-    """Of the contestants that are one process: to others, their own second one is another's."""
+    """Of the candidates that are one process: to others, their own second one is another's."""
     alone = {
-        name: turns
-        for name, turns in results.turns.items()
+        name: timings
+        for name, timings in results.timings.items()
         if results.facts[name].get("processes", 1) == 1
     }
     return Results(results.title, alone).busy_cores()

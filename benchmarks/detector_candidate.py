@@ -19,8 +19,8 @@ from mmengine.registry import DefaultScope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.backbone_contestant import fill
-from benchmarks.pipeline_contestant import BITMAPS, steps
+from benchmarks.backbone_candidate import fill
+from benchmarks.pipeline_candidate import BITMAPS, steps
 from benchmarks.process import BenchmarkError
 from mmconvnext.compat import roi_align
 from mmconvnext.engine.config import (
@@ -38,7 +38,7 @@ CONFIGS_OF_MMDETECTION = "mmdet::"
 
 
 class Detector:
-    """The factory of the contest of detectors, see :class:`benchmarks.Contestant`.
+    """The factory of the comparison of detectors, see :class:`benchmarks.Candidate`.
 
     What is timed is the loop of a test: reading and resizing each image, the detector, and what
     the metric does with its detections as they come (encoding masks), one image at a time.

@@ -28,7 +28,7 @@ SAMPLES = 8  # a side of a pixel, to see how much of it is inside of an outline
 
 
 class Pipeline:
-    """The factory of the contest of data pipelines, see :class:`benchmarks.Contestant`.
+    """The factory of the comparison of data pipelines, see :class:`benchmarks.Candidate`.
 
     What is timed is what a worker of a data loader does for each image: reading, decoding,
     augmenting and packing it; torch has one thread there, and OpenCV none. The random numbers are
@@ -103,7 +103,7 @@ class Pipeline:
 
 
 def steps(pipeline: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The transforms of a contestant.
+    """The transforms of a candidate.
 
     Args:
         pipeline: of our config.
@@ -149,7 +149,7 @@ def _boxes(objects: InstanceData) -> dict[str, np.ndarray]:
 
 
 def _seed(image: int) -> None:
-    """Whatever a transform asks for a random number gives the same for all contestants."""
+    """Whatever a transform asks for a random number gives the same for all candidates."""
     random.seed(image)
     np.random.seed(image)
     torch.default_generator.manual_seed(image)  # torch.manual_seed formats a traceback for CUDA
