@@ -83,12 +83,20 @@ class FastPolygonMasks(PolygonMasks):
         ]
         cut = PolygonMasks.crop(self[~np.array(inside, dtype=bool)], bbox)
         rest = iter(cut.masks)
-        shift = window[:2]
         masks = [
-            [(each.reshape(-1, 2) - shift).reshape(-1) for each in mask] if whole else next(rest)
+            _shifted(mask, -window[:2]) if whole else next(rest)
             for mask, whole in zip(self.masks, inside, strict=True)
         ]
         return type(self)(masks, cut.height, cut.width)
+
+    def expand(self, expanded_h: int, expanded_w: int, top: int, left: int) -> FastPolygonMasks:
+        """See ``BitmapMasks.expand``; ``PolygonMasks`` has none."""
+        masks = [_shifted(mask, np.array([left, top])) for mask in self.masks]
+        return type(self)(masks, expanded_h, expanded_w)
+
+
+def _shifted(polygons: list[NDArray], shift: NDArray) -> list[NDArray]:
+    return [(each.reshape(-1, 2) + shift).reshape(-1) for each in polygons]
 
 
 @TRANSFORMS.register_module()

@@ -308,6 +308,8 @@ def test_polygons_after_a_crop(step):
     fast, plain_ = (kind(masks, 90, 120) for kind in (FastPolygonMasks, PolygonMasks))
     bitmaps = BitmapMasks(plain_.to_ndarray().astype(np.uint8), 90, 120)
     ours, theirs, pixels = (STEPS[step](each.crop(WINDOW)) for each in (fast, plain_, bitmaps))
+    expanded = [each.expand(700, 900, 7, 20) for each in (ours, pixels)]  # PolygonMasks has none
+    assert ious(*expanded).mean() > 0.93
     assert isinstance(ours, FastPolygonMasks)
     assert (ours.height, ours.width) == (theirs.height, theirs.width)
     np.testing.assert_allclose(ours.areas, theirs.areas, atol=1e-6)
