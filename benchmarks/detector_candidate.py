@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.backbone_candidate import fill
 from benchmarks.pipeline_candidate import BITMAPS, steps
 from benchmarks.process import BenchmarkError
-from mmconvnext.compat import roi_align
+from mmconvnext.compat.ops import roi_align_cpu
 from mmconvnext.engine.config import (
     drop_pretrained,
     load_config,
@@ -90,7 +90,7 @@ class Detector:
         if ours:
             convolutions_to_channels_last(self._model)
         else:
-            roi_align.takes = lambda *_: False
+            roi_align_cpu.pooling_matrices = lambda *_: None
         self._model.to(device).eval()
         self._num_detections = 0
 

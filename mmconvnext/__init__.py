@@ -1,11 +1,9 @@
 """ConvNeXt detectors for MMDetection 3.x; importing this package registers them.
 
-Nothing large is imported with it: what it registers and repairs comes in when MMDetection or
-MMEngine import the package that it belongs to, as their registries do before they look up a name.
+Nothing large is imported with it: what it registers comes in when MMDetection or MMEngine import
+the package whose registries it adds to, as their registries do before they look up a name.
 """
 
-import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mmconvnext import compat
@@ -14,8 +12,9 @@ from mmconvnext.compat.imports import after_import, lazy_names
 if TYPE_CHECKING:
     from mmconvnext.compat.config_names import config_path
     from mmconvnext.evaluation.coco_metric import FastCocoMetric
-    from mmconvnext.models import ConvNeXt, InstanceTTAModel
-    from mmconvnext.optim import LayerDecayOptimWrapperConstructor
+    from mmconvnext.models.convnext import ConvNeXt
+    from mmconvnext.models.tta import InstanceTTAModel
+    from mmconvnext.optim.layer_decay import LayerDecayOptimWrapperConstructor
 
 __version__ = "0.2.0"
 
@@ -28,7 +27,7 @@ __all__ = [
     "config_path",
 ]
 
-__getattr__, __dir__ = lazy_names(
+__getattr__ = lazy_names(
     __name__,
     {
         "ConvNeXt": "mmconvnext.models.convnext",
@@ -52,19 +51,8 @@ REGISTERED_WITH = {
     "mmengine.optim": ("mmconvnext.optim.layer_decay",),
 }
 
-
-def _register(package: ModuleType) -> None:
-    for module in REGISTERED_WITH[package.__name__]:
-        importlib.import_module(module)
-
-
-def _read_all_sources(checkpoint: ModuleType) -> None:
-    from mmconvnext.weights import sources
-
-    sources.install(checkpoint)
-
-
 compat.install()
-after_import("mmengine.runner.checkpoint", _read_all_sources)
-for _package in REGISTERED_WITH:
-    after_import(_package, _register)
+after_import("mmengine.runner.checkpoint", "mmconvnext.weights.sources", "install")
+for _package, _modules in REGISTERED_WITH.items():
+    for _module in _modules:
+        after_import(_package, _module)

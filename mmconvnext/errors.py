@@ -54,4 +54,13 @@ class MissingMMCVError(UserError, ImportError):
 
 
 class MissingOperatorError(UserError, RuntimeError):
-    """An operator of mmcv was called that has no kernel here."""
+    """An operator of mmcv was called that has no kernel here; the message says how to get it."""
+
+    def __init__(self, reason: str):
+        super().__init__(
+            f"{reason} To get it, install compiled mmcv: pip uninstall -y mmcv-lite && pip install "
+            "'setuptools<81' wheel ninja && MMCV_WITH_OPS=1 pip install --no-build-isolation "
+            "--no-binary mmcv mmcv==2.1.0 (about 17 minutes on two cores; where torch's headers "
+            "ask for C++20, unpack the source distribution and replace c++17 by c++20 in its "
+            "setup.py first)"
+        )

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mmconvnext.compat import read_checkpoint
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.engine.detector_weights import fit_detector
 from mmconvnext.errors import WeightsError

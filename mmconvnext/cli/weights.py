@@ -63,7 +63,7 @@ def run_inspect(args: argparse.Namespace) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     """Write a file in our layout."""
-    from mmconvnext.compat import read_checkpoint
+    from mmconvnext.compat.checkpoint_io import read_checkpoint
     from mmconvnext.weights.export import check_target, in_our_layout, write_safetensors
     from mmconvnext.weights.sources import fetch
 

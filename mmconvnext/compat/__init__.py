@@ -1,50 +1,34 @@
 """What makes MMEngine, MMCV and MMDetection run on today's torch and Python.
 
-Each file has one kind of repair, says which versions need it, and does nothing where they are
-absent. ``install()`` sees to it that each is made when what it repairs is imported, not before.
+Each file holds one kind of patch, says which versions need it, and does nothing where they are
+absent. :func:`install` has each made when what it patches is imported, not before.
 """
 
-from types import ModuleType
-from typing import TYPE_CHECKING
+import importlib
+import importlib.util
+import sys
 
-from mmconvnext.compat import mmcv_layout, mmcv_ops
-from mmconvnext.compat.imports import after_import, lazy_names
+from mmconvnext.compat.imports import after_import
+from mmconvnext.errors import MissingMMCVError
 
-if TYPE_CHECKING:
-    from mmconvnext.compat.checkpoint_io import read_checkpoint
-
-__all__ = [
-    "install",
-    "read_checkpoint",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "read_checkpoint": "mmconvnext.compat.checkpoint_io",
-    },
-)
+# A module of another package -> the module here whose install() takes it.
+PATCHES = {
+    "mmcv": "mmcv_ext",
+    "mmengine.config.config": "config_names",
+    "mmengine.runner.checkpoint": "checkpoint_io",
+}
 
 
 def install() -> None:
-    """Repair whatever the installed libraries need, once; a second call changes nothing.
+    """Patch whatever the installed libraries need, once; a second call changes nothing.
 
     Raises:
         MissingMMCVError: neither mmcv nor mmcv-lite is installed.
     """
-    mmcv_ops.install()
-    mmcv_layout.install()
-    after_import("mmengine.runner.checkpoint", _read_safely)
-    after_import("mmengine.config.config", _find_configs_by_name)
-
-
-def _read_safely(checkpoint: ModuleType) -> None:
-    from mmconvnext.compat import checkpoint_io
-
-    checkpoint_io.install(checkpoint)
-
-
-def _find_configs_by_name(config: ModuleType) -> None:
-    from mmconvnext.compat import config_names
-
-    config_names.install(config)
+    if "mmcv" not in sys.modules and importlib.util.find_spec("mmcv") is None:
+        raise MissingMMCVError(
+            "mmconvnext needs mmcv, and neither mmcv nor mmcv-lite is installed. Nothing has to be "
+            "compiled: pip install mmcv-lite==2.1.0"
+        )
+    for name, patch in PATCHES.items():
+        after_import(name, f"{__name__}.{patch}", "install")

@@ -1,80 +1,78 @@
-"""Importing no more than is needed: names of ours on first use, actions on others' imports.
+"""Importing no more than is needed. Standard library only.
 
 torch, MMEngine, MMCV and MMDetection take seconds to import, and ``import mmconvnext`` takes none
-of them: ``lazy_names`` imports what is asked for, ``after_import`` does what has to be done to a
-module of another library when, and only when, somebody imports that. Standard library only.
+of them: the command answers ``--help`` at once, and what has to be done to a module of theirs is
+done when, and only when, somebody imports it.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-Action = Callable[[ModuleType], object]
+# Module of another package -> the actions that wait for it: our module, and its function, if any.
+ACTIONS: dict[str, list[tuple[str, str | None]]] = {}
 
 
-def lazy_names(
-    package: str, names: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make a package's ``__getattr__`` and ``__dir__`` (PEP 562), which import at the first use.
+def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Make a package's ``__getattr__`` (PEP 562), which imports a name at its first use.
 
     Args:
         package: its name.
-        names: public name -> the module that has it. A subpackage is its own module.
+        modules: public name -> the module that has it, or that it is.
     """
 
     def get(name: str) -> Any:
-        if name not in names:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(names[name])
-        value = module if module.__name__ == f"{package}.{name}" else getattr(module, name)
-        setattr(sys.modules[package], name, value)  # found directly from now on
-        return value
+        module = importlib.import_module(modules[name])
+        return module if modules[name] == f"{package}.{name}" else getattr(module, name)
 
-    def list_names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *names})
-
-    return get, list_names
+    return get
 
 
-def after_import(name: str, action: Action) -> None:
-    """Do something to a module once it is imported: now, if it is already; at each reload, too.
+def after_import(name: str, ours: str, function: str | None = None) -> None:
+    """Act once a module is imported: now, if it is already; at each reload, too.
 
     Args:
-        name: of the module. It need not be installed.
-        action: is given the module, whole, before anybody who imports it goes on. A second call
-            with the same function adds nothing; the function must bear being called twice.
+        name: of the module, which need not be installed.
+        ours: a module of this package, to be imported then.
+        function: of ``ours``, to be called with the other module, whole, before anybody who imports
+            it goes on; it must bear being called twice.
     """
-    actions = FINDER.actions.setdefault(name, [])
-    if action not in actions:
-        actions.append(action)
+    actions = ACTIONS.setdefault(name, [])
+    if (ours, function) not in actions:
+        actions.append((ours, function))
     if FINDER not in sys.meta_path:
         sys.meta_path.insert(0, FINDER)
     if name in sys.modules:
-        action(importlib.import_module(name))  # waits where another thread is importing it
+        _act(importlib.import_module(name), ours, function)  # waits for a thread that imports it
+
+
+def _act(module: ModuleType, ours: str, function: str | None) -> None:
+    own = importlib.import_module(ours)
+    if function is not None:
+        getattr(own, function)(module)
 
 
 class _Finder(MetaPathFinder):
-    """Finds what the finders behind it find, and has actions follow the import."""
-
-    def __init__(self) -> None:
-        self.actions: dict[str, list[Action]] = {}
+    """Finds what the finders behind it find, and has the actions follow the import."""
 
     def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
-        """Return the module's spec with a loader that acts, None where nobody waits for it."""
-        if fullname not in self.actions:
+        """Return the module's spec with a loader that acts, None where no action waits for it."""
+        if fullname not in ACTIONS:
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
             spec = find(fullname, path, target) if find and finder is not self else None
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _ActingLoader(spec.loader, self.actions[fullname])
+                    spec.loader = _ActingLoader(spec.loader)
                 return spec
         return None
 
@@ -82,9 +80,8 @@ class _Finder(MetaPathFinder):
 class _ActingLoader(Loader):
     """Loads a module by its own loader, leaves it that one, and acts."""
 
-    def __init__(self, loader: Loader, actions: Sequence[Action]) -> None:
+    def __init__(self, loader: Loader) -> None:
         self._loader = loader
-        self._actions = actions
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)  # get_source, get_data, ...
@@ -97,8 +94,8 @@ class _ActingLoader(Loader):
         """Run the module, then the actions."""
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        for action in tuple(self._actions):
-            action(module)
+        for ours, function in tuple(ACTIONS[module.__name__]):
+            _act(module, ours, function)
 
 
 FINDER = _Finder()

@@ -3,15 +3,12 @@
 Needed by: compiled mmcv 2.x, every version of torch; silent beside mmcv-lite. These operators read
 a map as if its cells lay row by row, channel by channel, and most of them never check: on maps in
 channels_last, as ConvNeXt makes them and a neck leaves them, RoIAlign returns the values of other
-cells, without an error. torchvision's kernels, and so the stand-in, copy such maps by themselves.
+cells, without an error. torchvision's kernels copy such maps by themselves.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
-
-from mmconvnext.compat.imports import after_import
-from mmconvnext.compat.mmcv_ops import EXTENSION, STAND_IN
 
 # operator -> which of its tensors it writes to
 WRITTEN = {
@@ -29,15 +26,12 @@ WRITTEN = {
 }
 
 
-def install() -> None:
-    """Let compiled operators see contiguous tensors only; a second call changes nothing."""
-    after_import(EXTENSION, wrap)
+def install(extension: ModuleType) -> None:
+    """Let the operators of compiled mmcv see contiguous tensors only; each is wrapped once.
 
-
-def wrap(extension: ModuleType) -> None:
-    """Wrap the operators of a compiled module, which the stand-in is not; each only once."""
-    if extension.__spec__.origin == str(STAND_IN):
-        return
+    Args:
+        extension: the module ``mmcv._ext``.
+    """
     for name, written in WRITTEN.items():
         operator = getattr(extension, name)
         if not hasattr(operator, "__wrapped__"):

@@ -12,7 +12,7 @@ from mmengine.model import BaseTTAModel, initialize, is_model_wrapper
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mmconvnext.compat import read_checkpoint
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
 from mmconvnext.models import ConvNeXt
 from mmconvnext.weights.formats import beside, find_backbone, flatten, inside

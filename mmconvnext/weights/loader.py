@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
-from mmconvnext.compat import read_checkpoint
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
 from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.formats import Found, outside, take_backbone

@@ -17,7 +17,7 @@ from mmconvnext.analysis import flops
 from mmconvnext.analysis.flops import Cost, Part
 from mmconvnext.engine.config import load_config
 from mmconvnext.errors import ConfigError
-from mmconvnext.models import VARIANTS
+from mmconvnext.variants import VARIANTS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # FACTS section 2: parameters in millions, FLOPs in G at 800x1280.

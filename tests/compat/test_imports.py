@@ -7,44 +7,60 @@ from types import ModuleType
 import pytest
 
 from mmconvnext.compat import imports
-from mmconvnext.compat.imports import after_import, lazy_names
+from mmconvnext.compat.imports import after_import
 
 
 @pytest.fixture
 def name(tmp_path, monkeypatch):
     """A module that can be imported and has not been."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(imports.FINDER, "actions", {})
+    monkeypatch.setattr(imports, "ACTIONS", {})
     (tmp_path / "fresh_module.py").write_text("value = 1\n")
     yield "fresh_module"
     sys.modules.pop("fresh_module", None)
+
+
+# The actions: functions of this module.
+seen = []
 
 
 def double(module: ModuleType) -> None:
     module.value *= 2
 
 
+def add_5(module: ModuleType) -> None:
+    module.value += 5
+
+
+def fail(module: ModuleType) -> None:
+    raise ValueError("cannot be patched")
+
+
+def see(module: ModuleType) -> None:
+    seen.append(importlib.import_module(module.__name__).value)
+
+
 def test_an_action_follows_the_import(name):
-    after_import(name, double)
+    after_import(name, __name__, "double")
     assert name not in sys.modules
     assert importlib.import_module(name).value == 2
 
 
 def test_a_module_that_is_there_already_is_acted_upon_at_once(name):
     module = importlib.import_module(name)
-    after_import(name, double)
+    after_import(name, __name__, "double")
     assert module.value == 2
 
 
 def test_the_same_action_is_taken_once_and_others_in_order(name):
     for _ in range(2):
-        after_import(name, double)
-    after_import(name, lambda module: setattr(module, "value", module.value + 5))
+        after_import(name, __name__, "double")
+    after_import(name, __name__, "add_5")
     assert importlib.import_module(name).value == 7
 
 
 def test_a_reloaded_module_is_acted_upon_again(name):
-    after_import(name, double)
+    after_import(name, __name__, "double")
     module = importlib.import_module(name)
     module.value = 0
     assert importlib.reload(module).value == 2
@@ -55,7 +71,7 @@ def test_a_module_of_a_package_is_acted_upon_before_its_importer_goes_on(tmp_pat
     package.mkdir()
     (package / "__init__.py").write_text("from fresh_package.inner import value\n")
     (package / "inner.py").write_text("value = 1\n")
-    after_import("fresh_package.inner", double)
+    after_import("fresh_package.inner", __name__, "double")
     try:
         assert importlib.import_module("fresh_package").value == 2
     finally:
@@ -65,24 +81,21 @@ def test_a_module_of_a_package_is_acted_upon_before_its_importer_goes_on(tmp_pat
 
 def test_an_action_may_import_what_imports_the_module(tmp_path, name):
     (tmp_path / "fresh_module.py").write_text("value = 1\n")
-    seen = []
-    after_import(name, lambda module: seen.append(importlib.import_module(name).value))
+    seen.clear()
+    after_import(name, __name__, "see")
     importlib.import_module(name)
     assert seen == [1]
 
 
 def test_an_error_of_an_action_is_not_lost(name):
-    def fail(module: ModuleType) -> None:
-        raise ValueError("cannot be repaired")
-
-    after_import(name, fail)
-    with pytest.raises(ValueError, match="cannot be repaired"):
+    after_import(name, __name__, "fail")
+    with pytest.raises(ValueError, match="cannot be patched"):
         importlib.import_module(name)
     assert name not in sys.modules
 
 
 def test_what_is_not_installed_stays_missing(name):
-    after_import("no_such_module", double)
+    after_import("no_such_module", __name__, "double")
     assert importlib.util.find_spec("no_such_module") is None
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("no_such_module")
@@ -92,7 +105,7 @@ def test_the_module_looks_as_if_nobody_had_waited_for_it(name):
     plain = importlib.import_module(name)
     kind = type(plain.__loader__)
     del sys.modules[name]
-    after_import(name, double)
+    after_import(name, __name__, "double")
     spec = importlib.util.find_spec(name)
     assert spec.origin == plain.__spec__.origin
     assert spec.loader.get_source(name) == "value = 1\n"
@@ -103,52 +116,45 @@ def test_the_module_looks_as_if_nobody_had_waited_for_it(name):
 
 def test_a_namespace_package_is_found(tmp_path, name):
     (tmp_path / "fresh_namespace").mkdir()
-    after_import("fresh_namespace", double)
+    after_import("fresh_namespace", __name__, "double")
     assert list(importlib.util.find_spec("fresh_namespace").submodule_search_locations)
+
+
+def test_our_module_is_imported_where_there_is_no_function_to_call(tmp_path, name):
+    (tmp_path / "fresh_follower.py").write_text("")
+    after_import(name, "fresh_follower")
+    assert "fresh_follower" not in sys.modules
+    importlib.import_module(name)
+    assert sys.modules.pop("fresh_follower")
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package with a lazy name, a lazy submodule and a module that says when it is imported."""
+    """A package with a lazy name and a lazy module."""
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "lazy_package"
     folder.mkdir()
     (folder / "__init__.py").write_text(
         "from mmconvnext.compat.imports import lazy_names\n"
-        "there = 0\n"
-        "__getattr__, __dir__ = lazy_names(\n"
-        "    __name__, {'Thing': 'lazy_package.part', 'part': 'lazy_package.part'}\n"
+        "__getattr__ = lazy_names(\n"
+        "    __name__, {'Thing': 'lazy_package.inner', 'inner': 'lazy_package.inner'}\n"
         ")\n"
     )
-    (folder / "part.py").write_text("class Thing: pass\n")
+    (folder / "inner.py").write_text("class Thing: pass\n")
     yield importlib.import_module("lazy_package")
-    for name in ("lazy_package", "lazy_package.part"):
+    for name in ("lazy_package", "lazy_package.inner"):
         sys.modules.pop(name, None)
 
 
-def test_a_lazy_name_is_imported_at_its_first_use_and_kept(package):
-    assert "lazy_package.part" not in sys.modules
-    thing = package.Thing
-    assert thing is sys.modules["lazy_package.part"].Thing
-    assert vars(package)["Thing"] is thing
+def test_a_lazy_name_is_imported_at_its_first_use(package):
+    assert "lazy_package.inner" not in sys.modules
+    assert package.Thing is sys.modules["lazy_package.inner"].Thing
 
 
-def test_a_lazy_part_is_its_module(package):
-    assert package.part is importlib.import_module("lazy_package.part")
-
-
-def test_lazy_names_are_listed_beside_the_others(package):
-    assert {"Thing", "part", "there", "__name__"} <= set(dir(package))
-    assert "lazy_package.part" not in sys.modules
+def test_a_lazy_module_is_itself(package):
+    assert package.inner is importlib.import_module("lazy_package.inner")
 
 
 def test_other_names_are_missing_as_in_any_module(package):
     with pytest.raises(AttributeError, match="module 'lazy_package' has no attribute 'Nothing'"):
         package.Nothing()
-    assert not hasattr(package, "__path_of_nothing__")
-
-
-def test_lazy_names_needs_no_module_that_is_there():
-    get, _ = lazy_names("lazy_package", {"Thing": "no_such_module"})
-    with pytest.raises(ModuleNotFoundError):
-        get("Thing")

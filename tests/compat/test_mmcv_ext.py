@@ -1,18 +1,132 @@
-import importlib
+"""``mmcv._ext`` where it was compiled, where it was not, and without any mmcv."""
+
+import importlib.util
 import inspect
-import pkgutil
+import json
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import mmcv
 import mmcv.ops
+import mmengine.utils.dl_utils
 import pytest
 import torch
+from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmconvnext.compat import kernels
-from mmconvnext.compat.mmcv_ops import KERNELS
+from mmconvnext import compat
+from mmconvnext.compat import checkpoint_io, imports, mmcv_ext
+from mmconvnext.compat.ops import FILES, OPERATORS
 from mmconvnext.errors import MissingOperatorError
 from tests.compat.which_mmcv import stand_in_only
 
-pytestmark = stand_in_only("there is no stand-in to test")
+lite_only = stand_in_only("mmcv-lite is not installed")
+
+# mmcv.ops alone, then with mmconvnext
+BEFORE_AND_AFTER = """
+import json, sys
+try:
+    import mmcv.ops
+    before = ""
+except ModuleNotFoundError as error:
+    before = error.name
+import mmconvnext
+import mmcv.ops
+print(json.dumps({
+    "before": before,
+    "file": mmcv._ext.__file__,
+    "torchvision": "torchvision" in sys.modules,
+}))
+"""
+
+WITH_A_COMPILED_MODULE = """
+import json, sys
+from pathlib import Path
+import mmcv
+folder = Path(sys.argv[1])
+(folder / "_ext.py").write_text(
+    "calls = []\\n"
+    "def __getattr__(name):\\n"
+    "    if name.startswith('__'):\\n"
+    "        raise AttributeError(name)\\n"
+    "    return lambda *a, **k: calls.append([name, a[0].is_contiguous()])\\n"
+)
+mmcv.__path__.insert(0, str(folder))
+import mmconvnext, mmcv.ops, torch
+from mmconvnext.compat import mmcv_ext
+x = torch.ones(1, 3, 4, 4).to(memory_format=torch.channels_last)
+mmcv.ops.RoIAlign(2)(x, torch.zeros(1, 5))
+print(json.dumps({
+    "file": mmcv._ext.__file__,
+    "calls": mmcv._ext.calls,
+    "ours": mmcv_ext.is_used(),
+    "torchvision": "torchvision" in sys.modules,
+}))
+"""
+
+WITHOUT_MMCV = """
+import sys
+
+class Blind:
+    # a finder that sees everything but mmcv, as where it is not installed
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        hidden = name.partition(".")[0] == "mmcv"
+        return None if hidden else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Blind(finder) for finder in sys.meta_path]
+try:
+    import mmconvnext
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@lite_only
+def test_mmcv_ops_cannot_be_imported_before_mmconvnext_and_can_after(run_python):
+    facts = json.loads(run_python(BEFORE_AND_AFTER))
+    assert facts == {"before": "mmcv._ext", "file": mmcv_ext.__file__, "torchvision": False}
+
+
+def test_a_compiled_module_is_preferred_and_torchvision_is_not_even_imported(run_python, tmp_path):
+    facts = json.loads(run_python(WITH_A_COMPILED_MODULE, tmp_path))
+    assert facts == {
+        "file": str(tmp_path / "_ext.py"),
+        "calls": [["roi_align_forward", True]],
+        "ours": False,
+        "torchvision": False,
+    }
+
+
+def test_without_any_mmcv_the_error_says_what_to_install(run_python):
+    printed = run_python(WITHOUT_MMCV)
+    assert printed.startswith("MissingMMCVError mmconvnext needs mmcv, and neither mmcv nor")
+    assert "pip install mmcv-lite==2.1.0" in printed
+
+
+def test_it_is_used_where_there_is_no_compiled_module():
+    compiled = [Path(mmcv.__path__[0], f"_ext{suffix}") for suffix in EXTENSION_SUFFIXES]
+    assert mmcv_ext.is_used() is not any(file.exists() for file in compiled)
+
+
+def test_mmengine_finds_the_operators():
+    """mmengine asks pkgutil.find_loader, which needs a module with a proper spec."""
+    assert mmengine.utils.dl_utils.mmcv_full_available()
+    assert mmcv.utils.ext_loader.check_ops_exist()
+    assert importlib.util.find_spec("mmcv._ext") is not None
+
+
+def test_installing_again_changes_nothing():
+    def state() -> tuple:
+        actions = {name: [*waiting] for name, waiting in imports.ACTIONS.items()}
+        return dict(CheckpointLoader._schemes), mmcv._ext, actions
+
+    before = state()
+    assert before[0][""] is checkpoint_io.load_from_local
+    compat.install()
+    assert state() == before
 
 
 def box_iou_rotated():
@@ -27,6 +141,7 @@ def nms_rotated():
     mmcv.ops.nms_rotated(torch.ones(1, 5), torch.ones(1), 0.5)
 
 
+@lite_only
 @pytest.mark.parametrize(
     ("call", "operator"),
     [
@@ -40,34 +155,31 @@ def test_an_operator_without_a_kernel_is_named_with_the_choices_and_the_fix(call
         call()
     message = str(caught.value)
     assert f"mmcv's operator '{operator}' is not available" in message
-    assert f"Available: {', '.join(KERNELS)}." in message
+    assert f"Available: {', '.join(OPERATORS)}." in message
     assert "MMCV_WITH_OPS=1 pip install" in message
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@lite_only
+@pytest.mark.parametrize("name", OPERATORS)
 def test_an_operator_with_a_kernel_is_looked_up_once(name):
-    operator = getattr(mmcv._ext, name)
-    assert inspect.isfunction(operator)
-    assert operator.__module__ == f"mmconvnext.compat.kernels.{KERNELS[name]}"
-    assert vars(mmcv._ext)[name] is operator
+    assert getattr(mmcv._ext, name) is OPERATORS[name]
+    assert vars(mmcv._ext)[name] is OPERATORS[name]
 
 
-def test_every_operator_among_the_kernels_is_offered():
-    found = {}
-    for module in pkgutil.iter_modules(kernels.__path__):
-        functions = vars(importlib.import_module(f"{kernels.__name__}.{module.name}"))
-        for name, function in functions.items():
-            own = inspect.isfunction(function) and function.__module__.endswith(module.name)
-            if own and not name.startswith("_") and module.name != "torchvision_ops":
-                found[name] = module.name
-    assert found == KERNELS
-
-
-def test_the_operators_are_listed():
-    assert set(KERNELS) <= set(dir(mmcv._ext))
+@lite_only
+def test_every_public_function_of_the_operators_files_is_offered():
+    for file in FILES:
+        own = {
+            name
+            for name, value in vars(file).items()
+            if inspect.isfunction(value) and value.__module__ == file.__name__ and name[0] != "_"
+        }
+        assert own == set(file.__all__)
+    assert set(OPERATORS) <= set(dir(mmcv._ext))
     assert repr(mmcv._ext.carafe_forward) == "UnsupportedOperator('carafe_forward')"
 
 
+@lite_only
 @pytest.mark.parametrize("name", ["__path__", "_private"])
 def test_private_names_are_missing_as_in_any_module(name):
     with pytest.raises(AttributeError, match=f"module 'mmcv._ext' has no attribute '{name}'"):

@@ -4,8 +4,8 @@ from mmcv import _ext
 from mmcv.ops import DeformConv2d, ModulatedDeformConv2d, RoIAlign
 from torch import Tensor
 
-from mmconvnext.compat import mmcv_layout
-from mmconvnext.compat.mmcv_ops import is_stand_in
+from mmconvnext import compat
+from mmconvnext.compat import mmcv_ext, mmcv_layout
 
 REGIONS = torch.tensor([[0, 1, 1, 6, 6], [1, 0, 2, 7, 7.0]])
 
@@ -74,8 +74,8 @@ def test_contiguous_tensors_are_passed_on_themselves():
 
 def test_only_compiled_operators_are_wrapped_and_once():
     for _ in range(2):
-        mmcv_layout.install()
+        compat.install()
         for name in mmcv_layout.WRITTEN:
             operator = getattr(_ext, name)
-            assert hasattr(operator, "__wrapped__") is not is_stand_in()
+            assert hasattr(operator, "__wrapped__") is not mmcv_ext.is_used()
             assert not hasattr(getattr(operator, "__wrapped__", None), "__wrapped__")

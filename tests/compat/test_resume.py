@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmconvnext.compat import read_checkpoint
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 
 
 class Points(Dataset):

@@ -2,14 +2,13 @@
 
 import pytest
 
-from mmconvnext.compat.mmcv_ops import is_stand_in
-
-STAND_IN = is_stand_in()
+from mmconvnext.compat import mmcv_ext
 
 
 def stand_in_only(reason: str) -> pytest.MarkDecorator:
     """Skip a test, or one of its parameters, where compiled mmcv is installed."""
-    return pytest.mark.skipif(not STAND_IN, reason=f"compiled mmcv is installed: {reason}")
+    compiled = not mmcv_ext.is_used()
+    return pytest.mark.skipif(compiled, reason=f"compiled mmcv is installed: {reason}")
 
 
 def parameter_of_stand_in(value: object, reason: str):

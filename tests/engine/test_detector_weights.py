@@ -15,7 +15,7 @@ from torch import Tensor
 from mmconvnext.engine.config import drop_pretrained
 from mmconvnext.engine.detector_weights import fit_detector, load_fitted
 from mmconvnext.errors import WeightsError
-from mmconvnext.models import VARIANTS
+from mmconvnext.variants import VARIANTS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WRITTEN_DOWN = Path(__file__).with_name("official_cascade_t.txt")

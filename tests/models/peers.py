@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmconvnext.models import VARIANTS, ConvNeXt
+from mmconvnext.models import ConvNeXt
+from mmconvnext.variants import VARIANTS
 
 TORCHVISION_BLOCK = {0: "dwconv", 2: "norm", 3: "pwconv1", 5: "pwconv2"}
 

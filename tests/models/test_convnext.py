@@ -5,7 +5,8 @@ import torch
 from mmdet.registry import MODELS
 from torch import nn
 
-from mmconvnext.models import VARIANTS, ConvNeXt, convnext, tiles
+from mmconvnext.models import ConvNeXt, convnext, tiles
+from mmconvnext.variants import VARIANTS
 from tests.models.peers import TimmPeer, TorchvisionPeer, randomise
 
 # FACTS section 1: no classifier, four output norms, layer scale.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmconvnext.models import VARIANTS
+from mmconvnext.variants import VARIANTS
 from tests.models.peers import randomise
 from tests.peers import transformers_peer
 

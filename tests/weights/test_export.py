@@ -14,13 +14,12 @@ from mmengine.config import Config
 from safetensors import safe_open
 from torch import Tensor
 
-from mmconvnext.compat import read_checkpoint
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.engine.detector_weights import fit_detector
 from mmconvnext.errors import WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights import load_pretrained
 from mmconvnext.weights.export import check_target, in_our_layout, write_safetensors
-from mmconvnext.weights.loader import fit
+from mmconvnext.weights.loader import fit, load_pretrained
 from tests.weights.small_files import FILES, backbone, official, with_optimizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from mmconvnext.models import VARIANTS
+from mmconvnext.variants import VARIANTS
 from mmconvnext.weights import known
 from mmconvnext.weights.known import KnownWeights, known_table, known_weights
 

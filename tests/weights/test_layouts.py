@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mmconvnext.errors import WeightsError
-from mmconvnext.models import VARIANTS, ConvNeXt
-from mmconvnext.weights import load_pretrained
+from mmconvnext.models import ConvNeXt
+from mmconvnext.variants import VARIANTS
 from mmconvnext.weights.export import in_our_layout
+from mmconvnext.weights.loader import load_pretrained
 from tests.models.peers import randomise
 from tests.peers import mmpretrain_peer
 from tests.weights import libraries as lib

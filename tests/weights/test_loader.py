@@ -10,8 +10,7 @@ from torch import nn
 
 from mmconvnext.errors import CheckpointError, UnsafeCheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights import load_pretrained
-from mmconvnext.weights.loader import fit, fitted_note
+from mmconvnext.weights.loader import fit, fitted_note, load_pretrained
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from mmconvnext.errors import MissingOperatorError
-from tests.compat.kernels import references
+from tests.compat.ops import references
 from tests.compat.which_mmcv import stand_in_only
 
 no_kernel = stand_in_only("its RoIPool has no kernel for the CPU")

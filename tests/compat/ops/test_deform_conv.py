@@ -5,7 +5,7 @@ from mmcv.ops import DeformConv2d, ModulatedDeformConv2d, deform_conv2d, modulat
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from tests.compat.kernels import references
+from tests.compat.ops import references
 from tests.compat.which_mmcv import stand_in_only
 
 no_half = stand_in_only("its CPU kernels round half precision at every step, or lack it")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # Longer regions, in multiples of the map, would have more samples than memory is good for.
-MOST_MAPS = 4
+MAX_MAPS = 4
 
 
 class Axis(NamedTuple):
@@ -30,7 +30,7 @@ class Axis(NamedTuple):
     stops: list[int]
 
 
-class Regions(NamedTuple):
+class PoolingMatrices(NamedTuple):
     """The image of each region, and how it is pooled along both axes."""
 
     images: list[int]
@@ -48,23 +48,15 @@ class Regions(NamedTuple):
                 yield index, place, weights_y, self.x.weights[index, :, left:right]
 
 
-def takes(rois: Tensor, size: tuple[int, int], spatial_scale: float) -> bool:
-    """Whether regions (k, 5) are on the CPU, finite and not far larger than the map."""
-    if rois.device.type != "cpu":
-        return False
-    lengths = (rois[:, 3:] - rois[:, 1:3]).abs() * spatial_scale
-    return bool((lengths <= MOST_MAPS * max(size)).all() and rois.isfinite().all())
-
-
-def regions(
+def pooling_matrices(
     rois: Tensor,
     size: tuple[int, int],
     bins: tuple[int, int],
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
-) -> Regions | None:
-    """Compute what pools each region; None for regions that `takes` refuses.
+) -> PoolingMatrices | None:
+    """Compute what pools each region.
 
     Args:
         rois: (k, 5), image index x1 y1 x2 y2.
@@ -73,8 +65,11 @@ def regions(
         spatial_scale: cells of the map per unit of ``rois``.
         sampling_ratio: samples a bin along each axis; 0 takes one a cell.
         aligned: shift by half a cell.
+
+    Returns:
+        None where regions are not on the CPU, not finite or far larger than the map.
     """
-    if not takes(rois, size, spatial_scale):
+    if rois.device.type != "cpu" or not _are_small(rois, size, spatial_scale):
         return None
     corners = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
     lengths = corners[:, 2:] - corners[:, :2]
@@ -84,7 +79,12 @@ def regions(
         _axis(corners[:, axis], lengths[:, axis], bins[1 - axis], size[1 - axis], sampling_ratio)
         for axis in range(2)
     )
-    return Regions(rois[:, 0].long().tolist(), y, x)
+    return PoolingMatrices(rois[:, 0].long().tolist(), y, x)
+
+
+def _are_small(rois: Tensor, size: tuple[int, int], spatial_scale: float) -> bool:
+    lengths = (rois[:, 3:] - rois[:, 1:3]).abs() * spatial_scale
+    return bool((lengths <= MAX_MAPS * max(size)).all() and rois.isfinite().all())
 
 
 def _axis(start: Tensor, length: Tensor, bins: int, cells: int, sampling_ratio: int) -> Axis:
@@ -119,33 +119,33 @@ def _extent(low: Tensor, high: Tensor, valid: Tensor, cells: int) -> tuple[list[
     return starts.tolist(), stops.tolist()
 
 
-def pool(features: Tensor, parts: Regions, output: Tensor) -> None:
+def pool(features: Tensor, matrices: PoolingMatrices, output: Tensor) -> None:
     """Average the samples of each bin of each region.
 
     Args:
         features: (n, c, h, w); in channels_last nothing is copied.
-        parts: from `regions`.
+        matrices: from :func:`pooling_matrices`.
         output: receives (k, c, bins along y, bins along x).
     """
     output.zero_()
     maps = features.permute(0, 2, 3, 1).contiguous()
-    for index, place, weights_y, weights_x in parts:
+    for index, place, weights_y, weights_x in matrices:
         part = maps[place]  # (h, w, c)
         along_y = (weights_y @ part.flatten(1)).view(len(weights_y), -1, part.shape[-1])
         output[index] = (weights_x @ along_y).permute(2, 0, 1)
 
 
-def unpool(grad: Tensor, parts: Regions, grad_features: Tensor) -> None:
-    """Add the gradient of `pool` to ``grad_features``.
+def unpool(grad: Tensor, matrices: PoolingMatrices, grad_features: Tensor) -> None:
+    """Add the gradient of :func:`pool` to ``grad_features``.
 
     Args:
         grad: (k, c, bins along y, bins along x).
-        parts: from `regions`.
+        matrices: from :func:`pooling_matrices`.
         grad_features: (n, c, h, w).
     """
     total = torch.zeros_like(grad_features.permute(0, 2, 3, 1), dtype=grad.dtype).contiguous()
     grads = grad.permute(0, 2, 3, 1).contiguous()
-    for index, place, weights_y, weights_x in parts:
+    for index, place, weights_y, weights_x in matrices:
         along_x = weights_x.t() @ grads[index]  # (bins along y, w, c)
         total[place].flatten(1).addmm_(weights_y.t(), along_x.flatten(1))
     grad_features += total.permute(0, 3, 1, 2)

@@ -1,12 +1,23 @@
-"""Pooling of regions of interest."""
+"""Pooling of regions of interest.
+
+``input`` is (n, c, h, w), ``rois`` (k, 5) with image index, x1, y1, x2 and y2, ``output``
+(k, c, bins along y, bins along x); ``spatial_scale`` is cells of the input per unit of ``rois``.
+Backward operators add to the gradient that they are given.
+"""
 
 import torch
 from torch import Tensor
 
-from mmconvnext.compat import roi_align
-from mmconvnext.compat.kernels.torchvision_ops import kernels, widened
-from mmconvnext.compat.mmcv_ops import HOW_TO_COMPILE
+from mmconvnext.compat.ops import roi_align_cpu
+from mmconvnext.compat.ops.torchvision_ops import kernels, widened
 from mmconvnext.errors import MissingOperatorError
+
+__all__ = [
+    "roi_align_backward",
+    "roi_align_forward",
+    "roi_pool_backward",
+    "roi_pool_forward",
+]
 
 AVERAGE = 1
 
@@ -15,7 +26,7 @@ def _require_average(pool_mode: int) -> None:
     if pool_mode != AVERAGE:
         raise MissingOperatorError(
             "RoIAlign with pool_mode='max' is not available: torchvision's kernel only averages. "
-            f"Use pool_mode='avg', or install compiled mmcv: {HOW_TO_COMPILE}."
+            "Use pool_mode='avg'."
         )
 
 
@@ -32,57 +43,56 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Average bilinear samples of each bin of each region into ``output``.
+    """Write the mean of bilinear samples of each bin of each region into ``output``.
 
     Args:
-        input: (n, c, h, w).
-        rois: (k, 5), image index x1 y1 x2 y2.
-        output: receives (k, c, aligned_height, aligned_width).
+        input: see above, as ``rois``, ``output`` and ``spatial_scale``.
+        rois: see above.
+        output: see above.
         argmax_y: unused, of the maximum mode.
         argmax_x: unused, of the maximum mode.
         aligned_height: bins along y.
         aligned_width: bins along x.
-        spatial_scale: cells of ``input`` per pixel of ``rois``.
+        spatial_scale: see above.
         sampling_ratio: samples a bin along each axis; 0 takes one a cell.
         pool_mode: 1, the average.
         aligned: shift by half a cell.
     """
     _require_average(pool_mode)
-    features = widened(input)
+    features, bins = widened(input), (aligned_height, aligned_width)
     rois = rois.to(features.dtype)
-    bins = aligned_height, aligned_width
-    how = (bins, spatial_scale, sampling_ratio, aligned)
-    parts = roi_align.regions(rois, features.shape[2:], *how)
-    if parts is not None:
-        roi_align.pool(features, parts, output)
+    matrices = roi_align_cpu.pooling_matrices(
+        rois, features.shape[2:], bins, spatial_scale, sampling_ratio, aligned
+    )
+    if matrices is not None:
+        roi_align_cpu.pool(features, matrices, output)
         return
     output.copy_(kernels().roi_align(features, rois, spatial_scale, *bins, sampling_ratio, aligned))
 
 
 def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    grad_output,
+    rois,
+    argmax_y,
+    argmax_x,
+    grad_input,
+    aligned_height,
+    aligned_width,
+    spatial_scale,
+    sampling_ratio,
+    pool_mode,
+    aligned,
 ) -> None:
-    """Add the gradient of ``roi_align_forward`` to ``grad_input``; arguments as there."""
+    """Add the gradient of :func:`roi_align_forward` to ``grad_input``."""
     _require_average(pool_mode)
-    grad = widened(grad_output)
+    grad, bins, shape = widened(grad_output), (aligned_height, aligned_width), grad_input.shape
     rois = rois.to(grad.dtype)
-    bins = aligned_height, aligned_width
-    how = (bins, spatial_scale, sampling_ratio, aligned)
-    parts = roi_align.regions(rois, grad_input.shape[2:], *how)
-    if parts is not None:
-        roi_align.unpool(grad, parts, grad_input)
+    matrices = roi_align_cpu.pooling_matrices(
+        rois, shape[2:], bins, spatial_scale, sampling_ratio, aligned
+    )
+    if matrices is not None:
+        roi_align_cpu.unpool(grad, matrices, grad_input)
         return
-    shape = grad_input.shape
     grad_input += kernels()._roi_align_backward(
         grad, rois, spatial_scale, *bins, *shape, sampling_ratio, aligned
     )
@@ -97,19 +107,11 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Take the maximum of each bin of each region.
+    """Write the maximum of each bin of each region into ``output``; 0 for an empty bin.
 
     mmcv does not round a region to whole cells as torchvision's kernel does, so this is plain
-    torch.
-
-    Args:
-        input: (n, c, h, w).
-        rois: (k, 5), image index x1 y1 x2 y2; the last row and column of pixels belong to it.
-        output: receives (k, c, pooled_height, pooled_width); 0 for an empty bin.
-        argmax: receives the cell (y * w + x) of each maximum; -1 for an empty bin.
-        pooled_height: bins along y.
-        pooled_width: bins along x.
-        spatial_scale: cells of ``input`` per pixel of ``rois``.
+    torch. The last row and column of pixels belong to a region. ``argmax`` receives the cell
+    (y * w + x) of each maximum; -1 for an empty bin.
     """
     output.zero_()
     argmax.fill_(-1)
@@ -125,7 +127,7 @@ def roi_pool_forward(
 
 
 def _bins(low: Tensor, high: Tensor, count: int, limit: int) -> list[list[tuple[int, int]]]:
-    """Return first and last + 1 cell of each of ``count`` bins of each region."""
+    """First and last + 1 cell of each of ``count`` bins of each region."""
     edges = torch.arange(count + 1, device=low.device, dtype=low.dtype)
     size = ((high - low) / count)[:, None]
     starts = (edges[:-1] * size + low[:, None]).floor().clamp(0, limit).long().tolist()
@@ -133,7 +135,9 @@ def _bins(low: Tensor, high: Tensor, count: int, limit: int) -> list[list[tuple[
     return [list(zip(*pair, strict=True)) for pair in zip(starts, stops, strict=True)]
 
 
-def _pool_region(features: Tensor, bins_y: list, bins_x: list, output: Tensor, argmax: Tensor):
+def _pool_region(
+    features: Tensor, bins_y: list, bins_x: list, output: Tensor, argmax: Tensor
+) -> None:
     """Fill one region's maxima, (c, bins, bins): first along x, then along y."""
     width = features.shape[2]
     for column, (left, right) in enumerate(bins_x):
@@ -149,20 +153,13 @@ def _pool_region(features: Tensor, bins_y: list, bins_x: list, output: Tensor, a
 
 
 def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
+    grad_output, rois, argmax, grad_input, pooled_height, pooled_width, spatial_scale
 ) -> None:
-    """Add the gradient of ``roi_pool_forward`` to ``grad_input``; arguments as there."""
-    channels = grad_input.shape[1]
+    """Add the gradient of :func:`roi_pool_forward` to ``grad_input``."""
+    channels, height, width = grad_input.shape[1:]
     filled = (argmax >= 0).flatten(2)  # (k, c, bins)
     cells = argmax.long().flatten(2).clamp(min=0)
     planes = rois[:, 0].long()[:, None] * channels + torch.arange(channels, device=rois.device)
     grads = torch.where(filled, grad_output.flatten(2), 0)
-    flat = grad_input.view(-1)
-    area = grad_input.shape[2] * grad_input.shape[3]
-    flat.index_add_(0, (planes[:, :, None] * area + cells).flatten(), grads.flatten())
+    places = planes[:, :, None] * (height * width) + cells
+    grad_input.view(-1).index_add_(0, places.flatten(), grads.flatten())

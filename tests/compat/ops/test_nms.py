@@ -4,7 +4,7 @@ import torch
 from mmcv.ops import batched_nms, bbox_overlaps, nms, nms_match, soft_nms
 from torch import Tensor
 
-from tests.compat.kernels import references
+from tests.compat.ops import references
 from tests.compat.which_mmcv import parameter_of_stand_in, stand_in_only
 
 ONLY_FLOAT32 = "its CPU kernels take float32 only"

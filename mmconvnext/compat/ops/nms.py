@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmconvnext.compat.kernels.torchvision_ops import kernels, widened
+from mmconvnext.compat.ops.torchvision_ops import kernels, widened
+
+__all__ = ["bbox_overlaps", "nms", "nms_match", "softnms"]
 
 SOFT_NMS_METHODS = {0: "naive", 1: "linear", 2: "gaussian"}
 

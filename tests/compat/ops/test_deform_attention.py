@@ -6,7 +6,7 @@ from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from tests.compat.kernels import references
+from tests.compat.ops import references
 from tests.compat.which_mmcv import stand_in_only
 
 no_kernel = stand_in_only("its kernel of deformable attention is for CUDA only")

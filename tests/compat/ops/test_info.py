@@ -4,7 +4,7 @@ import mmcv.ops
 import pytest
 from mmengine.utils.dl_utils import collect_env
 
-from mmconvnext.compat.kernels import info
+from mmconvnext.compat.ops import info
 from tests.compat.which_mmcv import stand_in_only
 
 

@@ -2,6 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+__all__ = ["get_compiler_version", "get_compiling_cuda_version"]
+
 
 def get_compiler_version() -> str:
     """Say that nothing was compiled and where the operators come from."""

@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from mmconvnext.compat.kernels.torchvision_ops import widened
+from mmconvnext.compat.ops.torchvision_ops import widened
+
+__all__ = [
+    "sigmoid_focal_loss_backward",
+    "sigmoid_focal_loss_forward",
+    "softmax_focal_loss_backward",
+    "softmax_focal_loss_forward",
+]
 
 SMALLEST = torch.finfo(torch.float32).tiny  # FLT_MIN, under which mmcv clips before the logarithm
 

@@ -5,22 +5,17 @@ import functools
 import torch
 from torch import Tensor
 
-from mmconvnext.compat.mmcv_ops import HOW_TO_COMPILE
 from mmconvnext.errors import MissingOperatorError
 
 
 @functools.cache
 def kernels():
-    """Import torchvision and return its operators.
-
-    Returns:
-        The namespace ``torch.ops.torchvision``.
+    """Import torchvision and return the namespace ``torch.ops.torchvision``.
 
     Raises:
         MissingOperatorError: torchvision is absent, or was built for another torch.
     """
-    # torch.jit.trace would record what torchvision asks of its library while it is imported, and
-    # fail.
+    # torch.jit.trace would record what torchvision asks of its library at import, and fail.
     tracing = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)
     try:
@@ -31,8 +26,7 @@ def kernels():
         raise MissingOperatorError(
             f"mmcv's operators need either compiled mmcv or a torchvision that matches torch "
             f"{torch.__version__}, and neither is there ({error}). Install the torchvision of the "
-            f"same release (https://pytorch.org/get-started/previous-versions), or compiled mmcv: "
-            f"{HOW_TO_COMPILE}."
+            "same release (https://pytorch.org/get-started/previous-versions)."
         ) from error
     finally:
         torch._C._set_tracing_state(tracing)

@@ -5,7 +5,7 @@ import mmcv.ops
 import pytest
 import torch
 
-from mmconvnext.compat.kernels.torchvision_ops import kernels, widened
+from mmconvnext.compat.ops.torchvision_ops import kernels, widened
 from mmconvnext.errors import MissingOperatorError
 from tests.compat.which_mmcv import stand_in_only
 
