@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmconvnext import cli
-from mmconvnext.compat import read_checkpoint
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.data import CLASSES
 from mmconvnext.models import ConvNeXt
 

@@ -20,7 +20,7 @@ def test_mistakes_of_users_are_one_message_and_exit_code_one(kind, capsys, monke
     monkeypatch.delenv(common.TRACEBACK_VARIABLE, raising=False)
     assert failing(kind("no such thing"))() == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: no such thing\n")
+    assert err.startswith("error: no such thing")
     assert "Traceback" not in err
 
 
