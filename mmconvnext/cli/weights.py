@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("out", metavar="OUT.safetensors")
     convert.add_argument("--force", action="store_true", help="replace OUT")
 
-    known = commands.add_parser("list", help="the zoo: names, sources, licences, accuracy")
-    known.set_defaults(action=list_known)
-    known.add_argument(
+    zoo = commands.add_parser("list", help="the zoo: names, sources, licences, accuracy")
+    zoo.set_defaults(action=list_zoo)
+    zoo.add_argument(
         "pattern", nargs="?", default="", help="a part of any fact: nano, timm://, dinov3, ..."
     )
 
@@ -74,15 +74,15 @@ def run_convert(args: argparse.Namespace) -> None:
     print(f"{notes['source_layout']} layout -> ours: {len(tensors)} tensors written to {path}")
 
 
-def list_known(args: argparse.Namespace) -> None:
+def list_zoo(args: argparse.Namespace) -> None:
     """Print the zoo."""
     from mmconvnext.errors import UserError
-    from mmconvnext.weights.known import known_table, known_weights
+    from mmconvnext.weights.zoo import read_zoo, zoo_table
 
-    entries = [entry for entry in known_weights() if entry.matches(args.pattern)]
+    entries = [entry for entry in read_zoo() if entry.matches(args.pattern)]
     if not entries:
         raise UserError(f"no weights of the zoo have {args.pattern!r} in any of their facts")
-    print(known_table(entries))
+    print(zoo_table(entries))
 
 
 def run_verify(args: argparse.Namespace) -> None:

@@ -1,5 +1,4 @@
 import re
-import sys
 from dataclasses import replace
 
 import pytest
@@ -7,10 +6,10 @@ import timm
 import torch
 
 from mmconvnext.variants import VARIANTS
-from mmconvnext.weights import known
-from mmconvnext.weights.known import KnownWeights, known_table, known_weights
+from mmconvnext.weights.zoo import ZooEntry, read_zoo, zoo_table
 
-ENTRIES = known_weights()
+ENTRIES = read_zoo()
+HOST = "https://dl.fbaipublicfiles.com/convnext"
 REFUSED = re.compile(r"_ols|zepto|rms|xxlarge")
 SOURCE = re.compile(
     r"https://\S+\.pth?|timm://convnext\w+\.\w+|hf://facebook/[\w-]+|torchvision://convnext_\w+\.\w+"
@@ -28,12 +27,6 @@ def sources(scheme):
 
 
 TIMM = sources("timm://")
-
-
-@pytest.fixture
-def without_libraries(monkeypatch):
-    for name in ("timm", "torchvision", "torchvision.models"):
-        monkeypatch.setitem(sys.modules, name, None)
 
 
 def test_names_and_sources_are_unique():
@@ -97,12 +90,12 @@ def test_pretraining_in_words():
 def test_official_weights_have_all_their_places():
     places = {entry.name: entry.sources for entry in ENTRIES}
     assert places["convnext_base_22k_1k_384"] == (
-        f"{known.HOST}/convnext_base_22k_1k_384.pth",
+        f"{HOST}/convnext_base_22k_1k_384.pth",
         "hf://facebook/convnext-base-384-22k-1k",
         "timm://convnext_base.fb_in22k_ft_in1k_384",
     )
     assert places["convnextv2_nano_22k_224_ema"] == (
-        f"{known.HOST}/convnextv2/im22k/convnextv2_nano_22k_224_ema.pt",
+        f"{HOST}/convnextv2/im22k/convnextv2_nano_22k_224_ema.pt",
         "hf://facebook/convnextv2-nano-22k-224",
         "timm://convnextv2_nano.fcmae_ft_in22k_in1k",
     )
@@ -126,14 +119,17 @@ def test_timm_is_covered_but_for_what_the_backbone_refuses():
     assert sorted(names) == sorted(wanted)
 
 
+def test_timm_copies_are_beside_what_they_are_copies_of():
+    for name, entry in TIMM:
+        url = timm.models.get_pretrained_cfg(name).url
+        if url and url.startswith(HOST):
+            assert url in entry.sources
+
+
 def test_timm_licences_of_its_own_entries():
     for name, entry in TIMM:
         if entry.name == name:
             assert entry.licence == timm.models.get_pretrained_cfg(name).license
-
-
-def test_accuracies_are_of_models_that_timm_has():
-    assert set(known.TIMM_TOP1) <= {name for name, entry in TIMM if entry.name == name}
 
 
 @pytest.mark.parametrize("model", sorted({name.partition(".")[0] for name, _ in TIMM}))
@@ -149,25 +145,22 @@ def test_arch_is_that_of_the_timm_model(model):
             assert entry.version == (2 if grn else 1), name
 
 
-# torchvision, and libraries that are missing
+# torchvision
 
 
 def test_torchvision_gives_its_own_accuracies():
+    models = pytest.importorskip("torchvision.models")
     entries = dict(sources("torchvision://"))
     assert len(entries) == 4
-    tiny = entries["convnext_tiny.IMAGENET1K_V1"]
-    assert tiny.accuracy == pytest.approx(82.52)
-    assert tiny.sources[1].startswith("https://download.pytorch.org/models/convnext_tiny-")
-
-
-def test_written_entries_need_no_library(without_libraries):
-    entries = known_weights()
-    assert len(entries) == len(known.V1_FILES) + len(known.V2_FILES) + 4
-    assert not any(s.startswith(("timm:", "torchvision:")) for e in entries for s in e.sources)
+    for name, entry in entries.items():
+        model, _, weights = name.partition(".")
+        meta = models.get_model_weights(model)[weights]
+        assert entry.accuracy == meta.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+        assert entry.sources[1] == meta.url
 
 
 def test_table_has_the_facts_of_each_and_a_line_for_each_source():
-    entry = KnownWeights(
+    entry = ZooEntry(
         name="some_weights",
         arch="tiny",
         version=2,
@@ -178,7 +171,7 @@ def test_table_has_the_facts_of_each_and_a_line_for_each_source():
         accuracy_source="a paper",
     )
     other = replace(entry, name="others", sources=("timm://others",), accuracy=None)
-    assert known_table([entry, other]).splitlines() == [
+    assert zoo_table([entry, other]).splitlines() == [
         "name, sources  arch     top-1  pretraining                   licence",
         "-" * 76,
         "some_weights   tiny V2  82.1%  on much of what one finds in  CC-BY-NC 4.0 in",
@@ -192,7 +185,7 @@ def test_table_has_the_facts_of_each_and_a_line_for_each_source():
 
 
 def test_the_table_of_all_fits_into_a_terminal():
-    lines = known_table(ENTRIES).splitlines()
+    lines = zoo_table(ENTRIES).splitlines()
     assert max(map(len, lines)) <= 120
     sources = [line.strip() for line in lines if line.startswith("  ") and "://" in line]
     assert sources == [source for entry in ENTRIES for source in entry.sources]
@@ -200,6 +193,6 @@ def test_the_table_of_all_fits_into_a_terminal():
 
 @pytest.mark.parametrize("pattern", ["NANO V2", "timm://convnextv2_nano", "cc-by-nc", "FCMAE"])
 def test_any_fact_finds_an_entry(pattern):
-    (entry,) = [e for e in known_weights() if e.name == "convnextv2_nano_1k_224_fcmae"]
+    (entry,) = [e for e in read_zoo() if e.name == "convnextv2_nano_1k_224_fcmae"]
     assert entry.matches(pattern)
     assert not entry.matches("dinov3")

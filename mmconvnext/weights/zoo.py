@@ -1,0 +1,108 @@
+"""The zoo: ConvNeXt weights by name, where they are, how they were trained, who may use them.
+
+``zoo.csv`` has a row for each file of the official code, of timm and of torchvision that this
+backbone can load; left out are timm's models with an overlapping stem (``_ols``), RMS norm
+(``_rms``) or another eps (``xxlarge``). Whatever lies in several places is one row with several
+sources.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from textwrap import wrap
+
+TABLE = Path(__file__).with_name("zoo.csv")
+# Columns of the terminal.
+PRETRAINING_WIDTH, LICENCE_WIDTH = 28, 16
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """Weights of the zoo.
+
+    Attributes:
+        name: the file's without ending, or what its library calls it; no two have the same.
+        arch: a key of ``VARIANTS``.
+        version: 1, or 2 for GRN.
+        accuracy: top-1 on ImageNet-1K in per cent as published, or None. V1's ``*_22k_1k_*`` and
+            all of V2's ``*_22k_*`` were fine-tuned on ImageNet-1K.
+        accuracy_source: where that was published, or None.
+        pretraining: on what and how, in words.
+        licence: the publisher's.
+        sources: the same weights in several places, each as ``load_pretrained`` accepts it; the
+            publisher's own comes first.
+    """
+
+    name: str
+    arch: str
+    version: int
+    accuracy: float | None
+    accuracy_source: str | None
+    pretraining: str
+    licence: str
+    sources: tuple[str, ...]
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a text is a part of any of the facts, in upper or lower case."""
+        facts = (self.name, f"{self.arch} V{self.version}", self.pretraining, self.licence)
+        return pattern.lower() in "\n".join((*facts, *self.sources)).lower()
+
+
+def read_zoo() -> list[ZooEntry]:
+    """Read the table."""
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        return [
+            ZooEntry(
+                **row
+                | {
+                    "version": int(row["version"]),
+                    "accuracy": float(row["accuracy"]) if row["accuracy"] else None,
+                    "accuracy_source": row["accuracy_source"] or None,
+                    "sources": tuple(row["sources"].split()),
+                }
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def zoo_table(entries: Iterable[ZooEntry]) -> str:
+    """Format entries for terminals of 120 columns.
+
+    Returns:
+        For each its facts in columns, long ones wrapped, and below them a line for each source:
+        URLs are too long for a column.
+    """
+    entries = list(entries)
+    rows = [[["name, sources"], ["arch"], ["top-1"], ["pretraining"], ["licence"]]]
+    rows += [_cells(entry) for entry in entries]
+    widths = [
+        max(len(line) for cell in column for line in cell) for column in zip(*rows, strict=True)
+    ]
+    header, *facts = [_row(row, widths) for row in rows]
+    lines = [*header, "-" * (sum(widths) + 2 * (len(widths) - 1))]
+    for entry, fact in zip(entries, facts, strict=True):
+        lines += [*fact, *(f"  {source}" for source in entry.sources)]
+    return "\n".join(lines)
+
+
+def _cells(entry: ZooEntry) -> list[list[str]]:
+    """The lines of each cell."""
+    return [
+        [entry.name],
+        [f"{entry.arch} V{entry.version}"],
+        ["-" if entry.accuracy is None else f"{entry.accuracy:.1f}%"],
+        wrap(entry.pretraining, PRETRAINING_WIDTH, break_on_hyphens=False),
+        wrap(entry.licence, LICENCE_WIDTH),
+    ]
+
+
+def _row(cells: list[list[str]], widths: list[int]) -> list[str]:
+    lines = zip_longest(*cells, fillvalue="")
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
