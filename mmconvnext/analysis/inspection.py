@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.engine.config import drop_pretrained, load_config
-from mmconvnext.engine.detector_weights import fit_detector
 from mmconvnext.errors import WeightsError
 from mmconvnext.evaluation.tables import format_table
 from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.completeness import fault_of
+from mmconvnext.weights.detector import fit_detector
 from mmconvnext.weights.download import sha256_of
 from mmconvnext.weights.formats import EMA, Found, outside, take_backbone
 from mmconvnext.weights.matching import CLASSIFIER, MisfitError, first, match

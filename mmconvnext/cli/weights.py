@@ -87,7 +87,7 @@ def list_zoo(args: argparse.Namespace) -> None:
 
 def run_verify(args: argparse.Namespace) -> None:
     """Build a config's model and load what it names, without training."""
-    from mmconvnext.engine.detector_weights import verify_weights
+    from mmconvnext.weights.detector import verify_weights
 
     if not verify_weights(common.read_config(args)):
         print(f"{args.config} names no weights: its backbone is randomly initialised")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,6 @@ from torch.utils.data import DataLoader
 
 from mmconvnext.data.checks import check_data_paths, check_dataset, leaf_datasets, metrics_of
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
-from mmconvnext.engine.detector_weights import fit_detector, load_fitted, unwrapped
 from mmconvnext.engine.device import (
     adapt_to_device,
     check_launcher,
@@ -38,6 +36,7 @@ from mmconvnext.engine.explain import (
 )
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.errors import ConfigError, UserError
+from mmconvnext.weights.detector import fit_detector, load_fitted, unwrapped
 from mmconvnext.weights.sources import fetch_first
 
 
@@ -104,7 +103,7 @@ class DetectionRunner(Runner):
 
         MMEngine warns and goes on: another detector's file would be evaluated as random weights.
         In a test and when resuming every tensor must arrive; ``load_from`` allows what the
-        config's ``load_adapt`` names, see :func:`mmconvnext.engine.detector_weights.fit_detector`.
+        config's ``load_adapt`` names, see :func:`mmconvnext.weights.detector.fit_detector`.
 
         Args:
             filename: a source of weights.
@@ -130,11 +129,10 @@ class DetectionRunner(Runner):
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
         adapt = self.cfg.get("load_adapt") or ()
         must_fill = self._loads_for != "train"
-        checkpoint["state_dict"] = fit_detector(self.model, state, filename, adapt, must_fill)
+        fitted = fit_detector(self.model, state, filename, adapt, must_fill)
+        checkpoint["state_dict"] = fitted.state_dict
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_fitted(self.model, checkpoint["state_dict"], strict)
-        # said: who saves this checkpoint must not save what was true of this load alone
-        checkpoint["state_dict"] = OrderedDict(checkpoint["state_dict"])
+        load_fitted(self.model, checkpoint["state_dict"], fitted.backbones, strict)
         self._has_loaded = True
         self.logger.info("loaded %s", filename)
         return checkpoint

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -18,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from mmconvnext.models.block import Block, LayerNorm2d
 from mmconvnext.models.fused_block import FusedBlock, is_recorded
 from mmconvnext.variants import NUM_STAGES, is_positive_int, resolve_arch
-from mmconvnext.weights.loader import arrange, load_pretrained, pretrained_cfg
+from mmconvnext.weights.loader import LoadsAnyLayout, load_pretrained, pretrained_cfg
 
 INIT_STD = 0.02
 # Layer-wise decay counts this many blocks of the third stage as one layer; see `layer_id`.
@@ -26,7 +25,7 @@ BLOCKS_PER_LAYER = 3
 
 
 @MODELS.register_module()
-class ConvNeXt(BaseModule):
+class ConvNeXt(LoadsAnyLayout, BaseModule):
     """ConvNeXt V1 and V2 as a detection backbone.
 
     "A ConvNet for the 2020s" (arXiv 2201.03545) and "ConvNeXt V2" (arXiv 2301.00808). Parameter
@@ -188,13 +187,6 @@ class ConvNeXt(BaseModule):
             return
         load_pretrained(self, **pretrained)
         self.is_init = True
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *rest: Any
-    ) -> None:
-        # torch's place for what a module does to a state dict before it is loaded
-        arrange(self, state_dict, prefix, local_metadata)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def train(self, mode: bool = True) -> ConvNeXt:
         """Set the mode of all but the frozen parts, which stay in eval mode."""

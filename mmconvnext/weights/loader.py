@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections import OrderedDict
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
@@ -15,12 +18,49 @@ from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
 from mmconvnext.weights.anatomy import describe, timm_odd
 from mmconvnext.weights.formats import Found, outside, take_backbone
-from mmconvnext.weights.matching import OUTPUT_NORM, MisfitError, first, match
+from mmconvnext.weights.matching import MisfitError, first, match
 from mmconvnext.weights.sources import fetch_first
 
-# Where in a state dict's metadata (torch's own place for what goes with one) it says that a
-# backbone has been fitted already: the line that reports it, and the names that it was for.
-FITTED = "mmconvnext_fitted"
+
+class Fitted(NamedTuple):
+    """What :func:`fit` made for one backbone.
+
+    Attributes:
+        tensors: to load, by the backbone's names.
+        line: that reports them.
+    """
+
+    tensors: dict[str, Tensor]
+    line: str
+
+
+# The backbones that are being loaded with what :func:`fit` has made for them.
+_LOADING: ContextVar[Mapping[nn.Module, Fitted]] = ContextVar("loading")
+
+
+@contextmanager
+def loading(fitted: Mapping[nn.Module, Fitted]) -> Iterator[None]:
+    """Say what was fitted for the backbones that are loaded meanwhile: it is not fitted again."""
+    token = _LOADING.set(fitted)
+    try:
+        yield
+    finally:
+        _LOADING.reset(token)
+
+
+class LoadsAnyLayout(nn.Module):
+    """A backbone that loads ConvNeXt weights of any known layout, strictly, and reports them.
+
+    Whatever loads into it, torch or MMEngine, no path is silent, and detectors of other code bases
+    load wherever checkpoints are loaded. torch does not tell a module whether its caller is strict:
+    the backbone always is.
+    """
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:  # torch's place for what a module does to a state dict before it is loaded
+        fit_state_dict(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def pretrained_cfg(init_cfg: dict | Sequence[dict] | None) -> dict | None:
@@ -100,20 +140,9 @@ def load_pretrained(
     source, path = fetch_first(checkpoint, sha256)
     # Mapped, not read: a tensor is copied once, from the file into the model.
     raw = read_checkpoint(path, map_location, mmap=True)
-    fitted, line = fit(backbone, raw, source, prefix=prefix, ema=ema, adapt=adapt)
-    state_dict = OrderedDict(fitted)
-    state_dict._metadata = {"": fitted_note(fitted, line)}
-    backbone.load_state_dict(state_dict, strict=False)
-
-
-def fitted_note(tensors: Mapping[str, Tensor], line: str) -> dict[str, object]:
-    """Metadata for a backbone's part of a state dict that :func:`fit` has made.
-
-    Args:
-        tensors: what it gave; empty where the backbone stays randomly initialised on request.
-        line: to log when it is loaded.
-    """
-    return {FITTED: {"line": line, "names": sorted(tensors)}}
+    fitted = fit(backbone, raw, source, prefix=prefix, ema=ema, adapt=adapt)
+    with loading({backbone: fitted}):
+        backbone.load_state_dict(fitted.tensors, strict=False)
 
 
 def fit(
@@ -124,7 +153,7 @@ def fit(
     ema: bool = False,
     adapt: Collection[str] = (),
     name: str = "backbone",
-) -> tuple[dict[str, Tensor], str]:
+) -> Fitted:
     """Find a backbone in a checkpoint, convert it, and match it strictly; nothing is loaded.
 
     Args:
@@ -135,9 +164,6 @@ def fit(
         ema: see there.
         adapt: see there.
         name: what to call the backbone in the line.
-
-    Returns:
-        The tensors to load, by the backbone's names, and the line that reports them.
 
     Raises:
         WeightsError: it does not fit.
@@ -156,54 +182,41 @@ def fit(
     line = f"{name}: loaded {matched.report(source + layout + _choice(found))}"
     if others:
         line += f"; other parts of the file: {len(others)} tensors ({first(sorted(others))})"
-    return matched.tensors, line
+    return Fitted(matched.tensors, line)
 
 
-def arrange(
-    backbone: nn.Module,
-    state_dict: MutableMapping[str, Tensor],
-    prefix: str,
-    metadata: Mapping[str, object],
+def fit_state_dict(
+    backbone: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str
 ) -> None:
     """Prepare a state dict that is about to be loaded into a backbone, and report it in one line.
-
-    The backbone calls it whenever torch or MMEngine load into it, so that no path is silent, and
-    detectors of other code bases load wherever checkpoints are loaded. torch does not tell a module
-    whether its caller is strict: the backbone always is.
 
     Args:
         backbone: about to be filled.
         state_dict: changed in place: its part under ``prefix`` is brought into our layout.
         prefix: of the backbone's names.
-        metadata: that of the state dict for this module.
 
     Raises:
         WeightsError: it does not fit.
     """
     part = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
     name = prefix.removesuffix(".") or "backbone"
-    note = metadata.get(FITTED)
-    if note is None or not _still_fits(backbone, part, note["names"]):
+    fitted = _LOADING.get({}).get(backbone)
+    # Hooks change checkpoints, and what they changed is fitted like any other.
+    if fitted is None or _shapes(part) != _shapes(fitted.tensors):
         if not part:
             raise WeightsError(
                 f"cannot load the {name}: the state dict has nothing under {prefix!r}. Weights of "
                 "a backbone alone go into its init_cfg, or into load_from of this project's tools"
             )
-        fitted, line = fit(backbone, part, "a state dict", prefix="", name=name)
+        fitted = fit(backbone, part, "a state dict", prefix="", name=name)
         for key in part:
             del state_dict[prefix + key]
-        state_dict.update({prefix + key: value for key, value in fitted.items()})
-    else:
-        line = note["line"]
-    print_log(line, logger="current")
+        state_dict.update({prefix + key: value for key, value in fitted.tensors.items()})
+    print_log(fitted.line, logger="current")
 
 
-def _still_fits(backbone: nn.Module, part: Mapping[str, Tensor], names: Sequence[str]) -> bool:
-    """Whether nothing happened to a fitted part on its way: hooks change checkpoints, files too."""
-    own = backbone.state_dict()
-    same = all(k in own and own[k].shape == v.shape for k, v in part.items())
-    missing = own.keys() - part.keys() if names else ()
-    return same and sorted(part) == list(names) and all(map(OUTPUT_NORM.fullmatch, missing))
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _choice(found: Found) -> str:

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
-from mmconvnext.engine.detector_weights import fit_detector
 from mmconvnext.errors import WeightsError
 from mmconvnext.models import ConvNeXt
+from mmconvnext.weights.detector import fit_detector
 from mmconvnext.weights.export import check_target, in_our_layout, write_safetensors
 from mmconvnext.weights.loader import fit, load_pretrained
 from tests.weights.small_files import FILES, backbone, official, with_optimizer
@@ -118,8 +118,8 @@ def test_a_detector_is_converted_with_all_of_its_parts(module, theirs, tmp_path)
     }
     written = write_and_read(tmp_path, file)
     assert equal(written, state)
-    fitted = fit_detector(model, written, OUT, must_fill=True)
-    assert equal(fitted, fit_detector(model, file, "X", must_fill=True))
+    fitted = fit_detector(model, written, OUT, must_fill=True).state_dict
+    assert equal(fitted, fit_detector(model, file, "X", must_fill=True).state_dict)
     other = in_our_layout(file, "X", prefix="ema_state_dict.module.backbone")[0]
     assert equal(other, {k: v + 1 for k, v in state.items()})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -14,13 +15,19 @@ from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
-from mmconvnext.models import ConvNeXt
 from mmconvnext.weights.formats import beside, find_backbone, flatten, inside
-from mmconvnext.weights.loader import fit, fitted_note, pretrained_cfg
+from mmconvnext.weights.loader import Fitted, LoadsAnyLayout, fit, loading, pretrained_cfg
 from mmconvnext.weights.matching import ADAPTATIONS, check_adaptations, first, shape
 from mmconvnext.weights.sources import fetch_first
 
 LOAD_ADAPTATIONS = (*ADAPTATIONS, "num_classes", "parts")
+
+
+class FittedDetector(NamedTuple):
+    """What :func:`fit_detector` made: the state dict to load, and the part of each backbone."""
+
+    state_dict: OrderedDict[str, Tensor]
+    backbones: dict[nn.Module, Fitted]
 
 
 def fit_detector(
@@ -29,7 +36,7 @@ def fit_detector(
     source: str,
     adapt: Collection[str] = (),
     must_fill: bool = False,
-) -> OrderedDict[str, Tensor]:
+) -> FittedDetector:
     """Convert a checkpoint for a detector and check that it fits; nothing is loaded.
 
     Backbones of the official code (MMDetection 2.x) and of mmpretrain (MMDetection 3.x) are
@@ -40,13 +47,11 @@ def fit_detector(
         model: the detector; may be wrapped, for distributed running or test-time augmentation.
         checkpoint: of MMEngine, or a state dict.
         source: what to call it in messages.
-        adapt: differences to mend, out of ``in_channels`` and ``kernel_size`` (see
+        adapt: differences to adapt, out of ``in_channels`` and ``kernel_size`` (see
             :func:`mmconvnext.weights.matching.match`), ``num_classes`` (tensors that differ in
-            their first axis alone start new) and ``parts`` (parts that the file lacks start new).
+            their first axis alone are randomly initialised) and ``parts`` (as are parts that the
+            file lacks).
         must_fill: every tensor has to have its value, as in a test; ``adapt`` is ignored.
-
-    Returns:
-        The state dict to load.
 
     Raises:
         WeightsError: a tensor is missing or has another shape, or ``adapt`` is wrong.
@@ -54,16 +59,17 @@ def fit_detector(
     adapt = () if must_fill else _checked(adapt)
     model = unwrapped(model)
     own = dict(model.state_dict())
-    backbones = {n: m for n, m in model.named_modules() if isinstance(m, ConvNeXt)}
+    backbones = {n: m for n, m in model.named_modules() if isinstance(m, LoadsAnyLayout)}
     given = _state_dict(checkpoint, own, list(backbones), source)
     fitted: OrderedDict[str, Tensor] = OrderedDict()
     fitted._metadata = dict(getattr(checkpoint, "_metadata", None) or {})
+    parts = {}
     new = {}
     for name, backbone in backbones.items():
         part, mine = _pop_part(given, name), _pop_part(own, name)
-        tensors, line = _fit_backbone(name, backbone, part, source, adapt)
+        parts[backbone] = _fit_backbone(name, backbone, part, source, adapt)
+        tensors = parts[backbone].tensors
         fitted.update({_inside(name) + k: v for k, v in tensors.items()})
-        fitted._metadata[name] = fitted_note(tensors, line)
         new.update({_inside(name) + k: v for k, v in mine.items() if k not in tensors})
     if backbones and own and not own.keys() & given.keys():
         if must_fill:
@@ -71,22 +77,29 @@ def fit_detector(
                 f"{source} has a backbone alone, not a detector: training starts from it where "
                 "model.backbone.init_cfg.checkpoint names it"
             )
-        print_log(f"{source} has a backbone alone: all else starts new", logger="current")
-        return fitted
+        note = f"{source} has a backbone alone: all else is randomly initialised"
+        print_log(note, logger="current")
+        return FittedDetector(fitted, parts)
     # what may be missing of a backbone in a training, a test cannot do without
     own = {**own, **new} if must_fill else own
     fitted.update(_fit_rest(own, given, source, adapt, may_adapt=not must_fill))
-    return fitted
+    return FittedDetector(fitted, parts)
 
 
-def load_fitted(model: nn.Module, fitted: Mapping[str, Tensor], strict: bool = False) -> None:
+def load_fitted(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    backbones: Mapping[nn.Module, Fitted],
+    strict: bool = False,
+) -> None:
     """Load what :func:`fit_detector` gave; what is missing has been said, or is on request."""
     model = unwrapped(model)
-    model.load_state_dict(fitted, strict=strict)
-    if isinstance(model, ConvNeXt):
+    with loading(backbones):
+        model.load_state_dict(state_dict, strict=strict)
+    if isinstance(model, LoadsAnyLayout):
         return
     own = model.state_dict()
-    counts = Counter(k.partition(".")[0] for k in fitted if k in own)
+    counts = Counter(k.partition(".")[0] for k in state_dict if k in own)
     parts = ", ".join(f"{name} {count}" for name, count in counts.items())
     print_log(
         f"detector: loaded {counts.total()} of {len(own)} tensors ({parts})", logger="current"
@@ -131,11 +144,12 @@ def _state_dict(
 
 
 def _fit_backbone(
-    name: str, backbone: ConvNeXt, part: Mapping[str, Tensor], source: str, adapt: Collection[str]
-) -> tuple[dict[str, Tensor], str]:
+    name: str, backbone: nn.Module, part: Mapping[str, Tensor], source: str, adapt: Collection[str]
+) -> Fitted:
     label = name or "backbone"
     if not part and "parts" in adapt:
-        return {}, f"{label}: not in {source}, it starts new, as load_adapt has 'parts'"
+        note = f"{label}: not in {source}, randomly initialised, as load_adapt has 'parts'"
+        return Fitted({}, note)
     if not part:
         raise WeightsError(f"cannot load the {label} from {source}: it has nothing of that name")
     wanted = [a for a in adapt if a in ADAPTATIONS]
@@ -175,10 +189,10 @@ def _fit_rest(
             continue
         sentence = f"{len(names)} of {len(own)} tensors {what} ({_shown(names, own, given)})"
         if fix in adapt:
-            notes.append(f"{sentence}: they start new, as load_adapt has '{fix}'")
+            notes.append(f"{sentence}: randomly initialised, as load_adapt has '{fix}'")
         else:
-            advice = f"; load_adapt=['{fix}'] lets them start new" if fix and may_adapt else ""
-            faults.append(sentence + advice)
+            advice = f"; load_adapt=['{fix}'] leaves them randomly initialised"
+            faults.append(sentence + advice * bool(fix and may_adapt))
     if faults:
         raise WeightsError(
             f"{source} does not fit the model: {', '.join(faults)}. Otherwise give the config that "
@@ -215,9 +229,9 @@ def verify_weights(cfg: Config) -> int:
         sources = cfg.load_from if isinstance(cfg.load_from, str) else list(cfg.load_from)
         source, path = fetch_first(sources)
         fitted = fit_detector(model, read_checkpoint(path), source, cfg.get("load_adapt") or ())
-        load_fitted(model, fitted)
+        load_fitted(model, *fitted)
         return 1
-    backbones = [m for m in model.modules() if isinstance(m, ConvNeXt)]
+    backbones = [m for m in model.modules() if isinstance(m, LoadsAnyLayout)]
     pretrained = [m for m in backbones if pretrained_cfg(m.init_cfg) is not None]
     for backbone in pretrained:
         backbone.init_weights()

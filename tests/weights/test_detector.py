@@ -13,9 +13,9 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor
 
 from mmconvnext.engine.config import drop_pretrained
-from mmconvnext.engine.detector_weights import fit_detector, load_fitted
 from mmconvnext.errors import WeightsError
 from mmconvnext.variants import VARIANTS
+from mmconvnext.weights.detector import fit_detector, load_fitted
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WRITTEN_DOWN = Path(__file__).with_name("official_cascade_t.txt")
@@ -99,7 +99,7 @@ def test_published_detectors_load_strictly(name, layout, lines):
     state = random_state(published(name, layout))
     checkpoint = {"meta": {"epoch": 36}, "state_dict": OrderedDict(state), "optimizer": {}}
     model = ours(name)
-    load_state_dict(model, fit_detector(model, checkpoint, "FILE", must_fill=True), strict=True)
+    load_fitted(model, *fit_detector(model, checkpoint, "FILE", must_fill=True), strict=True)
     for key, value in model.state_dict().items():
         old = key
         if key.startswith("backbone."):
@@ -146,14 +146,14 @@ def test_the_whole_of_it_fits(state, wrap, must_fill):
         checkpoint = wrap(state)
     wrapper = torch.nn.parallel.DataParallel(small())
     fitted = fit_detector(wrapper, checkpoint, "FILE", must_fill=must_fill)
-    assert fitted.keys() == state.keys()
-    assert all(torch.equal(fitted[k], state[k]) for k in state)
+    assert fitted.state_dict.keys() == state.keys()
+    assert all(torch.equal(fitted.state_dict[k], state[k]) for k in state)
 
 
 def test_files_from_before_batches_were_counted(state):
     older = {k: v for k, v in state.items() if "num_batches" not in k}
     assert len(older) < len(state)
-    assert fit_detector(small(), older, "FILE", must_fill=True).keys() == older.keys()
+    assert fit_detector(small(), older, "FILE", must_fill=True).state_dict.keys() == older.keys()
 
 
 CHANGES = {
@@ -192,11 +192,11 @@ def test_on_request_it_is_adapted_and_said(state, change, notes):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     file = changed(state)
     fitted = fit_detector(model, file, "FILE", [fix])
-    load_state_dict(model, fitted)
+    load_fitted(model, *fitted)
     for key, value in model.state_dict().items():
         fits = key in file and file[key].shape == value.shape
         assert torch.equal(value, file[key] if fits else before[key])
-    assert any(f"they start new, as load_adapt has '{fix}'" in note for note in notes())
+    assert any(f"randomly initialised, as load_adapt has '{fix}'" in note for note in notes())
     with pytest.raises(WeightsError):  # a test cannot do without
         fit_detector(model, file, "FILE", [fix], must_fill=True)
 
@@ -207,15 +207,14 @@ def test_a_backbone_that_is_missing_needs_a_request(state, notes):
         fit_detector(small(), file, "FILE")
     model = small()
     fitted = fit_detector(model, file, "FILE", ["parts"])
-    assert fitted.keys() == file.keys()
-    load_fitted(model, fitted)
-    load_state_dict(model, fitted)  # as MMEngine does
-    assert "backbone: not in FILE, it starts new, as load_adapt has 'parts'" in notes()
+    assert fitted.state_dict.keys() == file.keys()
+    load_fitted(model, *fitted)
+    assert "backbone: not in FILE, randomly initialised, as load_adapt has 'parts'" in notes()
 
 
 def test_output_norms_may_be_new_in_a_training_but_not_in_a_test(state):
     file = {k: v for k, v in state.items() if not k.startswith("backbone.norm")}
-    assert fit_detector(small(), file, "FILE").keys() == file.keys()
+    assert fit_detector(small(), file, "FILE").state_dict.keys() == file.keys()
     with pytest.raises(WeightsError, match=r"8 of \d+ tensors are missing"):
         fit_detector(small(), file, "FILE", must_fill=True)
 
@@ -225,22 +224,23 @@ def test_other_channels_are_adapted_on_request(state):
     with pytest.raises(WeightsError, match="in_channels is 3 in the file and 1 in the backbone"):
         fit_detector(grey, state, "FILE")
     fitted = fit_detector(grey, state, "FILE", ["in_channels"])
-    assert fitted["backbone.downsample_layers.0.0.weight"].shape[1] == 1
+    assert fitted.state_dict["backbone.downsample_layers.0.0.weight"].shape[1] == 1
 
 
 def test_tensors_that_the_model_has_not_are_said(state, notes):
     fitted = fit_detector(small(), state | {"ema.w": torch.ones(1)}, "FILE", must_fill=True)
-    assert fitted.keys() == state.keys()
+    assert fitted.state_dict.keys() == state.keys()
     assert "FILE: 1 tensors of it are not in the model (ema.w)" in notes()
 
 
 @pytest.mark.parametrize("wrap", [dict, lambda s: {"model": s}])
 def test_a_backbone_alone_fills_the_backbone(state, wrap, notes):
     part = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    fitted = fit_detector(small(), wrap(part), "timm://x")
-    assert fitted.keys() == {k for k in state if k.startswith("backbone.")}
-    load_fitted(small(), fitted)
-    assert "timm://x has a backbone alone: all else starts new" in notes()
+    model = small()
+    fitted = fit_detector(model, wrap(part), "timm://x")
+    assert fitted.state_dict.keys() == {k for k in state if k.startswith("backbone.")}
+    load_fitted(model, *fitted)
+    assert "timm://x has a backbone alone: all else is randomly initialised" in notes()
     with pytest.raises(WeightsError, match="timm://x has a backbone alone, not a detector: train"):
         fit_detector(small(), wrap(part), "timm://x", must_fill=True)
 
@@ -268,8 +268,8 @@ WRAPPED = {
 @pytest.mark.parametrize("must_fill", [False, True])
 def test_the_whole_of_a_wrapped_detector_arrives(state, wrap, must_fill):
     fitted = fit_detector(small(), WRAPPED[wrap](state), "FILE", must_fill=must_fill)
-    assert fitted.keys() == state.keys()
-    assert all(torch.equal(fitted[k], state[k]) for k in state)
+    assert fitted.state_dict.keys() == state.keys()
+    assert all(torch.equal(fitted.state_dict[k], state[k]) for k in state)
 
 
 def test_a_classifier_fills_the_backbone(state, notes):
@@ -277,14 +277,14 @@ def test_a_classifier_fills_the_backbone(state, notes):
     part = {k: v for k, v in state.items() if k.startswith("backbone.") and ".norm3" not in k}
     file = {"state_dict": part | {"head.fc.weight": torch.ones(3, 256)}}
     fitted = fit_detector(small(), file, "FILE")
-    assert fitted.keys() == part.keys()
-    assert "FILE has a backbone alone: all else starts new" in notes()
+    assert fitted.state_dict.keys() == part.keys()
+    assert "FILE has a backbone alone: all else is randomly initialised" in notes()
 
 
 def test_several_backbones_need_their_names(state):
     two = torch.nn.ModuleDict({"student": small(), "teacher": small()})
     file = {f"{who}.{k}": v for who in two for k, v in state.items()}
-    assert fit_detector(two, file, "FILE").keys() == two.state_dict().keys()
+    assert fit_detector(two, file, "FILE").state_dict.keys() == two.state_dict().keys()
     with pytest.raises(WeightsError, match=r"the student\.backbone from FILE: it has nothing"):
         fit_detector(two, state, "FILE")
 
@@ -303,7 +303,7 @@ def test_a_converted_detector_predicts_the_same(state):
     results = []
     for file in (state, theirs):
         model = small().eval()
-        load_state_dict(model, fit_detector(model, file, "FILE", must_fill=True), strict=True)
+        load_fitted(model, *fit_detector(model, file, "FILE", must_fill=True), strict=True)
         data = demo_mm_inputs(1, [[3, 64, 96]], num_classes=3, with_mask=True)
         with torch.no_grad():
             results.append(model.test_step(data)[0].pred_instances)

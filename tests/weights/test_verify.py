@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmconvnext.engine.detector_weights import verify_weights
 from mmconvnext.errors import CheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
+from mmconvnext.weights.detector import verify_weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -105,7 +105,7 @@ def test_the_first_source_that_is_there(write, tmp_path, lines, notes):
 
 def test_a_detector_that_does_not_fit(write, notes):
     path = write(small(num_classes=5))
-    with pytest.raises(WeightsError, match=r"load_adapt=\['num_classes'\] lets them start new"):
+    with pytest.raises(WeightsError, match=r"\['num_classes'\] leaves them randomly init"):
         verify_weights(config(load_from=path))
     assert verify_weights(config(load_from=path, load_adapt=["num_classes"])) == 1
     assert any("as load_adapt has 'num_classes'" in note for note in notes())
@@ -114,7 +114,7 @@ def test_a_detector_that_does_not_fit(write, notes):
 def test_a_backbone_alone_in_load_from(write, notes):
     path = write(part(small()))
     assert verify_weights(config(load_from=path)) == 1
-    assert f"{path} has a backbone alone: all else starts new" in notes()
+    assert f"{path} has a backbone alone: all else is randomly initialised" in notes()
 
 
 def test_files_that_are_not_there(tmp_path):
