@@ -37,7 +37,8 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=48, pos_fraction=0.5)),
+        # up to 24 objects; of the rest many, as a part of a shape looks like a whole one
+        rcnn=dict(sampler=dict(num=96, pos_fraction=0.25)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
 )
