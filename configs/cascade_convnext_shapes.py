@@ -28,6 +28,7 @@ model = dict(
                     match_low_quality=False,
                     **dict.fromkeys(("pos_iou_thr", "neg_iou_thr", "min_pos_iou"), iou),
                 ),
+                sampler=dict(stage.sampler, num=48, pos_fraction=0.5),
             )
             for iou in (0.5, 0.6, 0.7)
         ]
