@@ -9,21 +9,20 @@ does not help, since a text is only a text.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import logging
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from typing import Any
 
+import mmengine.registry
 from mmengine.logging import print_log
+from mmengine.registry import Registry
 
-# Where MMEngine looks for a config's text: the path of the mapping, and the key in it.
-CONFIG_TEXTS = (
-    (("meta",), "config"),
-    (("meta",), "cfg"),
-    (("message_hub", "runtime_info"), "cfg"),
-)
-# What a custom_imports has beside names of modules.
-IMPORT_SETTINGS = ("imports", "allow_failed_imports", True, False, None)
+from mmconvnext.errors import UnreadableCheckpointError
+
+# Where MMEngine looks for a config's text.
+CONFIG_TEXTS = (("meta", "config"), ("meta", "cfg"), ("message_hub", "runtime_info", "cfg"))
 LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.keyword)
 
 
@@ -32,35 +31,44 @@ def remove_code(checkpoint: Any, source: str) -> None:
 
     Args:
         checkpoint: the content of a file; changed in place.
-        source: what to call it in the warning.
+        source: what to call it in messages.
+
+    Raises:
+        UnreadableCheckpointError: the content is no dict.
     """
-    for path, key in CONFIG_TEXTS:
+    if not isinstance(checkpoint, dict):
+        raise UnreadableCheckpointError(
+            f"{source} contains a {type(checkpoint).__name__}, and a checkpoint is a dict"
+        )
+    for *path, last in CONFIG_TEXTS:
         node = checkpoint
-        for part in path:
-            node = node.get(part) if isinstance(node, MutableMapping) else None
-        if not isinstance(node, MutableMapping) or key not in node:
-            continue
-        if not is_only_settings(node[key]):
-            del node[key]
-            print_log(
-                f"{source}: the config text in {'.'.join([*path, key])} is more than settings and "
-                "was removed; nothing in it was run",
-                logger="current",
-                level=logging.WARNING,
-            )
+        for key in path:
+            # a scalar of numpy with fields answers to names as a dict does
+            if key in node and not isinstance(node[key], dict):
+                _remove(node, key, f"{source}: {key} is no dict")
+            node = node.get(key, {})
+        if last in node and not is_only_settings(node[last]):
+            where = ".".join([*path, last])
+            _remove(node, last, f"{source}: the config text in {where} is more than settings")
+
+
+def _remove(node: dict, key: str, reason: str) -> None:
+    del node[key]
+    message = f"{reason} and was removed; nothing in it was run"
+    print_log(message, logger="current", level=logging.WARNING)
 
 
 def is_only_settings(text: object) -> bool:
     """Whether a config text assigns literals and ``dict(...)`` calls to names, and does no more.
 
     ``_base_`` would read other files; ``{{…}}`` is replaced by text before MMEngine parses it;
-    ``custom_imports`` may name only what is imported already.
+    ``custom_imports`` may name only what is imported already, and a ``type`` with dots only what is
+    registered already: MMEngine imports and calls any other.
     """
     if not isinstance(text, str) or "{{" in text:
         return False
     try:
-        statements = ast.parse(text).body
-        return all(map(_is_setting, statements))
+        return all(map(_is_setting, ast.parse(text).body))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
@@ -69,24 +77,56 @@ def _is_setting(statement: ast.stmt) -> bool:
     if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
         return False
     target, value = statement.targets[0], statement.value
-    if not isinstance(target, ast.Name) or target.id == "_base_" or not _is_literal(value):
+    if not isinstance(target, ast.Name) or target.id in ("_base_", "dict", "__builtins__"):
         return False
-    if target.id != "custom_imports":
-        return True
-    names = {n.value for n in ast.walk(value) if isinstance(n, ast.Constant)}
-    return all(name in sys.modules for name in names if name not in IMPORT_SETTINGS)
+    if not _is_literal(value):
+        return False
+    return target.id != "custom_imports" or _imports_nothing_new(value)
 
 
-def _is_literal(node: ast.expr | ast.keyword) -> bool:
+def _is_literal(node: ast.AST) -> bool:
     if isinstance(node, ast.Call):
-        return (
-            isinstance(node.func, ast.Name)
-            and node.func.id == "dict"
-            and all(map(_is_literal, [*node.args, *node.keywords]))
-        )
-    return isinstance(node, LITERALS) and all(map(_is_literal, _children(node)))
+        # pairs of keys and values would hide a type
+        named = isinstance(node.func, ast.Name) and node.func.id == "dict"
+        if not named or not all(isinstance(argument, ast.Dict) for argument in node.args):
+            return False
+        children = [*node.args, *node.keywords]
+    elif isinstance(node, LITERALS):
+        ignored = (ast.expr_context, ast.unaryop)
+        children = [n for n in ast.iter_child_nodes(node) if not isinstance(n, ignored)]
+    else:
+        return False
+    return all(map(_is_safe_type, _types(node))) and all(map(_is_literal, children))
 
 
-def _children(node: ast.AST) -> Iterator[ast.AST]:
-    ignored = (ast.expr_context, ast.unaryop)
-    return (child for child in ast.iter_child_nodes(node) if not isinstance(child, ignored))
+def _types(node: ast.AST) -> Iterator[str]:
+    """What a dict or a keyword has as ``type``."""
+    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+    values = [v for k, v in pairs if isinstance(k, ast.Constant) and k.value == "type"]
+    if isinstance(node, ast.keyword) and node.arg == "type":
+        values.append(node.value)
+    return (v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str))
+
+
+def _is_safe_type(name: str) -> bool:
+    """Whether a name with dots is a scope and a name in it, or the path of a registered class.
+
+    One without dots must not be that of a module, unless it is imported already.
+    """
+    if "." not in name:
+        return name in sys.modules or importlib.util.find_spec(name) is None
+    place, _, last = name.rpartition(".")
+    found = getattr(sys.modules.get(place), last, None)
+    roots = [r for r in vars(mmengine.registry).values() if isinstance(r, Registry)]
+    for registry in (r for root in roots for r in (root, *root.children.values())):
+        if registry.scope == place and last in registry.module_dict:
+            return True
+        if found is not None and any(known is found for known in registry.module_dict.values()):
+            return True
+    return False
+
+
+def _imports_nothing_new(value: ast.expr) -> bool:
+    keys = {id(k) for node in ast.walk(value) if isinstance(node, ast.Dict) for k in node.keys}
+    constants = [n for n in ast.walk(value) if isinstance(n, ast.Constant) and id(n) not in keys]
+    return all(n.value in sys.modules for n in constants if isinstance(n.value, str))

@@ -1,12 +1,17 @@
 """No text of a checkpoint is run, wherever MMEngine would parse it as Python."""
 
+import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.infer import BaseInferencer, infer
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
+import mmconvnext
+from mmconvnext.compat.checkpoint_io import multiarray, read_checkpoint
 from mmconvnext.compat.config_text import is_only_settings
+from mmconvnext.errors import UnreadableCheckpointError
 from tests.compat.test_resume import make_runner, saved  # noqa: F401 (a fixture)
 
 RUNS_CODE = (
@@ -66,6 +71,54 @@ def test_what_a_run_writes_is_kept(saved):  # noqa: F811
     assert read["meta"]["cfg"] == written["meta"]["cfg"]
 
 
+class Reduced:
+    """Is pickled as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.reduced = (function, arguments)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def fields(**values) -> Reduced:
+    """A scalar of numpy with fields, in a file that is read with weights_only=True."""
+    kinds = [(name, np.array(value).dtype.str) for name, value in values.items()]
+    content = np.array([tuple(values.values())], kinds).tobytes()
+    return Reduced(multiarray.scalar, Reduced(np.dtype, kinds), content)
+
+
+def test_a_scalar_with_fields_does_not_stand_in_for_a_dict(tmp_path):
+    text, path = "a = open('mark', 'w')", str(tmp_path / "x.pth")
+    meta, hub = fields(config=text), {"runtime_info": fields(cfg=text)}
+    torch.save({"state_dict": {}, "meta": meta, "message_hub": hub}, path)
+    read = read_checkpoint(path)
+    assert read["meta"]["config"] == read["message_hub"]["runtime_info"]["cfg"] == text
+    read = CheckpointLoader.load_checkpoint(path, "cpu")
+    assert read == {"state_dict": {}, "message_hub": {}}
+    torch.save(meta, path)
+    assert read_checkpoint(path)["config"] == text
+    with pytest.raises(UnreadableCheckpointError, match="contains a void, and a checkpoint is a"):
+        CheckpointLoader.load_checkpoint(path, "cpu")
+
+
+def test_an_inferencer_calls_nothing_that_a_checkpoint_names(tmp_path):
+    path, mark = str(tmp_path / "x.pth"), tmp_path / "mark"
+    text = f"model = dict(type='os.mkdir', path={str(mark)!r})"
+    hub = {"runtime_info": {"cfg": text}}
+    torch.save({"state_dict": {}, "meta": {"cfg": text}, "message_hub": hub}, path)
+    with pytest.MonkeyPatch.context() as patch:
+        # what MMEngine alone does
+        patch.setattr(infer, "_load_checkpoint", lambda name, **_: torch.load(name))
+        with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'cfg'"):
+            BaseInferencer._init_model(None, ConfigDict(), path)
+    assert mark.exists()
+    mark.rmdir()
+    with pytest.raises(ValueError, match="Cannot find the config in the checkpoint"):
+        BaseInferencer._init_model(None, ConfigDict(), path)
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -73,12 +126,28 @@ def test_what_a_run_writes_is_kept(saved):  # noqa: F811
         "a = 1\nb = -1.5\nc = dict(x=[1, (2, 3)], y={'z': None, 1: {2}})",
         "custom_imports = dict(imports=['mmconvnext'], allow_failed_imports=False)",
         "a = dict({'b': 1}, c=2)",
+        "a = dict(type='ConvNeXt')",
+        "a = [{'type': 'mmdet.ConvNeXt'}, dict(type='mmconvnext.models.convnext.ConvNeXt')]",
+        "a = dict(type='mmconvnext.ConvNeXt')",
     ],
 )
 def test_settings_are_kept(text):
+    assert mmconvnext.ConvNeXt
     assert is_only_settings(text)
 
 
-@pytest.mark.parametrize("text", [None, 3, "a = b", "a.b = 1", "a += 1", "a =", "(" * 10000, "\0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, 3, "a = b", "a.b = 1", "a += 1", "a =", "(" * 10000, "\0", "a = b = 1"),
+        *("dict = 1", "__builtins__ = {}", "a = dict([('type', 'os.mkdir')])"),
+        *("a = dict(type='os.mkdir')", "a = [{'type': 'subprocess.Popen'}]", "a = dict(type='')"),
+        *("a = dict(**{'ty' 'pe': 'mmengine.load'})", "a = dict(type='mmengine.config.config.os')"),
+        "a = dict(type='antigravity')",
+        "custom_imports = dict(imports=['imports'])",
+        "custom_imports = {'imports': 'allow_failed_imports'}",
+        "# \ra = open('x', 'w')",
+    ],
+)
 def test_anything_else_is_not(text):
     assert not is_only_settings(text)
