@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.backbone_peers import NUM_STAGES, PEERS, Peer
-from benchmarks.process import BenchmarkError
+from benchmarks.comparison import BenchmarkError
 from mmconvnext.models import ConvNeXt
 from mmconvnext.models.block import LayerNorm2d
 from mmconvnext.weights.formats import convert, find_backbone

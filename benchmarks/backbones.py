@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from benchmarks import speed
 from benchmarks.backbone_peers import LIBRARIES, OURS, OURS_PLAIN, PEERS
-from benchmarks.comparison import Candidate, Check, Results, close_to, run
+from benchmarks.comparison import BenchmarkError, Candidate, Check, Results, close_to, run
 from benchmarks.devices import choose_device
-from benchmarks.process import BenchmarkError
 from benchmarks.report import MIB, Column, Report
 from benchmarks.roofline import PEERS as FOLDER_OF_PEERS
 from benchmarks.roofline import measure, reference

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.process import BenchmarkError
+from benchmarks.comparison import BenchmarkError
 
 SPLITS = ("val2017", "train2017")
 

@@ -6,47 +6,184 @@ ratio within a round is what counts. Nothing is timed before the results are equ
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 
-from benchmarks.process import (
-    BenchmarkError,
-    Candidate,
-    NotInstalledError,
-    Process,
-    Timing,
-)
-
-__all__ = [
-    "Arrays",
-    "BenchmarkError",
-    "Candidate",
-    "Check",
-    "NotInstalledError",
-    "Process",
-    "Results",
-    "Timing",
-    "UnequalResultsError",
-    "available_cores",
-    "close_to",
-    "relative_distance",
-    "run",
-]
+from benchmarks import worker
+from mmconvnext.errors import UserError
 
 Arrays = Mapping[str, np.ndarray]
 # (name of the other candidate, our arrays, its arrays) -> named distances; raises
 # `UnequalResultsError` where they are too large.
 Check = Callable[[str, Arrays, Arrays], Mapping[str, float]]
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+    "RAYON_NUM_THREADS",  # hotcoco, tokenizers
+)
+NUM_LINES_OF_LOG = 15
+
+
+class BenchmarkError(UserError):
+    """A comparison that cannot be run, or a candidate that failed in it."""
 
 
 class UnequalResultsError(BenchmarkError):
     """Two candidates computed different results, so that their times mean nothing."""
+
+
+class NotInstalledError(BenchmarkError):
+    """A candidate whose library is absent; ``reason`` says what, without the candidate's name."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name} is left out: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Who takes part in a comparison.
+
+    Attributes:
+        name: as shown.
+        factory: ``package.module:function``; called in the candidate's process, it returns an
+            object with ``check()``, a dict of arrays that must equal the others', and
+            ``run()``, which is timed. It may have ``facts()``, a dict of numbers, too.
+        arguments: the factory's keyword arguments.
+        python_path: folders with its library, before everything else.
+    """
+
+    name: str
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    python_path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed run.
+
+    Attributes:
+        seconds: wall time, of the GPU's work too where it is used.
+        peak_bytes: the most memory that it took above what the process had at rest: of the GPU
+            where it is used, else resident; None where the system does not tell.
+        others_seconds: processor time that other processes took meanwhile; likewise.
+    """
+
+    seconds: float
+    peak_bytes: int | None
+    others_seconds: float | None = None
+
+
+class Process:
+    """The process of a candidate; a context manager that starts and ends it.
+
+    Args:
+        candidate: who runs in it.
+        threads: that its libraries may use; None leaves that to the environment.
+
+    Raises:
+        BenchmarkError: ``threads`` is less than 1.
+    """
+
+    def __init__(self, candidate: Candidate, threads: int | None = None):
+        if threads is not None and threads < 1:
+            raise BenchmarkError(f"threads={threads} must be at least 1")
+        self.candidate = candidate
+        self.name = candidate.name
+        self._threads = threads
+
+    def __enter__(self) -> Process:
+        """Start the process; it builds the candidate while others start theirs."""
+        self._folder = tempfile.TemporaryDirectory(prefix="benchmark-")
+        self._log = Path(self._folder.name) / "log.txt"
+        self._pool = ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=worker.start,
+            initargs=(str(self._log), self.candidate.python_path),
+        )
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self._threads)) if self._threads else {}
+        before = multiprocessing.active_children()
+        with mock.patch.dict(os.environ, threads):  # read when libraries are imported
+            arguments = (self.candidate.factory, dict(self.candidate.arguments))
+            self._built = self._pool.submit(worker.build, *arguments)
+        (self._child,) = (p for p in multiprocessing.active_children() if p not in before)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+        self._folder.cleanup()
+
+    def wait_until_built(self) -> None:
+        """Wait until the factory has returned.
+
+        Raises:
+            NotInstalledError: it asked for a library that is absent.
+            BenchmarkError: it failed.
+        """
+        self._result(self._built)
+
+    def check(self) -> dict[str, np.ndarray]:
+        """Compute what has to equal that of the other candidates; may raise BenchmarkError."""
+        return self._ask(worker.call, "check")
+
+    def facts(self) -> dict[str, float]:
+        """Ask for numbers that are no timings, such as the bytes saved for backward."""
+        return self._ask(worker.call, "facts")
+
+    def timing(self) -> Timing:
+        """Run once, timed; may raise BenchmarkError."""
+        return Timing(**self._ask(worker.timing))
+
+    def _ask(self, function: Callable[..., Any], *arguments: str) -> Any:
+        self.wait_until_built()
+        try:
+            future = self._pool.submit(function, *arguments)
+        except BrokenProcessPool:
+            raise BenchmarkError(self._death()) from None
+        return self._result(future)
+
+    def _result(self, future: Future) -> Any:
+        try:
+            return future.result()
+        except worker.MissingError as error:
+            raise NotInstalledError(self.name, str(error)) from None
+        except worker.FailedError as error:
+            raise BenchmarkError(f"{self.name} failed:\n{_tail(str(error))}") from None
+        except BrokenProcessPool:
+            raise BenchmarkError(self._death()) from None
+
+    def _death(self) -> str:
+        self._child.join()
+        code = self._child.exitcode
+        if code >= 0:
+            how = f"ended without an answer, with exit status {code}"
+        else:
+            reason = ", as for lack of memory" * (-code == signal.SIGKILL)
+            how = f"was ended by {signal.Signals(-code).name}{reason}"
+        return f"{self.name} {how}:\n{_tail(self._log.read_text('utf-8', errors='replace'))}"
+
+
+def _tail(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-NUM_LINES_OF_LOG:])
 
 
 @dataclass
@@ -183,10 +320,13 @@ def close_to(limit: float, label: Callable[[str], str] = str, together: bool = F
 
     def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         _check_same_arrays(name, ours, theirs)
-        groups = _grouped(ours, label if together else str)
+        groups: dict[str, list[str]] = {}
+        for key in ours:
+            groups.setdefault(label(key) if together else key, []).append(key)
         distances: dict[str, float] = {}
         for group, keys in groups.items():
-            distance = relative_distance(*(_joined(each, keys) for each in (ours, theirs)))
+            joined = [np.concatenate([each[k].ravel() for k in keys]) for each in (ours, theirs)]
+            distance = relative_distance(*joined)
             if not distance <= limit:  # also where it is not a number
                 raise UnequalResultsError(
                     f"{name} and ours differ in {group}: their relative distance is "
@@ -197,17 +337,6 @@ def close_to(limit: float, label: Callable[[str], str] = str, together: bool = F
         return distances
 
     return check
-
-
-def _grouped(names: Iterable[str], label: Callable[[str], str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(label(name), []).append(name)
-    return groups
-
-
-def _joined(arrays: Arrays, names: Sequence[str]) -> np.ndarray:
-    return np.concatenate([arrays[name].ravel() for name in names])
 
 
 def _check_same_arrays(name: str, ours: Arrays, theirs: Arrays) -> None:

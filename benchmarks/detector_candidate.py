@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.backbone_candidate import fill
+from benchmarks.comparison import BenchmarkError
 from benchmarks.pipeline_candidate import BITMAPS, steps
-from benchmarks.process import BenchmarkError
 from mmconvnext.compat.ops import roi_align_cpu
 from mmconvnext.engine.config import (
     drop_pretrained,

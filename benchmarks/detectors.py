@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import speed
-from benchmarks.comparison import Arrays, Candidate, Results, UnequalResultsError, run
+from benchmarks.comparison import (
+    Arrays,
+    BenchmarkError,
+    Candidate,
+    Results,
+    UnequalResultsError,
+    run,
+)
 from benchmarks.devices import choose_device
-from benchmarks.process import BenchmarkError
 from benchmarks.report import UNKNOWN, Column, Report
 from benchmarks.roofline import PEERS as FOLDER_OF_PEERS
 from benchmarks.roofline import reference

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.process import BenchmarkError
+from benchmarks.comparison import BenchmarkError
 
 
 def choose_device(name: str | None = None) -> str:

@@ -10,8 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.comparison import Arrays, Candidate, Results, UnequalResultsError, run
-from benchmarks.process import BenchmarkError
+from benchmarks.comparison import (
+    Arrays,
+    BenchmarkError,
+    Candidate,
+    Results,
+    UnequalResultsError,
+    run,
+)
 from benchmarks.report import Column, Report
 
 FACTORY = "benchmarks.pipeline_candidate:Pipeline"

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.process import Candidate, Process
+from benchmarks.comparison import Candidate, Process
 
 if TYPE_CHECKING:
     import torch

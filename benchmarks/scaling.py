@@ -12,10 +12,9 @@ from pathlib import Path
 
 from benchmarks import scaling_plans, schedule
 from benchmarks.backbones import TOLERANCE
-from benchmarks.comparison import Results, close_to, run
+from benchmarks.comparison import BenchmarkError, Results, close_to, run
 from benchmarks.detectors import CONFIGS
 from benchmarks.devices import choose_device
-from benchmarks.process import BenchmarkError
 from benchmarks.scaling_curves import Curve
 from benchmarks.scaling_plans import FULL, QUICK, Plan, Sweep
 from benchmarks.scaling_report import ScalingReport

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.comparison import BenchmarkError, Results, Timing
-from benchmarks.process import PACKAGE_ROOT, THREAD_VARIABLES
+from benchmarks.comparison import THREAD_VARIABLES, BenchmarkError, Results, Timing
 from benchmarks.report import Column, Report
 from benchmarks.roofline import PEERS
 
 # What must not be imported before it is needed.
+PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 OPTIONAL = ("torchvision", "timm", "transformers", "hotcoco")
 # Runs what Python would run with the same arguments, and says at its end what was imported.
 # (-X importtime would also list what somebody tried to import in vain.)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from benchmarks.coco_subset import Subset, read_subset
-from benchmarks.process import BenchmarkError
+from benchmarks.comparison import BenchmarkError
 
 TRUTH, DETECTIONS = "truth.json", "detections.npz"
 SEED = 0

@@ -14,8 +14,7 @@ from torch import nn
 from benchmarks import backbone_candidate, backbones
 from benchmarks.backbone_candidate import Backbone, fill, random_weights
 from benchmarks.backbones import Task, candidates, compare_one, count_flops, equality
-from benchmarks.comparison import Results, Timing, UnequalResultsError
-from benchmarks.process import BenchmarkError
+from benchmarks.comparison import BenchmarkError, Results, Timing, UnequalResultsError
 from benchmarks.roofline import PEERS as FOLDER_OF_PEERS
 from benchmarks.roofline import Limits
 from mmconvnext import ConvNeXt

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import detectors
-from benchmarks.comparison import UnequalResultsError
+from benchmarks.comparison import BenchmarkError, UnequalResultsError
 from benchmarks.detectors import OURS, SAME, candidates, check
-from benchmarks.process import BenchmarkError
 
 COUNT = 5
 

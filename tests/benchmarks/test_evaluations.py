@@ -11,10 +11,9 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from benchmarks import evaluations
-from benchmarks.comparison import UnequalResultsError
+from benchmarks.comparison import BenchmarkError, UnequalResultsError
 from benchmarks.evaluation_candidate import Evaluation
 from benchmarks.evaluations import THEIRS, check
-from benchmarks.process import BenchmarkError
 from benchmarks.synthetic_coco import DETECTIONS, TRUTH, generate, read_detections
 
 pytest.importorskip("hotcoco")

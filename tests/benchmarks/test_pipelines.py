@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from benchmarks import pipelines
-from benchmarks.comparison import Results, Timing, UnequalResultsError
+from benchmarks.comparison import BenchmarkError, Results, Timing, UnequalResultsError
 from benchmarks.pipeline_candidate import Pipeline, outlines, steps
 from benchmarks.pipelines import BITMAPS, KINDS, RECIPES, Equality
-from benchmarks.process import BenchmarkError
 from mmconvnext.data.transforms import FastPolygonMasks
 
 OURS, _, POLYGONS, IMAGES = KINDS

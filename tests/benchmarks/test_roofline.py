@@ -7,8 +7,8 @@ import json
 import pytest
 
 from benchmarks import roofline
+from benchmarks.comparison import BenchmarkError
 from benchmarks.devices import choose_device
-from benchmarks.process import BenchmarkError
 
 
 def test_description():

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scaling, scaling_plans
-from benchmarks.comparison import Candidate, Results, Timing
+from benchmarks.comparison import BenchmarkError, Candidate, Results, Timing
 from benchmarks.detectors import CONFIGS
-from benchmarks.process import BenchmarkError
 from benchmarks.report import MIB
 from benchmarks.scaling_candidates import CountedDetector
 from benchmarks.scaling_plans import FULL, QUICK, Sweep, backbone_sweeps, detector_sweeps
