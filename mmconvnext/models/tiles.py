@@ -29,7 +29,8 @@ from mmconvnext.models.cpu_kernels import depthwise_conv2d, depthwise_conv2d_bac
 # matrix products run at full speed.
 TILE_BYTES = 12 * 2**20
 MIN_POSITIONS = 1024
-SQUARED_ROWS = 256
+# Values squared at once for GRN's norms: few calls, and no new pages for the squares.
+SQUARED_VALUES = 2**20
 # The gradient is multiplied with the layer scale where that is larger, and with this where not.
 LEAST_FACTOR = 1e-3
 
@@ -165,8 +166,8 @@ def _squares(hidden: Tensor) -> Tensor:
     """The sums of squares over rows, in float32 at least; float16 has not the range for them."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     exact = wide if hidden.dtype == torch.float16 else hidden.dtype
-    # in parts whose squares stay in a cache of the core
-    return sum(part.to(exact).square().sum(0, dtype=wide) for part in hidden.split(SQUARED_ROWS))
+    parts = hidden.split(max(SQUARED_VALUES // hidden.shape[1], 1))
+    return sum(part.to(exact).square().sum(0, dtype=wide) for part in parts)
 
 
 def forward_tiles(

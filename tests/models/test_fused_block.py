@@ -71,7 +71,7 @@ def limit(request, monkeypatch) -> int:
     """At most so many positions in a tile."""
     monkeypatch.setattr(tiles, "TILE_BYTES", 0)
     monkeypatch.setattr(tiles, "MIN_POSITIONS", request.param)
-    monkeypatch.setattr(tiles, "SQUARED_ROWS", 7)
+    monkeypatch.setattr(tiles, "SQUARED_VALUES", 100)
     return request.param
 
 
