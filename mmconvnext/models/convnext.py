@@ -49,10 +49,13 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
             the first k stages (with the downsampling before them). Frozen parts do not require
             gradients and stay in eval mode. Output norms are new in a detector and never frozen.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
-        fused: compute the blocks of V1 in pieces that stay in the cache, keeping for the backward
-            pass little but the blocks' inputs and computing the rest again, but for small maps, for
-            which that does not pay; see :class:`mmconvnext.models.block.Block`. False computes
-            layer by layer.
+        fused: compute blocks (V1 and V2) in tiles that stay in the cache, and recompute in the
+            backward pass what is larger than their inputs; see
+            :mod:`mmconvnext.models.fused_block`. ``"auto"`` does so where it was measured to pay:
+            on the CPU, but for small maps. On accelerators nothing was measured, so there it
+            computes layer by layer. ``True`` does so wherever it is possible, whatever the device
+            and size; ``False`` nowhere. The first forward pass logs the outcome; see also
+            :meth:`fusion_status`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, with
             the arguments of :func:`mmconvnext.weights.loader.load_pretrained`; ``None`` keeps the
             initialisation of the paper (truncated normal of std 0.02, zero biases).

@@ -332,7 +332,7 @@ class _Gradients:
 
         With ``z = s * h + beta`` before the second linear layer, the gradient of its weight is
         ``sum(grad h) s + sum(grad) beta``, and that of ``s``, ``sum((W^T grad) h)``, is
-        ``W . sum(grad h)``: neither takes a pass of its own over the positions.
+        ``W . sum(grad h)``: neither needs a pass of its own over the positions.
 
         Args:
             norm: of each hidden channel (4C,).

@@ -196,15 +196,6 @@ def test_checkpointing_keeps_fewer_activations(fused):
     assert bytes_kept(small(with_cp=True, fused=fused)) < bytes_kept(small(fused=fused))
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_compiles_as_one_graph(mode):
-    model = small()
-    getattr(model, mode)()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    for a, b in zip(compiled(image()), model(image()), strict=True):
-        assert relative_error(a, b) < 1e-4
-
-
 def test_inductor_gives_the_same():
     model = small(use_grn=True).eval()
     compiled = torch.compile(model, fullgraph=True)
