@@ -119,6 +119,7 @@ def test_v2_equals_timms(fused):
     own = dict(peer.named_parameters())
     replaced = {"dwconv": "conv_dw", "pwconv1": "mlp.fc1", "pwconv2": "mlp.fc2"}
     replaced |= {"grn.gamma": "mlp.grn.weight", "grn.beta": "mlp.grn.bias"}
+    pairs = {0: [], 1: [], 2: [], 3: []}
     with torch.no_grad():
         for name, param in ours.stages.named_parameters():
             stage, block, leaf = name.split(".", 2)
@@ -126,11 +127,18 @@ def test_v2_equals_timms(fused):
                 leaf = leaf.replace(a, b)
             theirs = own[f"stages.{stage}.blocks.{block}.{leaf}"]
             theirs.copy_(param.reshape(theirs.shape))
-    x = torch.randn(2, 8, 16, 24)
-    for index in range(3):
-        expected = peer.stages[index].blocks(x)
-        assert relative_error(ours.stages[index](x), expected) < 1e-4
-        x = torch.randn(2, SMALL["widths"][index + 1], 8, 8)
+            pairs[int(stage)].append((param, theirs))
+    for index, width in enumerate(SMALL["widths"]):
+        x = torch.randn(2, width, 8, 12, requires_grad=True)
+        results = []
+        for model, inputs in zip(
+            (ours, peer), zip((x, x), *pairs[index], strict=True), strict=True
+        ):
+            stage = model.stages[index] if model is ours else model.stages[index].blocks
+            out = stage(x)
+            results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+        for actual, expected in zip(*results, strict=True):
+            assert relative_error(actual.reshape(expected.shape), expected) < 1e-4
 
 
 def test_output_norms_are_layer_norms_of_the_stages():
