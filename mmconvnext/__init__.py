@@ -30,29 +30,25 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "ConvNeXt": "mmconvnext.models.convnext",
-        "FastCocoMetric": "mmconvnext.evaluation.coco_metric",
-        "InstanceTTAModel": "mmconvnext.models.tta",
-        "LayerDecayOptimWrapperConstructor": "mmconvnext.optim.layer_decay",
-        "config_path": "mmconvnext.compat.config_names",
-        **{name: f"mmconvnext.{name}" for name in ("evaluation", "models", "optim", "weights")},
+        "ConvNeXt": "models.convnext",
+        "FastCocoMetric": "evaluation.coco_metric",
+        "InstanceTTAModel": "models.tta",
+        "LayerDecayOptimWrapperConstructor": "optim.layer_decay",
+        "config_path": "compat.config_names",
+        **{name: name for name in ("evaluation", "models", "optim", "weights")},
     },
 )
 
 # A package whose import fills registries -> the modules of ours that add to the same registries.
 REGISTERED_WITH = {
-    "mmdet.models": (
-        "mmconvnext.models.convnext",
-        "mmconvnext.models.mask_head",
-        "mmconvnext.models.tta",
-    ),
-    "mmdet.datasets.transforms": ("mmconvnext.data.transforms",),
-    "mmdet.evaluation": ("mmconvnext.evaluation.coco_metric",),
-    "mmengine.optim": ("mmconvnext.optim.layer_decay",),
+    "mmdet.models": ("models.convnext", "models.mask_head", "models.tta"),
+    "mmdet.datasets.transforms": ("data.transforms",),
+    "mmdet.evaluation": ("evaluation.coco_metric",),
+    "mmengine.optim": ("optim.layer_decay",),
 }
 
 compat.install()
-after_import("mmengine.runner.checkpoint", "mmconvnext.weights.sources", "install")
+after_import("mmengine.runner.checkpoint", f"{__name__}.weights.sources", "install")
 for _package, _modules in REGISTERED_WITH.items():
     for _module in _modules:
-        after_import(_package, _module)
+        after_import(_package, f"{__name__}.{_module}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mmconvnext
+from mmconvnext import REGISTERED_WITH
 
 HEAVY = {"torch", "numpy", "mmengine", "mmcv", "mmdet", "mmpretrain"}
 OPTIONAL = {"torchvision", "timm", "transformers", "hotcoco"}
@@ -164,7 +165,7 @@ def test_a_backbone_is_built_directly_after_the_import(failures):
 
 def test_a_module_may_be_the_first_to_be_imported(failures):
     """What the hooks import also imports what the hooks wait for."""
-    names = [name for modules in mmconvnext.REGISTERED_WITH.values() for name in modules]
+    names = [f"mmconvnext.{name}" for names in REGISTERED_WITH.values() for name in names]
     names += ["mmconvnext.compat.checkpoint_io", "mmconvnext.weights.sources"]
     names += ["mmconvnext.weights.loader", "mmconvnext.models.block", "mmconvnext.engine.runner"]
     check = "from mmdet.registry import MODELS; assert MODELS.get('InstanceTTAModel')"
@@ -234,5 +235,5 @@ assert models_of_mmpretrain.get("mmdet.ConvNeXt") is mmconvnext.ConvNeXt
 
 
 def test_the_modules_that_are_to_be_registered_exist():
-    for modules in mmconvnext.REGISTERED_WITH.values():
-        assert all(importlib.util.find_spec(module) for module in modules)
+    for names in REGISTERED_WITH.values():
+        assert all(importlib.util.find_spec(f"mmconvnext.{name}") for name in names)

@@ -24,14 +24,14 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
 
     Args:
         package: its name.
-        modules: public name -> the module that has it, or that it is.
+        modules: public name -> the module of the package that has it, or that it is.
     """
 
     def get(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(modules[name])
-        return module if modules[name] == f"{package}.{name}" else getattr(module, name)
+        module = importlib.import_module(f"{package}.{modules[name]}")
+        return module if modules[name] == name else getattr(module, name)
 
     return get
 

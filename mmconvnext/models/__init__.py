@@ -4,7 +4,4 @@ from mmconvnext.compat.imports import lazy_names
 
 __all__ = ["ConvNeXt", "InstanceTTAModel"]
 
-__getattr__ = lazy_names(
-    __name__,
-    {"ConvNeXt": "mmconvnext.models.convnext", "InstanceTTAModel": "mmconvnext.models.tta"},
-)
+__getattr__ = lazy_names(__name__, {"ConvNeXt": "convnext", "InstanceTTAModel": "tta"})

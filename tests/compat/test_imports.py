@@ -136,9 +136,7 @@ def package(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "__init__.py").write_text(
         "from mmconvnext.compat.imports import lazy_names\n"
-        "__getattr__ = lazy_names(\n"
-        "    __name__, {'Thing': 'lazy_package.inner', 'inner': 'lazy_package.inner'}\n"
-        ")\n"
+        "__getattr__ = lazy_names(__name__, {'Thing': 'inner', 'inner': 'inner'})\n"
     )
     (folder / "inner.py").write_text("class Thing: pass\n")
     yield importlib.import_module("lazy_package")

@@ -1,4 +1,11 @@
-"""Focal losses, by the formulas of mmcv's CUDA kernels (compiled mmcv has none for the CPU)."""
+"""Focal losses, by the formulas of mmcv's CUDA kernels (compiled mmcv has none for the CPU).
+
+``input`` is (n, c): logits for the sigmoid, probabilities for the softmax. ``target`` is (n,)
+classes: anything outside 0 … c - 1 is background for the sigmoid, negative ones are ignored by the
+softmax. ``weight`` is (c,) class weights, or empty; ``gamma`` the exponent of the focusing factor;
+``alpha`` the weight of positives (1 - alpha that of negatives), for the softmax a factor of the
+loss.
+"""
 
 import torch
 from torch import Tensor
@@ -38,16 +45,7 @@ def _is_positive(target: Tensor, classes: int) -> Tensor:
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Write the loss of each sample and class into ``output``.
-
-    Args:
-        input: (n, c) logits.
-        target: (n,) classes; anything outside 0 … c - 1 is background.
-        weight: (c,) class weights, or empty.
-        output: receives (n, c).
-        gamma: exponent of the focusing factor.
-        alpha: weight of positives, 1 - alpha that of negatives.
-    """
+    """Write the loss of each sample and class, (n, c), into ``output``."""
     p = widened(input).sigmoid()
     positive = -alpha * (1 - p) ** gamma * _log(p)
     negative = -(1 - alpha) * p**gamma * _log(1 - p)
@@ -58,7 +56,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Write the derivative of each loss by its logit into ``grad_input``; arguments as above."""
+    """Write the derivative of each loss by its logit, (n, c), into ``grad_input``."""
     p = widened(input).sigmoid()
     q = 1 - p
     positive = -alpha * q**gamma * (q - gamma * p * _log(p))
@@ -75,16 +73,7 @@ def _probability_of(softmax: Tensor, target: Tensor) -> Tensor:
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Write each sample's loss into ``output``.
-
-    Args:
-        input: (n, c) probabilities.
-        target: (n,) classes; negative ones are ignored.
-        weight: (c,) class weights, or empty.
-        output: receives (n,).
-        gamma: exponent of the focusing factor.
-        alpha: factor of the loss.
-    """
+    """Write each sample's loss, (n,), into ``output``."""
     p = _probability_of(input, target)
     loss = -alpha * (1 - p) ** gamma * _log(p) * _weight_of(target, weight, p.dtype)
     output.copy_(torch.where(target >= 0, loss[:, 0], 0))
@@ -101,14 +90,7 @@ def softmax_focal_loss_backward(
 ) -> None:
     """Write the derivative of each sample's loss by its logits, (n, c), into ``grad_input``.
 
-    Args:
-        input: (n, c) probabilities.
-        target: (n,) classes; negative ones are ignored.
-        weight: (c,) class weights, or empty.
-        buff: (n,), receives the part that all classes share.
-        grad_input: receives (n, c).
-        gamma: exponent of the focusing factor.
-        alpha: factor of the loss.
+    ``buff`` (n,) receives the part that all classes share.
     """
     p = _probability_of(input, target)
     shared = alpha * (gamma * (1 - p) ** (gamma - 1) * p * _log(p) - (1 - p) ** gamma)

@@ -1,4 +1,8 @@
-"""Non-maximum suppression and box overlaps."""
+"""Non-maximum suppression and box overlaps.
+
+Boxes are (n, 4), x1 y1 x2 y2, and scores (n,); with ``offset`` 1 a box of corners 0 and 9 is 10
+wide, with 0 it is 9.
+"""
 
 import numpy as np
 import torch
@@ -12,17 +16,7 @@ SOFT_NMS_METHODS = {0: "naive", 1: "linear", 2: "gaussian"}
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Keep the best of every group of boxes that overlap by more than the threshold.
-
-    Args:
-        boxes: (n, 4), x1 y1 x2 y2.
-        scores: (n,).
-        iou_threshold: boxes are suppressed above it.
-        offset: 0, or 1 where a box of corners 0 and 9 is 10 wide.
-
-    Returns:
-        Indices of the boxes kept, best first.
-    """
+    """Return the indices, best first, of boxes that no better one overlaps by more than that."""
     dtype = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
     boxes = boxes.to(dtype)
     if offset:
@@ -44,17 +38,9 @@ def softnms(
     """Lower the scores of boxes that overlap better ones, and drop those that become faint.
 
     Follows mmcv's loop step by step (also in which of two equal scores comes first), with the
-    inner one vectorised.
-
-    Args:
-        boxes: (n, 4), x1 y1 x2 y2, on the CPU.
-        scores: (n,).
-        dets: (n, 5), receives boxes and lowered scores in its first rows.
-        iou_threshold: overlap from which the naive and linear methods act.
-        sigma: width of the gaussian method.
-        min_score: boxes whose lowered score is below it are dropped.
-        method: 0 naive, 1 linear, 2 gaussian.
-        offset: 0, or 1 where a box of corners 0 and 9 is 10 wide.
+    inner one vectorised, on the CPU. ``method`` is 0 naive or 1 linear, which act from
+    ``iou_threshold`` on, or 2 gaussian, ``sigma`` wide; boxes whose lowered score is below
+    ``min_score`` are dropped. ``dets`` (n, 5) receives boxes and lowered scores in its first rows.
 
     Returns:
         Indices of the boxes kept, in the order of ``dets``.
@@ -154,15 +140,10 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
 def bbox_overlaps(
     bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int
 ) -> None:
-    """Write the overlaps of boxes into ``ious``.
+    """Write the overlaps of (m, 4) with (n, 4) boxes into ``ious``.
 
-    Args:
-        bboxes1: (m, 4), x1 y1 x2 y2.
-        bboxes2: (n, 4); with ``aligned``, n is m.
-        ious: receives (m, n), or (m,) with ``aligned``.
-        mode: 0 divides by the union, 1 by the area of ``bboxes1``.
-        aligned: compare box by box instead of all pairs.
-        offset: 0, or 1 where a box of corners 0 and 9 is 10 wide.
+    That is (m, n), or (m,) with ``aligned``: box by box. ``mode`` 0 divides by the union, 1 by the
+    area of ``bboxes1``.
     """
     # in half precision the area of a box of 256 x 256 is infinite
     ious.copy_(_pairwise(widened(bboxes1), widened(bboxes2), mode, aligned, offset))

@@ -45,18 +45,10 @@ def roi_align_forward(
 ) -> None:
     """Write the mean of bilinear samples of each bin of each region into ``output``.
 
-    Args:
-        input: see above, as ``rois``, ``output`` and ``spatial_scale``.
-        rois: see above.
-        output: see above.
-        argmax_y: unused, of the maximum mode.
-        argmax_x: unused, of the maximum mode.
-        aligned_height: bins along y.
-        aligned_width: bins along x.
-        spatial_scale: see above.
-        sampling_ratio: samples a bin along each axis; 0 takes one a cell.
-        pool_mode: 1, the average.
-        aligned: shift by half a cell.
+    ``argmax_y`` and ``argmax_x`` belong to the maximum mode and are not used; ``aligned_height``
+    and ``aligned_width`` are bins along y and x; ``sampling_ratio`` is samples a bin along each
+    axis, 0 takes one a cell; ``pool_mode`` must be 1, the average; ``aligned`` shifts by half a
+    cell.
     """
     _require_average(pool_mode)
     features, bins = widened(input), (aligned_height, aligned_width)
