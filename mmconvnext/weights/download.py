@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from mmengine.logging import print_log
 
 from mmconvnext.compat.checkpoint_io import is_safetensors, looks_of, read_checkpoint
@@ -23,14 +19,12 @@ from mmconvnext.errors import (
     UnreadableCheckpointError,
     UnsafeCheckpointError,
 )
-from mmconvnext.weights.transfer import Part, receive
 
 # Their file names carry a hash or the whole recipe: no two of their files share one. Such files lie
 # where torch and MMEngine put them, so that what they downloaded is found.
 FLAT_HOSTS = ("dl.fbaipublicfiles.com", "download.openmmlab.com", "download.pytorch.org")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 HASH_OF_URL = 16  # digits
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 CHUNK = 1 << 20
 
 
@@ -75,11 +69,14 @@ def obtain(url: str, path: Path, digest: str = "") -> Path:
     Raises:
         DownloadError: the file cannot be had, or it is another one than asked for.
     """
+    from huggingface_hub.utils import WeakFileLock  # here: importing it takes time
+
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             asked = time.time()
-            with _locked(path):
+            # the lock file stays: removing it would let two processes lock at once
+            with WeakFileLock(path.with_name(f".{path.name}.lock")):
                 if not path.is_file():
                     _bring_or_note(url, path, digest, asked)
                     return path
@@ -215,9 +212,11 @@ def _bring_or_note(url: str, path: Path, digest: str, asked: float) -> None:
 
 def _bring(url: str, path: Path, digest: str) -> None:
     """Download to ``path``, which appears at once, whole and checked."""
+    from mmconvnext.weights.transfer import Part  # needs the hub's library, which takes time
+
     part = Part(path)
     print_log(f"downloading {url} to {path}", logger="current")
-    receive(url, part)
+    part.receive(url)
     try:
         actual = sha256_of(part.path) if digest else ""
         if not actual.startswith(digest):
@@ -236,62 +235,16 @@ def _check_whole(part: Path, suffix: str) -> None:
     """Refuse what is no checkpoint or not the whole of one, reading as little as possible."""
     try:
         if suffix == ".safetensors" or is_safetensors(part):
-            _check_safetensors(part)
+            from safetensors import safe_open
+
+            with safe_open(part, framework="pt"):
+                pass  # the header says how long the file must be
         else:
             read_checkpoint(part, mmap=True)
-    except UnsafeCheckpointError:
-        pass  # it is whole: whoever reads it is told
-    except UnreadableCheckpointError as error:
-        raise DownloadError(f"what came is no checkpoint, and was removed: {error}") from error
-
-
-def _check_safetensors(part: Path) -> None:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        return  # whoever reads it is told what to install
-    try:
-        # the header says how long the file must be
-        with safe_open(part, framework="pt"):
-            pass
-    except SafetensorError as error:
-        raise UnreadableCheckpointError(
-            f"cannot read {part} ({looks_of(part)}): {error}"
+    except (ImportError, UnsafeCheckpointError):
+        pass  # it may be whole: whoever reads it is told
+    except Exception as error:
+        looks = "" if isinstance(error, UnreadableCheckpointError) else f"{looks_of(part)}; "
+        raise DownloadError(
+            f"what came is no checkpoint, and was removed: {looks}{error}"
         ) from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the only right to write ``path``.
-
-    The empty lock file stays, as removing it would let two processes hold it at once; after a
-    process that died it is free all the same. Only where the file system knows no locks, its
-    existence counts; whoever waits for it is told its name.
-    """
-    lock = _acquire(path.with_name(f".{path.name}.lock"))
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _acquire(path: Path) -> BaseFileLock:
-    try:
-        return _wait(FileLock(path))
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-            raise
-        return _wait(SoftFileLock(path))
-
-
-def _wait(lock: BaseFileLock) -> BaseFileLock:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print_log(
-            f"waiting for another process that downloads the same file (its lock: "
-            f"{lock.lock_file})",
-            logger="current",
-        )
-        lock.acquire()
-    return lock

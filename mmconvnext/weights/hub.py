@@ -138,14 +138,9 @@ def closest(name: str, known: Sequence[str]) -> str:
 
 def _from_hub(wanted: HubName, files: Sequence[str]) -> Path:
     """Return the first of ``files`` that the repository has."""
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise CheckpointError(
-            f"{wanted} is on the Hugging Face hub, which needs a package: "
-            "pip install huggingface_hub"
-        ) from error
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
     unreachable: Exception | None = None
     for file in files:
         try:
@@ -156,54 +151,32 @@ def _from_hub(wanted: HubName, files: Sequence[str]) -> Path:
                 revision=wanted.revision,
                 local_files_only=unreachable is not None,
             )
-        except LocalEntryNotFoundError as error:
+        except errors.LocalEntryNotFoundError as error:
             unreachable = unreachable or error
-        except EntryNotFoundError:
+        except errors.EntryNotFoundError:
             continue
-        except Exception as error:  # the hub's library has changed its network's errors twice
-            raise _explain(wanted, file, error) from error
+        except errors.HFValidationError as error:
+            raise SourceError(f"{wanted} is no name of the hub: {error}") from error
+        except Exception as error:  # the hub's library has changed its client's errors twice
+            message = " ".join(str(error).split())
+            if isinstance(error, errors.RepositoryNotFoundError):  # or one with a gate
+                message += (
+                    f" If it is private or asks to accept a licence, do so on {constants.ENDPOINT}/"
+                    f"{wanted.repo}, then `hf auth login` (or set HF_TOKEN)"
+                )
+            raise CheckpointError(
+                f"cannot get {file} of {wanted} from {constants.ENDPOINT}: {message}"
+            ) from error
         else:
             return Path(path)
     if unreachable is not None:
-        raise _explain(wanted, " or ".join(files), unreachable) from unreachable
+        raise CheckpointError(
+            f"cannot get {' or '.join(files)} of {wanted} from {constants.ENDPOINT}, and the cache "
+            f"{constants.HF_HUB_CACHE} has none: {unreachable.__cause__ or unreachable}. Fix the "
+            f"connection, set HF_ENDPOINT to a mirror, fill the cache with `hf download "
+            f"{wanted.repo}` where there is a network, or name the path of a file that you have"
+        ) from unreachable
     raise CheckpointError(
         f"{wanted} on the hub has no {' or '.join(files)}; look at its list of files and name one: "
         f"hf://{wanted.repo}{f'@{wanted.revision}' if wanted.revision else ''}:FILE"
     )
-
-
-def _explain(wanted: HubName, file: str, error: Exception) -> CheckpointError:
-    """Say what the hub's error means for whoever wants weights, and what to do."""
-    from huggingface_hub import constants, errors
-
-    what = f"cannot get {file} of {wanted} from {constants.ENDPOINT}"
-    # GatedRepoError is a RepositoryNotFoundError: it comes first
-    if isinstance(error, errors.GatedRepoError):
-        fix = (
-            "its authors ask to accept a licence first: do so on "
-            f"{constants.ENDPOINT}/{wanted.repo}, then `hf auth login` (or set HF_TOKEN)"
-        )
-    elif isinstance(error, errors.RepositoryNotFoundError):
-        fix = (
-            "there is no such repository, or it is private: correct the name, or "
-            "`hf auth login` (or set HF_TOKEN)"
-        )
-    elif isinstance(error, errors.RevisionNotFoundError):
-        fix = f"there is no such revision: see {constants.ENDPOINT}/{wanted.repo}/commits/main"
-    elif isinstance(error, errors.HFValidationError):
-        return SourceError(f"{wanted} is no name of the hub: {error}")
-    elif isinstance(error, errors.LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
-        fix = (
-            f"HF_HUB_OFFLINE is set and the file is not in the cache, {constants.HF_HUB_CACHE}: "
-            f"unset it, or fill the cache where there is a network: `hf download {wanted.repo}`"
-        )
-    elif isinstance(error, errors.LocalEntryNotFoundError):
-        reason = f" ({error.__cause__})" if error.__cause__ else ""
-        fix = (
-            f"the hub is out of reach{reason} and the file is not in the cache, "
-            f"{constants.HF_HUB_CACHE}: fix the connection, set HF_ENDPOINT to a mirror, or name "
-            "the path of a file that you have"
-        )
-    else:
-        fix = f"{type(error).__name__}: {error}"
-    return CheckpointError(f"{what}: {fix}")

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import file_download
 
 from mmconvnext.weights import transfer
 from tests.weights.server import Server, running
@@ -14,6 +16,9 @@ from tests.weights.server import Server, running
 def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(transfer, "PAUSE", 0)
+    nap = SimpleNamespace(sleep=lambda seconds: None)
+    monkeypatch.setattr(file_download, "time", nap)
+    monkeypatch.setattr(file_download.constants, "DOWNLOAD_CHUNK_SIZE", 100)
     with running() as server:
         yield server
 
