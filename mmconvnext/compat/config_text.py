@@ -116,7 +116,8 @@ def _is_safe_type(name: str) -> bool:
     if "." not in name:
         return name in sys.modules or importlib.util.find_spec(name) is None
     place, _, last = name.rpartition(".")
-    found = getattr(sys.modules.get(place), last, None)
+    # without a module's own __getattr__, which may import others
+    found = getattr(sys.modules.get(place), "__dict__", {}).get(last)
     roots = [r for r in vars(mmengine.registry).values() if isinstance(r, Registry)]
     for registry in (r for root in roots for r in (root, *root.children.values())):
         if registry.scope == place and last in registry.module_dict:
