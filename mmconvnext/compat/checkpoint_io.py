@@ -105,9 +105,6 @@ def is_safetensors(path: Path) -> bool:
 def check_file(path: Path) -> None:
     """Refuse what cannot be a checkpoint, without reading it.
 
-    Args:
-        path: where the checkpoint should be.
-
     Raises:
         MissingCheckpointError: there is no such file.
         UnreadableCheckpointError: it is empty.
@@ -124,14 +121,7 @@ def check_file(path: Path) -> None:
 
 
 def looks_of(path: Path) -> str:
-    """Say in a few words what a file that is no checkpoint looks like.
-
-    Args:
-        path: a file that is there.
-
-    Returns:
-        A phrase for an error message.
-    """
+    """Say in a few words, for an error message, what a file that is no checkpoint looks like."""
     with path.open("rb") as file:
         start = file.read(64)
     if start.lstrip()[:1] == b"<":
@@ -142,11 +132,7 @@ def looks_of(path: Path) -> str:
 
 
 def install(checkpoint: ModuleType) -> None:
-    """Let mmengine read local files through :func:`read_checkpoint`.
-
-    Args:
-        checkpoint: ``mmengine.runner.checkpoint``.
-    """
+    """Let ``mmengine.runner.checkpoint`` read local files through :func:`read_checkpoint`."""
     checkpoint.CheckpointLoader.register_scheme("", load_from_local, force=True)
 
 
