@@ -49,11 +49,7 @@ class UnequalResultsError(BenchmarkError):
 
 
 class NotInstalledError(BenchmarkError):
-    """A candidate whose library is absent; ``reason`` says what, without the candidate's name."""
-
-    def __init__(self, name: str, reason: str):
-        super().__init__(f"{name} is left out: {reason}")
-        self.reason = reason
+    """A candidate whose library is absent; the message says what, without the candidate's name."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,7 @@ class Process:
     def __init__(self, candidate: Candidate, threads: int | None = None):
         if threads is not None and threads < 1:
             raise BenchmarkError(f"threads={threads} must be at least 1")
-        self.candidate = candidate
-        self.name = candidate.name
+        self.candidate, self.name = candidate, candidate.name
         self._threads = threads
 
     def __enter__(self) -> Process:
@@ -137,12 +132,12 @@ class Process:
 
         Raises:
             NotInstalledError: it asked for a library that is absent.
-            BenchmarkError: it failed.
+            BenchmarkError: it failed; so may what follows.
         """
-        self._result(self._built)
+        self._result(lambda: self._built)
 
     def check(self) -> dict[str, np.ndarray]:
-        """Compute what has to equal that of the other candidates; may raise BenchmarkError."""
+        """Compute what has to equal that of the other candidates."""
         return self._ask(worker.call, "check")
 
     def facts(self) -> dict[str, float]:
@@ -150,22 +145,18 @@ class Process:
         return self._ask(worker.call, "facts")
 
     def timing(self) -> Timing:
-        """Run once, timed; may raise BenchmarkError."""
+        """Run once, timed."""
         return Timing(**self._ask(worker.timing))
 
     def _ask(self, function: Callable[..., Any], *arguments: str) -> Any:
         self.wait_until_built()
-        try:
-            future = self._pool.submit(function, *arguments)
-        except BrokenProcessPool:
-            raise BenchmarkError(self._death()) from None
-        return self._result(future)
+        return self._result(lambda: self._pool.submit(function, *arguments))
 
-    def _result(self, future: Future) -> Any:
+    def _result(self, submit: Callable[[], Future]) -> Any:
         try:
-            return future.result()
+            return submit().result()
         except worker.MissingError as error:
-            raise NotInstalledError(self.name, str(error)) from None
+            raise NotInstalledError(str(error)) from None
         except worker.FailedError as error:
             raise BenchmarkError(f"{self.name} failed:\n{_tail(str(error))}") from None
         except BrokenProcessPool:
@@ -226,10 +217,8 @@ class Results:
 
     def peak_bytes(self, name: str) -> int | None:
         """The highest peak memory of a candidate's timings, where it could be had."""
-        peaks = [
-            timing.peak_bytes for timing in self.timings[name] if timing.peak_bytes is not None
-        ]
-        return max(peaks, default=None)
+        peaks = (timing.peak_bytes for timing in self.timings[name])
+        return max((peak for peak in peaks if peak is not None), default=None)
 
     def busy_cores(self) -> float | None:
         """How many cores other processes kept busy during the runs, on average, if known."""
@@ -277,21 +266,48 @@ def run(
         UnequalResultsError: from ``check``.
         BenchmarkError: an argument is wrong, or a candidate failed.
     """
-    threads = available_cores() if threads is None else threads
-    _check_arguments([*candidates, *([reference] if reference else [])], rounds, warmup)
+    check_rounds(rounds, warmup)
+    names = [each.name for each in (*candidates, *([reference] if reference else []))]
+    if not names or len({*names}) < len(names):
+        raise BenchmarkError(f"candidates need names of their own; they are {names}")
+    results = Results(title, {}, threads=available_cores() if threads is None else threads)
     with ExitStack() as stack:
         # all at once: importing and building is the slow part
-        started = [stack.enter_context(Process(each, threads)) for each in candidates]
-        beside = [stack.enter_context(Process(reference, threads))] if reference else []
-        processes, missing = _installed(started)
-        results = Results(title, {}, missing=missing, threads=threads)
-        results.distances = _distances(processes, check) if check else {}
+        started = [stack.enter_context(Process(each, results.threads)) for each in candidates]
+        processes = _installed(started, results.missing)
+        if check:
+            results.distances = _distances(processes, check)
         results.facts = {process.name: process.facts() for process in processes}
-        results.reference_facts = beside[0].facts() if beside else {}
-        timings = _alternate([*processes, *beside], rounds, warmup)
-        results.reference = timings.pop(beside[0].name) if beside else []
-        results.timings = timings
-        return results
+        if reference:
+            processes.append(stack.enter_context(Process(reference, results.threads)))
+            results.reference_facts = processes[-1].facts()
+        results.timings = alternate({p.name: p.timing for p in processes}, rounds, warmup)
+        if reference:
+            results.reference = results.timings.pop(reference.name)
+    return results
+
+
+def check_rounds(rounds: int, warmup: int) -> None:
+    """Raise BenchmarkError where nothing would be measured."""
+    if rounds < 1 or warmup < 0:
+        raise BenchmarkError(f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0")
+
+
+def alternate(
+    timings: Mapping[str, Callable[[], Timing]], rounds: int, warmup: int
+) -> dict[str, list[Timing]]:
+    """Time what has these names, round by round; who begins changes; the warm-up is left out."""
+    names = list(timings)
+    found: dict[str, list[Timing]] = {name: [] for name in names}
+    for index in range(warmup + rounds):
+        start = index % len(names)
+        for name in (*names[start:], *names[:start]):
+            found[name].append(timings[name]())
+        left = warmup + rounds - index - 1
+        last_round = sum(each[-1].seconds for each in found.values())
+        label = f"round {index + 1 - warmup} of {rounds}" if index >= warmup else "warm-up"
+        _say(f"{label} done, about {left * last_round:.0f} s left")
+    return {name: each[warmup:] for name, each in found.items()}
 
 
 def available_cores() -> int:
@@ -319,7 +335,13 @@ def close_to(limit: float, label: Callable[[str], str] = str, together: bool = F
     """
 
     def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
-        _check_same_arrays(name, ours, theirs)
+        for key in sorted({*ours, *theirs}):
+            shapes = [each[key].shape if key in each else None for each in (theirs, ours)]
+            if shapes[0] != shapes[1]:
+                raise UnequalResultsError(
+                    f"{name} and ours differ in {key}: its shape is {shapes[0]}, ours "
+                    f"{shapes[1]}; nothing was timed"
+                )
         groups: dict[str, list[str]] = {}
         for key in ours:
             groups.setdefault(label(key) if together else key, []).append(key)
@@ -339,36 +361,9 @@ def close_to(limit: float, label: Callable[[str], str] = str, together: bool = F
     return check
 
 
-def _check_same_arrays(name: str, ours: Arrays, theirs: Arrays) -> None:
-    ours_alone, theirs_alone = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
-    if ours_alone or theirs_alone:
-        raise UnequalResultsError(
-            f"{name} and ours give different things: only ours {ours_alone}, only {name} "
-            f"{theirs_alone}; nothing was timed"
-        )
-    for key, array in ours.items():
-        if array.shape != theirs[key].shape:
-            raise UnequalResultsError(
-                f"{name} and ours differ in {key}: its shape is {theirs[key].shape}, ours "
-                f"{array.shape}; nothing was timed"
-            )
-
-
-def _check_arguments(candidates: Sequence[Candidate], rounds: int, warmup: int) -> None:
-    if rounds < 1 or warmup < 0:
-        raise BenchmarkError(
-            f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0: a comparison "
-            "without rounds has no result"
-        )
-    names = [candidate.name for candidate in candidates]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if not names or twice:
-        raise BenchmarkError(f"candidates need names of their own; they are {names}")
-
-
-def _installed(processes: Sequence[Process]) -> tuple[list[Process], dict[str, str]]:
-    """Those that could be built; ours must be."""
-    present, missing = [], {}
+def _installed(processes: Sequence[Process], missing: dict[str, str]) -> list[Process]:
+    """Those that could be built, ours must be; of the others, it is noted why not."""
+    present = []
     for process in processes:
         _say(f"starting {process.name}")
         try:
@@ -376,10 +371,10 @@ def _installed(processes: Sequence[Process]) -> tuple[list[Process], dict[str, s
             present.append(process)
         except NotInstalledError as error:
             if process is processes[0]:
-                raise
-            missing[process.name] = error.reason
-            print(error, file=sys.stderr)
-    return present, missing
+                raise NotInstalledError(f"{process.name} cannot run: {error}") from None
+            missing[process.name] = str(error)
+            _say(f"{process.name} is left out: {error}")
+    return present
 
 
 def _distances(processes: Sequence[Process], check: Check) -> dict[str, dict[str, float]]:
@@ -391,19 +386,6 @@ def _distances(processes: Sequence[Process], check: Check) -> dict[str, dict[str
         _say(f"comparing with {process.name}")
         distances[process.name] = dict(check(process.name, ours, process.check()))
     return distances
-
-
-def _alternate(processes: Sequence[Process], rounds: int, warmup: int) -> dict[str, list[Timing]]:
-    timings: dict[str, list[Timing]] = {process.name: [] for process in processes}
-    for index in range(warmup + rounds):
-        start = index % len(processes)
-        for process in (*processes[start:], *processes[:start]):
-            timings[process.name].append(process.timing())
-        left = warmup + rounds - index - 1
-        last_round = sum(each[-1].seconds for each in timings.values())
-        label = f"round {index + 1 - warmup} of {rounds}" if index >= warmup else "warm-up"
-        _say(f"{label} done, about {left * last_round:.0f} s left")
-    return {name: each[warmup:] for name, each in timings.items()}
 
 
 def _say(text: str) -> None:

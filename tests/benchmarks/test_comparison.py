@@ -1,4 +1,4 @@
-"""Contests of dummies, in real processes."""
+"""Comparisons of dummies, in real processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import comparison
 from benchmarks.comparison import (
     BenchmarkError,
     NotInstalledError,
@@ -16,6 +15,7 @@ from benchmarks.comparison import (
     Results,
     Timing,
     UnequalResultsError,
+    alternate,
     close_to,
     run,
 )
@@ -24,6 +24,7 @@ from benchmarks.comparison import (
 def test_candidates_alternate(dummy, capfd):
     slow = dummy("slow", seconds=0.2, offset=1e-9)
     absent = dummy("absent", module="no_such_library.part")
+    beside = dummy("gemm", "dummies:Plain")  # has nothing to compare
     results = run(
         [dummy("ours"), slow, absent],
         rounds=3,
@@ -31,11 +32,13 @@ def test_candidates_alternate(dummy, capfd):
         check=close_to(1e-4),
         title="dummies",
         threads=1,
+        reference=beside,
     )
     assert results.title == "dummies"
     assert list(results.timings) == ["ours", "slow"]
     assert results.ours == "ours"
     assert [len(timings) for timings in results.timings.values()] == [3, 3]
+    assert (len(results.reference), results.reference_facts) == (3, {})
     assert results.missing == {"absent": "no_such_library is not installed"}
     assert set(results.distances) == {"slow"}
     assert 0 < results.distances["slow"]["sum"] < 1e-8
@@ -51,15 +54,11 @@ def test_candidates_alternate(dummy, capfd):
 def test_who_begins_changes():
     log = []
 
-    class Logged:
-        def __init__(self, name):
-            self.name = name
+    def timing(name):
+        log.append(name)
+        return Timing(len(log), None)
 
-        def timing(self):
-            log.append(self.name)
-            return Timing(len(log), None)
-
-    timings = comparison._alternate([Logged("a"), Logged("b"), Logged("c")], rounds=2, warmup=1)
+    timings = alternate({n: lambda n=n: timing(n) for n in "abc"}, rounds=2, warmup=1)
     assert "".join(log) == "abc" + "bca" + "cab"
     assert [timing.seconds for timing in timings["a"]] == [6, 8]  # without warm-up
 
@@ -81,49 +80,39 @@ def test_difference_comes_before_timing(dummy):
         run([dummy("ours", fails_in="run"), other], check=close_to(1e-4), threads=1)
 
 
-def test_a_failing_run_names_the_candidate(dummy):
-    with pytest.raises(BenchmarkError, match=r"(?s)bad failed:.*ZeroDivisionError: .* in run"):
-        run([dummy("ours"), dummy("bad", fails_in="run")], threads=1)
+@pytest.mark.parametrize("place", ["build", "check", "run"])
+def test_a_failure_names_the_candidate_with_its_traceback(dummy, place):
+    with pytest.raises(BenchmarkError, match=rf"(?s)bad failed:.*dummies\.py.*fails in {place}"):
+        run([dummy("bad", fails_in=place), dummy("other")], check=close_to(1.0), threads=1)
 
 
-@pytest.mark.parametrize("place", ["build", "check"])
-def test_failures_arrive_with_their_traceback(dummy, place):
-    with (
-        Process(dummy("bad", fails_in=place)) as process,
-        pytest.raises(BenchmarkError, match=rf"(?s)bad failed:.*dummies\.py.*fails in {place}"),
-    ):
-        process.check()
-
-
-def test_a_killed_worker_is_named(dummy):
-    with (
-        Process(dummy("bad", fails_in="killed")) as process,
-        pytest.raises(BenchmarkError, match="bad was ended by SIGKILL, as for lack of memory"),
-    ):
-        process.timing()
-
-
-def test_a_worker_that_exits_is_named_and_not_asked_again(dummy):
-    with Process(dummy("bad", fails_in="exit")) as process:
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("killed", "bad was ended by SIGKILL, as for lack of memory"),
+        ("exit", "(?s)exit status 3:.*the last words of this"),
+    ],
+)
+def test_a_process_that_ends_is_named_and_not_asked_again(dummy, place, words):
+    with Process(dummy("bad", fails_in=place)) as process:
         for _ in range(2):
-            with pytest.raises(BenchmarkError, match=r"(?s)exit status 3:.*the last words of this"):
+            with pytest.raises(BenchmarkError, match=words):
                 process.timing()
 
 
 def test_ours_must_be_installed(dummy):
-    with pytest.raises(NotInstalledError, match="ours is left out: no_such_library is not inst"):
+    with pytest.raises(NotInstalledError, match="ours cannot run: no_such_library is not inst"):
         run([dummy("ours", module="no_such_library"), dummy("other")], threads=1)
 
 
-def test_a_missing_factory_is_no_missing_library(dummy):
-    ours = "benchmarks.no_such_room:Factory"
-    for factory in (ours, "dummies:Nobody"):
-        with (
-            Process(dummy("bad", factory)) as process,
-            pytest.raises(BenchmarkError, match="bad failed") as raised,
-        ):
-            process.wait_until_built()
-        assert not isinstance(raised.value, NotInstalledError)
+@pytest.mark.parametrize("factory", ["benchmarks.no_such_module:Factory", "dummies:Nobody"])
+def test_a_missing_factory_is_no_missing_library(dummy, factory):
+    with (
+        Process(dummy("bad", factory)) as process,
+        pytest.raises(BenchmarkError, match="bad failed") as raised,
+    ):
+        process.wait_until_built()
+    assert not isinstance(raised.value, NotInstalledError)
 
 
 def test_memory_is_that_of_the_timing(dummy):
@@ -133,17 +122,6 @@ def test_memory_is_that_of_the_timing(dummy):
     if None in peaks:
         pytest.skip("this system does not tell a process's peak memory")
     assert all(180 < peak / 2**20 < 260 for peak in peaks)
-
-
-def test_a_reference_takes_turns_but_is_not_compared(dummy):
-    beside = dummy("machine", "dummies:Plain")  # has nothing to compare
-    candidates = [dummy("ours"), dummy("peer")]
-    results = run(candidates, 2, 1, close_to(1e-4), threads=1, reference=beside)
-    assert list(results.timings) == ["ours", "peer"]
-    assert list(results.facts) == ["ours", "peer"]
-    assert list(results.distances) == ["peer"]
-    assert len(results.reference) == 2
-    assert results.reference_facts == {}
 
 
 def test_what_others_take_is_noticed(dummy):
@@ -159,21 +137,18 @@ def test_what_others_take_is_noticed(dummy):
     assert timing.others_seconds > 0.1
 
 
-def test_check_and_facts_may_be_missing(dummy):
-    results = run([dummy("plain", "dummies:Plain")], rounds=1, warmup=0, threads=1)
-    assert results.facts == {"plain": {}}
-    assert results.distances == {}
-
-
-def test_wrong_arguments(dummy):
-    with pytest.raises(BenchmarkError, match="rounds=0 must be at least 1"):
-        run([dummy("ours")], rounds=0)
-    with pytest.raises(BenchmarkError, match="names of their own"):
-        run([dummy("ours"), dummy("ours")])
-    with pytest.raises(BenchmarkError, match="names of their own"):
-        run([])
-    with pytest.raises(BenchmarkError, match="threads=0 must be at least 1"):
-        run([dummy("ours")], threads=0)
+@pytest.mark.parametrize(
+    ("names", "options", "words"),
+    [
+        (["ours"], {"rounds": 0}, "rounds=0 must be at least 1"),
+        (["ours", "ours"], {}, "names of their own"),
+        ([], {}, "names of their own"),
+        (["ours"], {"threads": 0}, "threads=0 must be at least 1"),
+    ],
+)
+def test_wrong_arguments(dummy, names, options, words):
+    with pytest.raises(BenchmarkError, match=words):
+        run([dummy(name) for name in names], **options)
 
 
 def test_equality_of_arrays():
@@ -194,8 +169,8 @@ def test_equality_of_arrays():
     ("theirs", "words"),
     [
         ({"a": np.array([np.nan, 1.0])}, "distance is nan"),
-        ({"a": np.ones(3)}, r"shape is \(3,\), ours \(2,\)"),
-        ({"b": np.ones(2)}, r"only ours \['a'\], only x \['b'\]"),
+        ({"a": np.ones(3)}, r"in a: its shape is \(3,\), ours \(2,\)"),
+        ({"b": np.ones(2)}, r"in a: its shape is None, ours \(2,\)"),
     ],
 )
 def test_wrong_arrays_differ(theirs, words):
