@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import random
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import mmdet.datasets  # noqa: F401  registers
 import numpy as np
+import torch
+from mmdet.registry import DATASETS
+from mmdet.structures.mask import BaseInstanceMasks, PolygonMasks
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
+from mmengine.utils.dl_utils import set_multi_processing
+from numpy.typing import NDArray
 
 from benchmarks.comparison import (
     Arrays,
@@ -20,22 +32,20 @@ from benchmarks.comparison import (
 )
 from benchmarks.report import Column, Report
 
-FACTORY = "benchmarks.pipeline_candidate:Pipeline"
-BITMAPS = "MMDetection, its default"
-# Candidates, ours first, and the reference; their kinds are those of `Pipeline`.
-KINDS: Mapping[str, str] = {
-    "ours": "ours",
-    BITMAPS: "bitmaps",
-    "MMDetection, poly2mask=False": "polygons",
-    "images alone": "images",
-}
+DATASETS_FOLDER = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "datasets"
+OURS, BITMAPS = "ours", "MMDetection, its default"
+POLYGONS, IMAGES = "MMDetection, poly2mask=False", "images alone"
+KINDS = (OURS, BITMAPS, POLYGONS, IMAGES)  # the last one is the reference
+# What needs objects, or makes tensors of what is there.
+WITHOUT_OBJECTS = ("FastLoadAnnotations", "FilterAnnotations", "FastPackDetInputs")
+MOST_CHECKED = 40
+SAMPLES = 8  # a side of a pixel, to see how much of it is inside of an outline
 # As chosen -> the config, and whether its pipeline takes boxes anew from the masks.
 RECIPES: Mapping[str, tuple[str, bool]] = {
     "coco_instance": ("coco_instance", False),
     "lsj": ("coco_instance_lsj", True),
 }
 ANNOTATIONS = "annotations/instances_train2017.json"
-NUM_IMAGES = 80
 BOX_TOLERANCE = 1e-3  # pixels
 LEAST_MEAN_IOU = 0.99
 # Where boxes are taken anew from bitmaps, see NOTES: the share of the boxes that must be near, and
@@ -56,14 +66,137 @@ NOTES = (
 )
 
 
-class Pair(NamedTuple):
-    """The same objects of an image in what two pipelines gave.
+class Pipeline:
+    """The factory of a data pipeline, see :class:`benchmarks.comparison.Candidate`.
 
-    Attributes:
-        image: its number.
-        first: where they are in the one.
-        second: where they are in the other.
+    What is timed is what a worker of a data loader does for each image: reading, decoding,
+    augmenting and packing it; torch has one thread there, and OpenCV none. The random numbers are
+    those of the image, whatever comes before it.
+
+    Args:
+        recipe: which of the configs' data sets.
+        kind: ``OURS``, as the config has it; ``BITMAPS`` and ``POLYGONS``, MMDetection's transforms
+            in place of ours with ``poly2mask`` True (its default) and False; ``IMAGES``, ours
+            without objects and without packing.
+        data_root: folder of COCO.
+        images: how many of its training split; where it has less, they come again.
     """
+
+    def __init__(self, recipe: str, kind: str, data_root: str, images: int):
+        set_multi_processing()  # MMEngine's defaults, ours too: no threads of OpenCV
+        config = Config.fromfile(DATASETS_FOLDER / f"{recipe}.py").train_dataloader.dataset
+        config.data_root = data_root
+        config.pipeline = steps(config.pipeline, kind)
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        with DefaultScope.overwrite_default_scope("mmdet"), quiet:
+            self._dataset = DATASETS.build(config)
+        self._kind, self._images = kind, images
+
+    def run(self) -> None:
+        """Go through all images."""
+        for image in range(self._images):
+            _seed(image)
+            self._dataset[image % len(self._dataset)]
+
+    def check(self) -> dict[str, np.ndarray]:
+        """Return what comes out for the first images, those that the pipeline drops left out.
+
+        For each: ``image``, of shape (channels, height, width); ``scale``, how many of its pixels a
+        pixel of the file takes; of its objects ``objects``, their numbers among the image's,
+        ``boxes`` in pixels, and ``masks``, at the image's size, eight pixels in a byte; the same of
+        those ignored in training, under ``ignored objects`` and so on, without masks; and from ours
+        ``outlines``, masks of all pixels of which at least half is inside.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        for image in range(min(self._images, MOST_CHECKED)):
+            found = self._numbered(image)
+            if found is None:
+                continue
+            sample = found["data_samples"]
+            objects = sample.gt_instances
+            checked = {
+                "image": found["inputs"].numpy(),
+                "scale": np.array(sample.scale_factor[0]),
+                **_boxes(objects),
+                **{f"ignored {k}": v for k, v in _boxes(sample.ignored_instances).items()},
+                "masks": np.packbits(objects.masks.to_ndarray().astype(bool), axis=-1),
+            }
+            if self._kind == OURS:
+                checked["outlines"] = np.packbits(outlines(objects.masks), axis=-1)
+            arrays |= {f"{key} {image}": value for key, value in checked.items()}
+        return arrays
+
+    def facts(self) -> dict[str, float]:
+        """Return how many images there are."""
+        return {"images": self._images}
+
+    def _numbered(self, image: int) -> dict | None:
+        """What the pipeline makes of an image, with the objects' numbers in place of their classes.
+
+        So one knows which object is which, where some are filtered out.
+        """
+        data = self._dataset.get_data_info(image % len(self._dataset))
+        for number, instance in enumerate(data["instances"]):
+            instance["bbox_label"] = number
+        _seed(image)
+        return self._dataset.pipeline(data)
+
+
+def steps(pipeline: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The transforms of a candidate.
+
+    Args:
+        pipeline: of our config.
+        kind: see :class:`Pipeline`.
+    """
+    if kind == OURS:
+        return pipeline
+    if kind == IMAGES:
+        return [step for step in pipeline if step["type"] not in WITHOUT_OBJECTS]
+    theirs = [{**step, "type": step["type"].removeprefix("Fast")} for step in pipeline]
+    return [
+        {**step, "poly2mask": kind == BITMAPS} if step["type"] == "LoadAnnotations" else step
+        for step in theirs
+    ]
+
+
+def outlines(masks: BaseInstanceMasks) -> NDArray:
+    """Draw each object finely, and take the pixels of which at least half is inside.
+
+    Args:
+        masks: of an image.
+
+    Returns:
+        Bool, of shape (objects, height, width); bitmaps as they are, for they have no outline.
+    """
+    if not isinstance(masks, PolygonMasks):
+        return masks.to_ndarray().astype(bool)
+    drawn = np.zeros((len(masks), masks.height, masks.width), dtype=bool)
+    boxes = masks.get_bboxes("hbox").tensor.numpy()
+    low, high = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])
+    windows = np.concatenate([low, np.maximum(high, low + 1)], axis=1).astype(int)
+    for number, (x1, y1, x2, y2) in enumerate(windows):
+        window = masks[[number]].crop(np.array([x1, y1, x2, y2]))
+        height, width = window.height, window.width
+        fine = window.resize((height * SAMPLES, width * SAMPLES)).to_ndarray()[0]
+        inside = fine.reshape(height, SAMPLES, width, SAMPLES).mean((1, 3)) >= 0.5
+        drawn[number, y1:y2, x1:x2] = inside
+    return drawn
+
+
+def _boxes(objects: InstanceData) -> dict[str, np.ndarray]:
+    return {"objects": objects.labels.numpy(), "boxes": objects.bboxes.tensor.numpy()}
+
+
+def _seed(image: int) -> None:
+    """Whatever a transform asks for a random number gives the same for all candidates."""
+    random.seed(image)
+    np.random.seed(image)
+    torch.default_generator.manual_seed(image)  # torch.manual_seed formats a traceback for CUDA
+
+
+class Pair(NamedTuple):
+    """The same objects of an image, and where they are in what each of two pipelines gave."""
 
     image: str
     first: np.ndarray
@@ -73,16 +206,10 @@ class Pair(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     parser.set_defaults(threads=1)  # as in a worker of a data loader
-    parser.add_argument("--data-root", default="data/coco/", help="folder of COCO 2017")
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=NUM_IMAGES,
-        help="of a run, from train2017; default: %(default)s",
-    )
-    parser.add_argument(
-        "--recipe", nargs="+", choices=RECIPES, default=[*RECIPES], help="default: both"
-    )
+    add = parser.add_argument
+    add("--data-root", default="data/coco/", help="folder of COCO 2017")
+    add("--images", type=int, default=80, help="of a run, from train2017; default: %(default)s")
+    add("--recipe", nargs="+", choices=RECIPES, default=[*RECIPES], help="default: both")
 
 
 def compare(args: argparse.Namespace) -> Report:
@@ -100,8 +227,7 @@ def compare(args: argparse.Namespace) -> Report:
         )
     options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
     tables = [compare_one(recipe, args.data_root, args.images, **options) for recipe in args.recipe]
-    columns = [Column("images/s", _speed), Column("of it images alone", _share)]
-    return Report(tables, columns, [*NOTES, *(line for table in tables for line in _found(table))])
+    return Report(tables, COLUMNS, [*NOTES, *(line for table in tables for line in _found(table))])
 
 
 def compare_one(recipe: str, data_root: str, images: int, **options: int) -> Results:
@@ -120,7 +246,7 @@ def compare_one(recipe: str, data_root: str, images: int, **options: int) -> Res
     config, recomputed = RECIPES[recipe]
     arguments = {"recipe": config, "data_root": data_root, "images": images}
     *candidates, reference = [
-        Candidate(name, FACTORY, {"kind": kind, **arguments}) for name, kind in KINDS.items()
+        Candidate(kind, f"{__name__}:Pipeline", {"kind": kind, **arguments}) for kind in KINDS
     ]
     equality = Equality(recomputed)
     title = f"{config}, {images} images of train2017"
@@ -268,9 +394,7 @@ def _found(results: Results) -> list[str]:
     ]
 
 
-def _speed(results: Results, name: str) -> str:
-    return f"{results.facts[name]['images'] / results.median_seconds(name):.0f}"
-
-
-def _share(results: Results, name: str) -> str:
-    return f"{results.facts[name]['share_of_images']:.0%}"
+COLUMNS = (
+    Column("images/s", lambda r, name: f"{r.facts[name]['images'] / r.median_seconds(name):.0f}"),
+    Column("of it images alone", lambda r, name: f"{r.facts[name]['share_of_images']:.0%}"),
+)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
+import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison import Results
-from benchmarks.roofline import describe
 from mmconvnext.errors import UserError
 
 MIB = 2**20
 UNKNOWN = "-"
 DISTURBING_CORES = 0.1  # busy with other processes
+PEERS = Path(sys.prefix) / "peers"
+PACKAGES = (
+    *("torch", "torchvision", "timm", "transformers", "mmpretrain", "mmdet", "mmengine", "mmcv"),
+    *("mmcv-lite", "numpy", "opencv-python", "pycocotools", "hotcoco"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,9 @@ class Report:
     def text(self, markdown: bool = False) -> str:
         """Format tables, notes and conditions, monospaced or as GitHub's markdown."""
         blocks = [self._table(results, markdown) for results in self.tables]
-        lines = [*self.notes, *self._conditions()]
-        bullet = "- " if markdown else ""
-        return "\n\n".join([*blocks, "\n".join(f"{bullet}{line}" for line in lines)])
+        ratio = "time / ours: median over the rounds of the time divided by ours in the same round"
+        lines = [*self.notes, ratio, *conditions(self.tables)]
+        return "\n\n".join([*blocks, listed(lines, markdown)])
 
     def to_json(self) -> dict[str, Any]:
         """Collect everything that was measured; times in seconds, memory in bytes."""
@@ -64,7 +71,6 @@ class Report:
         headings = ["", "seconds", "time / ours", "spread", "peak MiB", "distance from ours"]
         headings += [column.heading for column in self.columns]
         rows = [self._row(results, name) for name in results.timings]
-        table = format_rows([headings, *rows], markdown)
         remarks = [f"{name}: left out, {why}" for name, why in results.missing.items()]
         busy = results.busy_cores() or 0.0
         if busy > DISTURBING_CORES:
@@ -72,60 +78,74 @@ class Report:
                 f"disturbed: other processes kept {busy:.1f} cores busy meanwhile; measure again "
                 "when the machine is quiet"
             )
-        title = f"**{results.title}**\n" if markdown else results.title
-        return "\n".join([title, table, *remarks])
+        return "\n".join([titled(results.title, [headings, *rows], markdown), *remarks])
 
     def _row(self, results: Results, name: str) -> list[str]:
         ratios = sorted(results.ratios(name))
-        peak = results.peak_bytes(name)
-        is_ours = name == results.ours
+        distances = [f"{k} {d:.1e}" for k, d in results.distances.get(name, {}).items()]
         return [
             name,
             f"{results.median_seconds(name):.4g}",
             f"{results.median_ratio(name):.2f}",
-            UNKNOWN if is_ours else f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
-            UNKNOWN if peak is None else f"{peak / MIB:.0f}",
-            _distances(results.distances.get(name, {})),
+            UNKNOWN if name == results.ours else f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
+            peak_mib(results, name),
+            ", ".join(distances) or UNKNOWN,
             *(column.cell(results, name) for column in self.columns),
         ]
 
-    def _conditions(self) -> list[str]:
-        machine = describe()
-        versions = ", ".join(f"{name} {v}" for name, v in machine["packages"].items())
-        rounds = sorted({results.rounds for results in self.tables})
-        threads = sorted({results.threads for results in self.tables})
-        return [
-            "time / ours: median over the rounds of the time divided by ours in the same round",
-            f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; "
-            f"GPU: {', '.join(machine['gpus']) or 'none, so nothing was measured on one'}",
-            f"{_shown(threads)} threads each, {_shown(rounds)} rounds; {_today()}; "
-            f"mmconvnext {machine['git_revision']}; Python {machine['python']}, {versions}",
-        ]
+
+def peak_mib(results: Results, name: str) -> str:
+    """The cell of a candidate's peak memory."""
+    peak = results.peak_bytes(name)
+    return UNKNOWN if peak is None else f"{peak / MIB:.0f}"
 
 
-def format_rows(rows: Sequence[Sequence[str]], markdown: bool) -> str:
-    """Align rows in columns, the first to the left and numbers to the right.
+def conditions(tables: Sequence[Results]) -> list[str]:
+    """Say on what, with how many threads and rounds, and when it was measured."""
+    threads = " and ".join(map(str, sorted({results.threads for results in tables})))
+    rounds = " and ".join(map(str, sorted({results.rounds for results in tables})))
+    return [f"{threads} threads each, {rounds} rounds; {_today()}; {machine_line()}"]
+
+
+def machine_line() -> str:
+    """The machine and the versions in one line."""
+    facts = describe()
+    versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    return (
+        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB; GPU: "
+        f"{', '.join(facts['gpus']) or 'none, so nothing was measured on one'}; mmconvnext "
+        f"{facts['git_revision']}; Python {facts['python']}, {versions}"
+    )
+
+
+def titled(title: str, rows: Sequence[Sequence[str]], markdown: bool) -> str:
+    """Format a table below its title, the first column to the left and numbers to the right.
 
     Args:
+        title: of the table.
         rows: the headings first.
         markdown: as GitHub's markdown, else monospaced.
     """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    cells = [
+        [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
+        for row in (list(map(str, row)) for row in rows)
+    ]
     if markdown:
-        aligned = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
-        rule = "| " + " | ".join(_rule(i, width) for i, width in enumerate(widths)) + " |"
-    else:
-        aligned = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
-        rule = "  ".join("-" * width for width in widths)
-    return "\n".join([aligned[0], rule, *aligned[1:]])
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        lines = [f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:])]
+        return "\n".join([f"**{title}**\n", *lines])
+    rule = ["-" * width for width in widths]
+    return "\n".join([title, *("  ".join(row).rstrip() for row in (cells[0], rule, *cells[1:]))])
+
+
+def listed(lines: Sequence[str], markdown: bool) -> str:
+    """Format lines, in markdown as a list."""
+    return "\n".join(f"- {line}" if markdown else line for line in lines)
 
 
 def write_json(content: dict[str, Any], path: str) -> None:
-    """Write what ``to_json()`` gave.
-
-    Args:
-        content: of JSON's types.
-        path: of the file; missing folders are made.
+    """Write what ``to_json()`` gave; missing folders are made.
 
     Raises:
         UserError: the file cannot be written.
@@ -137,17 +157,37 @@ def write_json(content: dict[str, Any], path: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
+def describe() -> dict[str, Any]:
+    """Collect processor, memory in GiB, GPUs, and the versions of what is compared."""
+    from mmconvnext.engine.provenance import git_revision, hardware
+
+    return {
+        **hardware(),
+        "python": platform.python_version(),
+        "packages": {name: v for name in PACKAGES if (v := version(name))},
+        "git_revision": git_revision(),
+    }
+
+
+def version(package: str) -> str | None:
+    """The version of a package here or among the peers, or None where it is absent."""
+    path = [*sys.path, *map(str, sorted(PEERS.glob("*")))]
+    found = importlib.metadata.distributions(name=package, path=path)
+    return next((distribution.version for distribution in found), None)
+
+
 def _table_json(results: Results) -> dict[str, Any]:
+    reference = {
+        "facts": results.reference_facts,
+        "timings": [asdict(timing) for timing in results.reference],
+    }
     return {
         "title": results.title,
         "rounds": results.rounds,
         "threads": results.threads,
         "missing": results.missing,
         "cores_busy_with_others": results.busy_cores(),
-        "reference": {
-            "facts": results.reference_facts,
-            "timings": [asdict(timing) for timing in results.reference],
-        },
+        "reference": reference,
         "candidates": [_candidate_json(results, name) for name in results.timings],
     }
 
@@ -165,27 +205,6 @@ def _candidate_json(results: Results, name: str) -> dict[str, Any]:
         "facts": results.facts.get(name, {}),
         "timings": [asdict(timing) for timing in results.timings[name]],
     }
-
-
-def _distances(distances: dict[str, float]) -> str:
-    if len(distances) == 1:
-        (distance,) = distances.values()
-        return f"{distance:.1e}"
-    return ", ".join(f"{name} {distance:.1e}" for name, distance in distances.items()) or UNKNOWN
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    first, *others = zip(row, widths, strict=True)
-    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-
-
-def _rule(index: int, width: int) -> str:
-    # GitHub wants at least three characters in a rule.
-    return "-" * max(width, 3) if index == 0 else "-" * max(width - 1, 2) + ":"
-
-
-def _shown(numbers: Sequence[int]) -> str:
-    return " and ".join(map(str, numbers))
 
 
 def _today() -> str:

@@ -1,4 +1,4 @@
-"""The machine: what it is, and how fast it can be at all.
+"""How fast the machine can be at all, and how near candidates come to that.
 
 What limits a network is matrix products and memory; both are measured with the operators of torch
 that the backbones are made of, in a process of their own like every candidate.
@@ -7,37 +7,19 @@ that the backbones are made of, in a process of their own like every candidate.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import platform
-import sys
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from benchmarks.comparison import Candidate, Process
+import torch
+from torch.nn import functional
 
-if TYPE_CHECKING:
-    import torch
+from benchmarks.comparison import BenchmarkError, Candidate, Process, Results
+from benchmarks.report import Column, describe, machine_line
 
-PEERS = Path(sys.prefix) / "peers"  # where `make setup` puts libraries that exclude each other
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "mmpretrain",
-    "mmdet",
-    "mmengine",
-    "mmcv",
-    "mmcv-lite",
-    "numpy",
-    "opencv-python",
-    "pycocotools",
-    "hotcoco",
-)
 DTYPES = ("float32", "bfloat16")
 # (positions, channels in, channels out), as in the linear layers of the stages
 MATRICES = ((16000, 192, 768), (4000, 384, 1536), (512, 384, 1536), (1000, 3072, 768))
@@ -65,16 +47,7 @@ class Limits:
 
     def text(self, markdown: bool = False) -> str:
         """Describe the machine and its limits."""
-        facts = describe()
-        gpus = ", ".join(facts["gpus"]) or "none"
-        lines = [
-            f"processor: {facts['processor']}, {facts['cores']} cores",
-            f"memory: {facts['memory_gib']} GiB; GPU: {gpus}",
-            *self.lines(),
-            "versions: " + ", ".join(f"{name} {v}" for name, v in facts["packages"].items()),
-            f"mmconvnext {facts['git_revision']}; Python {facts['python']}",
-        ]
-        return "\n".join(f"- {line}" if markdown else line for line in lines)
+        return "\n".join(f"{'- ' * markdown}{line}" for line in (*self.lines(), machine_line()))
 
     def lines(self) -> list[str]:
         """Say what was measured."""
@@ -99,80 +72,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(args: argparse.Namespace) -> Limits:
     """Measure the machine that the command line names."""
-    from benchmarks.devices import choose_device
-
     return measure(choose_device(args.device), args.threads)
 
 
+def choose_device(name: str | None = None) -> str:
+    """Check a device in torch's words, or choose the GPU where there is one.
+
+    Raises:
+        BenchmarkError: torch does not know or does not have it.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # without CUDA, torch asserts
+        first = str(error).partition("\n")[0]
+        raise BenchmarkError(
+            f"--device {name} cannot be used: {first}; --device cpu can"
+        ) from error
+    return name
+
+
 def measure(device: str, threads: int) -> Limits:
-    """Measure how fast a machine multiplies matrices and copies memory.
+    """Measure how fast a machine multiplies matrices and copies memory; may raise BenchmarkError.
 
     Args:
         device: in torch's words.
         threads: that torch may use.
-
-    Raises:
-        BenchmarkError: it cannot be measured.
     """
     candidate = Candidate("the machine", f"{__name__}:Kernels", {"device": device})
     with Process(candidate, threads) as process:
         speeds = process.facts()
-    return Limits(
-        gemm={dtype: speeds[dtype] for dtype in DTYPES},
-        copy={name: speed for name, speed in speeds.items() if name not in DTYPES},
-        device=device,
-        threads=threads,
-    )
+    gemm = {dtype: speeds.pop(dtype) for dtype in DTYPES}
+    return Limits(gemm, speeds, device, threads)
 
 
 class Product(NamedTuple):
-    """A matrix product by one of torch's operators.
-
-    Attributes:
-        run: computes it.
-        operations: that it takes; a multiply-add is two.
-    """
+    """A matrix product by one of torch's operators, and its operations."""
 
     run: Callable[[], object]
     operations: int
 
 
 class Kernels:
-    """Measures torch's kernels, in a worker.
-
-    Args:
-        device: in torch's words.
-    """
+    """Measures torch's kernels on a device, in a process of its own."""
 
     def __init__(self, device: str):
-        import torch
-
         self.device = torch.device(device)
 
+    @torch.inference_mode()
     def facts(self) -> dict[str, float]:
         """Return operations a second for each of ``DTYPES``, and bytes a second for copies."""
-        import torch
-
-        with torch.inference_mode():
-            gemm = {dtype: self._fastest(dtype)[1] for dtype in DTYPES}
-            return {**gemm, **self._copies()}
+        source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=self.device)
+        target = torch.zeros_like(source)
+        copies = {
+            "into an existing buffer": partial(target.copy_, source),
+            "into a new one": source.clone,
+        }
+        speeds = {dtype: self._fastest(dtype)[1] for dtype in DTYPES}
+        for name, copy in copies.items():
+            speeds[name] = 2 * COPIED_BYTES / self._best_time(copy)
+        return speeds
 
     def _fastest(self, dtype: str) -> tuple[Product, float]:
         """The fastest matrix product, and its operations a second."""
         products = list(_products(dtype, self.device))
         speeds = [each.operations / self._best_time(each.run) for each in products]
         return max(zip(products, speeds, strict=True), key=lambda pair: pair[1])
-
-    def _copies(self) -> dict[str, float]:
-        import torch
-
-        source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=self.device)
-        target = torch.zeros_like(source)
-        times = {
-            "into an existing buffer": self._best_time(lambda: target.copy_(source)),
-            "into a new one": self._best_time(source.clone),
-        }
-        return {name: 2 * COPIED_BYTES / seconds for name, seconds in times.items()}
 
     def _best_time(self, kernel: Callable[[], object]) -> float:
         """The shortest time in seconds: what disturbs a kernel only makes it slower."""
@@ -187,48 +153,36 @@ class Kernels:
         return min(times)
 
     def _wait(self) -> None:
-        import torch
-
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 class Gemm(Kernels):
-    """The factory of a reference for comparisons: the fastest matrix product, for about a second.
+    """The factory of a reference for comparisons: the fastest matrix product, for half a second.
 
     The best moment of a machine is no measure of what it sustains, and that changes from minute to
     minute on one that is shared; so it alternates with the candidates.
-
-    Args:
-        device: in torch's words.
-        dtype: of the matrices.
     """
 
     def __init__(self, device: str, dtype: str):
         super().__init__(device)
         self._dtype = dtype
-        self._product: Product | None = None
-        self._times = 0
 
+    @torch.inference_mode()
     def facts(self) -> dict[str, float]:
         """Choose the product, and return the operations of a run.
 
         Not before: while processes start, all are slow.
         """
-        import torch
-
-        with torch.inference_mode():
-            self._product, speed = self._fastest(self._dtype)
+        self._product, speed = self._fastest(self._dtype)
         self._times = max(int(SECONDS_OF_RUN * speed / self._product.operations), 1)
         return {"operations": self._product.operations * self._times}
 
+    @torch.inference_mode()
     def run(self) -> None:
         """Multiply; to be called after ``facts()``."""
-        import torch
-
-        with torch.inference_mode():
-            for _ in range(self._times):
-                self._product.run()
+        for _ in range(self._times):
+            self._product.run()
 
 
 def reference(device: str, dtype: str) -> Candidate:
@@ -238,9 +192,6 @@ def reference(device: str, dtype: str) -> Candidate:
 
 
 def _products(dtype: str, device: torch.device) -> Iterator[Product]:
-    import torch
-    from torch.nn import functional
-
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device).to(getattr(torch, dtype))
 
@@ -253,20 +204,37 @@ def _products(dtype: str, device: torch.device) -> Iterator[Product]:
         yield Product(partial(functional.conv2d, image, kernel), operations)
 
 
-def describe() -> dict[str, Any]:
-    """Collect processor, memory in GiB, GPUs, and the versions of what is compared."""
-    from mmconvnext.engine.provenance import git_revision, hardware
+def relate(results: Results) -> None:
+    """Add speeds to the facts of each candidate.
 
-    return {
-        **hardware(),
-        "python": platform.python_version(),
-        "packages": {name: v for name in PACKAGES if (v := version(name))},
-        "git_revision": git_revision(),
-    }
+    Args:
+        results: of a comparison with :func:`reference`, whose candidates have the fact ``flops``:
+            operations of a run, a multiply-add is two. They get ``flops_per_second`` and
+            ``share_of_gemm``, the median over the rounds of the speed divided by that of the
+            matrix product in the same round.
+    """
+    operations = results.reference_facts["operations"]
+    for name, facts in results.facts.items():
+        flops = facts["flops"]
+        pairs = zip(results.timings[name], results.reference, strict=True)
+        shares = [(flops / theirs.seconds) / (operations / gemm.seconds) for theirs, gemm in pairs]
+        facts["flops_per_second"] = flops / results.median_seconds(name)
+        facts["share_of_gemm"] = statistics.median(shares)
 
 
-def version(package: str) -> str | None:
-    """The version of a package here or among the peers, or None where it is absent."""
-    path = [*sys.path, *map(str, sorted(PEERS.glob("*")))]
-    found = importlib.metadata.distributions(name=package, path=path)
-    return next((distribution.version for distribution in found), None)
+COLUMNS = (
+    Column("GFLOP/s", lambda r, name: f"{r.facts[name]['flops_per_second'] / 1e9:.0f}"),
+    Column("of GEMM", lambda r, name: f"{r.facts[name]['share_of_gemm']:.0%}"),
+)
+
+
+def note(tables: Sequence[Results]) -> str:
+    """Explain the column ``of GEMM``."""
+    speeds = []
+    for each in tables:
+        seconds = statistics.median(timing.seconds for timing in each.reference)
+        speeds.append(f"{each.reference_facts['operations'] / seconds / 1e9:.0f} GFLOP/s")
+    return (
+        "of GEMM: of the machine's fastest matrix product in the same round, which reached "
+        + ", ".join(speeds)
+    )

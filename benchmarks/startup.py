@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.comparison import THREAD_VARIABLES, BenchmarkError, Results, Timing
-from benchmarks.report import Column, Report
-from benchmarks.roofline import PEERS
+from benchmarks.report import PEERS, Column, Report
 
 # What must not be imported before it is needed.
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]

@@ -15,11 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # add_arguments(parser) and compare(args), and is imported only when its command is chosen.
 COMMANDS = {
     "roofline": ("roofline", "how fast this machine multiplies matrices and copies memory"),
-    "backbone": ("backbones", "ConvNeXt of several libraries, in inference and in training"),
-    "detector": ("detectors", "whole detectors, from images to detections"),
+    "backbone": ("backbone", "ConvNeXt of several libraries, in inference and in training"),
+    "detector": ("detector", "whole detectors, from images to detections"),
     "scaling": ("scaling", "how time and memory grow with input, batch, model and processes"),
     "data": ("pipelines", "pipelines of training data, from files to tensors"),
-    "eval": ("evaluations", "COCO's metrics for boxes and masks, at the scale of val2017"),
+    "eval": ("evaluation", "COCO's metrics for boxes and masks, at the scale of val2017"),
     "startup": ("startup", "importing the package, and the tools' --help"),
 }
 

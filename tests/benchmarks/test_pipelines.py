@@ -12,11 +12,20 @@ import torch
 
 from benchmarks import pipelines
 from benchmarks.comparison import BenchmarkError, Results, Timing, UnequalResultsError
-from benchmarks.pipeline_candidate import Pipeline, outlines, steps
-from benchmarks.pipelines import BITMAPS, KINDS, RECIPES, Equality
+from benchmarks.pipelines import (
+    BITMAPS,
+    IMAGES,
+    KINDS,
+    OURS,
+    POLYGONS,
+    RECIPES,
+    Equality,
+    Pipeline,
+    outlines,
+    steps,
+)
 from mmconvnext.data.transforms import FastPolygonMasks
 
-OURS, _, POLYGONS, IMAGES = KINDS
 NUM_IMAGES = 6
 SIZE = (40, 48)
 
@@ -34,9 +43,9 @@ def _threads() -> Iterator[None]:
 def test_real_pipelines_are_equal(coco_tiny, recipe):
     config, recomputed = RECIPES[recipe]
     checks = {
-        name: Pipeline(config, kind, str(coco_tiny), NUM_IMAGES).check()
-        for name, kind in KINDS.items()
-        if name != IMAGES
+        kind: Pipeline(config, kind, str(coco_tiny), NUM_IMAGES).check()
+        for kind in KINDS
+        if kind != IMAGES
     }
     assert cv2.getNumThreads() == 1  # OpenCV's word for none but the caller's
     assert len([key for key in checks[OURS] if key.startswith("outlines ")]) == NUM_IMAGES
@@ -52,7 +61,7 @@ def test_real_pipelines_are_equal(coco_tiny, recipe):
     assert facts["iou_mean_of_ours_and_outlines"] > 0.96 > facts["iou_mean_of_outlines"]
 
 
-@pytest.mark.parametrize("kind", KINDS.values())
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_turn_needs_no_more_images_than_there_are(coco_tiny, kind):
     pipeline = Pipeline("coco_instance_lsj", kind, str(coco_tiny), 3)
     seen = []
@@ -87,12 +96,12 @@ def test_the_steps_of_each():
         {"type": "FilterAnnotations"},
         {"type": "FastPackDetInputs"},
     ]
-    assert steps(ours, "ours") == ours
-    assert [step["type"] for step in steps(ours, "images")] == [
+    assert steps(ours, OURS) == ours
+    assert [step["type"] for step in steps(ours, IMAGES)] == [
         "LoadImageFromFile",
         "FastRandomFlip",
     ]
-    for kind, poly2mask in (("bitmaps", True), ("polygons", False)):
+    for kind, poly2mask in ((BITMAPS, True), (POLYGONS, False)):
         theirs = steps(ours, kind)
         assert [step["type"] for step in theirs] == [s["type"].removeprefix("Fast") for s in ours]
         assert theirs[1] == {"type": "LoadAnnotations", "with_mask": True, "poly2mask": poly2mask}
@@ -216,7 +225,7 @@ def test_empty_masks_are_counted():
 def test_what_the_report_says(monkeypatch, tmp_path):
     def run(candidates, check, title, reference, **options):
         names = [each.name for each in candidates]
-        assert [*names, reference.name] == [*KINDS]
+        assert (*names, reference.name) == KINDS
         assert candidates[0].arguments["recipe"] == "coco_instance_lsj"
         found = check(BITMAPS, checked(), checked())
         return Results(

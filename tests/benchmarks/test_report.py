@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks.comparison import Results, Timing
-from benchmarks.report import MIB, Column, Report, format_rows, write_json
+from benchmarks.report import MIB, Column, Report, titled, write_json
 from mmconvnext.errors import UserError
 
 
@@ -32,7 +32,7 @@ def test_text(results):
     assert lines[0] == "a comparison"
     assert lines[1].split()[:5] == ["seconds", "time", "/", "ours", "spread"]
     assert lines[3].split() == ["ours", "1", "1.00", "-", "12", "-", "1.0"]
-    assert " ".join(lines[4].split()) == "peer 3 2.00 1.50 to 3.00 - 1.2e-07 3.0"
+    assert " ".join(lines[4].split()) == "peer 3 2.00 1.50 to 3.00 - features 1.2e-07 3.0"
     assert lines[5] == "other: left out, library is not installed"
     assert lines[7] == "a note"
     conditions = "\n".join(lines[8:])
@@ -88,10 +88,11 @@ def test_a_file_that_cannot_be_written(tmp_path):
 
 
 def test_rows_are_aligned():
-    rows = [["", "n"], ["long name", "1"], ["b", "200"]]
-    assert format_rows(rows, markdown=False).splitlines() == [
-        "             n",
-        "---------  ---",
-        "long name    1",
-        "b          200",
+    rows = [["", "n"], ["long name", "1"], ["b", "2000"]]
+    assert titled("title", rows, markdown=False).splitlines() == [
+        "title",
+        "              n",
+        "---------  ----",
+        "long name     1",
+        "b          2000",
     ]

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from benchmarks import roofline
-from benchmarks.comparison import BenchmarkError
-from benchmarks.devices import choose_device
+from benchmarks import report, roofline
+from benchmarks.comparison import BenchmarkError, Results, Timing
+from benchmarks.report import Report
 
 
 def test_description():
-    facts = roofline.describe()
+    facts = report.describe()
     assert facts["cores"] >= 1
     assert facts["memory_gib"] > 0
     assert facts["packages"]["torch"]
@@ -24,9 +24,9 @@ def test_peers_have_versions_too(tmp_path, monkeypatch):
     info = tmp_path / "library" / "some_library-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-library\nVersion: 1.2\n")
-    monkeypatch.setattr(roofline, "PEERS", tmp_path)
-    assert roofline.version("some-library") == "1.2"
-    assert roofline.version("no-such-library") is None
+    monkeypatch.setattr(report, "PEERS", tmp_path)
+    assert report.version("some-library") == "1.2"
+    assert report.version("no-such-library") is None
 
 
 def test_kernels_are_measured(monkeypatch):
@@ -61,7 +61,40 @@ def test_limits_are_shown():
 
 
 def test_devices():
-    assert choose_device("cpu") == "cpu"
-    assert choose_device() in ("cpu", "cuda")
+    assert roofline.choose_device("cpu") == "cpu"
+    assert roofline.choose_device() in ("cpu", "cuda")
     with pytest.raises(BenchmarkError, match=r"--device nowhere cannot be used: .*; --device cpu"):
-        choose_device("nowhere")
+        roofline.choose_device("nowhere")
+
+
+@pytest.fixture
+def results() -> Results:
+    """Ours takes 1, 2 and 4 s for 1e11 operations, and the matrix product 1 s, 1 s and 1 s."""
+    timings = {
+        "ours": [Timing(seconds, None) for seconds in (1.0, 2.0, 4.0)],
+        "theirs": [Timing(seconds, None) for seconds in (2.0, 2.0, 2.0)],
+    }
+    results = Results("title", timings, facts={name: {"flops": 1e11} for name in timings})
+    results.reference = [Timing(1.0, None)] * 3
+    results.reference_facts = {"operations": 2e11}
+    roofline.relate(results)
+    return results
+
+
+def test_the_median_of_the_shares_within_rounds(results):
+    assert results.facts["ours"]["flops_per_second"] == pytest.approx(5e10)
+    assert results.facts["ours"]["share_of_gemm"] == pytest.approx(0.25)
+    assert results.facts["theirs"]["share_of_gemm"] == pytest.approx(0.25)
+
+
+def test_a_slower_machine_in_a_round_counts_in_that_round(results):
+    results.reference = [Timing(seconds, None) for seconds in (1.0, 2.0, 4.0)]
+    roofline.relate(results)
+    assert results.facts["ours"]["share_of_gemm"] == pytest.approx(0.5)
+
+
+def test_the_columns_and_their_note(results):
+    text = Report([results], roofline.COLUMNS, [roofline.note([results])]).text()
+    ours = next(line for line in text.splitlines() if line.startswith("ours"))
+    assert ours.split()[-2:] == ["50", "25%"]
+    assert "which reached 200 GFLOP/s" in text

@@ -1,78 +1,179 @@
-"""The points of curves, the candidates of scaling at work, and the command."""
+"""Curves of invented times, the candidates at work, and the command."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
-from pathlib import Path
 
 import pytest
 
-from benchmarks import scaling, scaling_plans
-from benchmarks.comparison import BenchmarkError, Candidate, Results, Timing
-from benchmarks.detectors import CONFIGS
+from benchmarks import scaling
+from benchmarks.comparison import BenchmarkError, Results, Timing
 from benchmarks.report import MIB
-from benchmarks.scaling_candidates import CountedDetector
-from benchmarks.scaling_plans import FULL, QUICK, Sweep, backbone_sweeps, detector_sweeps
+from benchmarks.scaling import (
+    FULL,
+    PEAK,
+    QUICK,
+    SAVED,
+    SCHEDULE,
+    TIME,
+    CountedDetector,
+    Curve,
+    ScalingReport,
+    backbone_curves,
+    detector_curves,
+    process_candidates,
+    share_work,
+)
 from mmconvnext.analysis.flops import count_config
 from mmconvnext.engine.config import load_config
 from mmconvnext.errors import UserError
 
 
-class TestSweeps:
-    def test_points_of_the_backbone_know_their_place(self):
-        sweeps = list(backbone_sweeps(FULL, "cpu"))
-        assert [(each.along, each.train) for each in sweeps] == [
-            (along, train) for train in (False, True) for along in ("area", "batch", "model")
-        ]
-        facts = sweeps[0].facts["224x224"]
-        assert (facts["pixels"], facts["images"]) == (224 * 224, 1)
-        assert facts["multiply_adds"] == pytest.approx(4.5e9, rel=0.02)  # arXiv 2201.03545
-        assert facts["parameters"] == 27_821_472  # with output norms
-        assert sweeps[3].facts["224x224"] == facts  # in training, too: of a forward pass
-        assert sweeps[1].facts["batch 8"]["images"] == 8
-        assert sweeps[2].facts["xlarge"]["parameters"] == 348_151_552
+def curve(along="input area", train=True, part="backbone", peak=20) -> Curve:
+    """1 s and 2 s for each megapixel; 10 MiB and 20 MiB; saved is half of that."""
+    results = Results(f"against {along}", {}, threads=2)
+    for size in (1, 2, 4):
+        name, used = f"size {size}", (10 + peak * size) * MIB * (peak > 0)
+        seconds = 1.0 + 2 * size
+        results.timings[name] = [Timing(seconds + late, used) for late in (0, 0, 5)]
+        place = {"pixels": size * 1e6, "images": size, "parameters": size * 1e6}
+        saved = (5 + 10 * size) * MIB
+        results.facts[name] = {**place, "multiply_adds": size * 1e9, "saved_bytes": saved}
+    return Curve(part, along, results.title, [], train, results=results)
 
-    def test_points_are_what_their_names_say(self):
-        for sweep in backbone_sweeps(QUICK, "cpu"):
-            for each in sweep.candidates:
-                facts = sweep.facts[each.name]
-                assert each.arguments["train"] is sweep.train
-                assert each.arguments["batch"] == facts["images"]
-                assert math.prod(each.arguments["shape"]) == facts["pixels"]
 
-    @pytest.mark.parametrize("plan", [FULL, QUICK])
-    def test_detectors_have_configs(self, plan):
-        for sweep in detector_sweeps(plan, "data", "cpu"):
-            names = [each.name for each in sweep.candidates]
-            assert len({*names}) == len(names) >= 3
-            assert all(Path(each.arguments["config"]).is_file() for each in sweep.candidates)
+def processes() -> Results:
+    """Two threads are 1.25 times as fast as one, two processes 1.6 times."""
+    results = Results("processes", {}, threads=2)
+    for name, number, threads, seconds in (
+        ("1 x 1", 1, 1, 4.0),
+        ("1 x 2", 1, 2, 3.2),
+        ("2 x 1", 2, 1, 2.5),
+    ):
+        others = 2.5 if number > 1 else 0.0  # to it, its own second process is another's
+        results.timings[name] = [Timing(seconds, MIB, others)] * 3
+        results.facts[name] = {"processes": number, "threads": threads, "images": 8}
+    results.distances = {"1 x 2": {"gradients": 0.0}, "2 x 1": {"gradients": 1e-7}}
+    return results
 
-    @pytest.mark.parametrize(("threads", "layouts"), [(2, "1x1 1x2 2x1"), (9, "1x4 1x8 2x4")])
-    def test_two_processes_have_the_threads_of_one(self, threads, layouts):
-        made = scaling_plans.processes(QUICK, threads)
-        found = [f"{e.arguments['processes']}x{e.arguments['threads']}" for e in made]
-        assert found == layouts.split()
-        assert made[-1].name.startswith(f"2 processes x {threads // 2} thread")
+
+@pytest.fixture
+def report() -> ScalingReport:
+    return ScalingReport(
+        [curve(), curve("model size"), curve("model size", False, "detector")], processes()
+    )
+
+
+def row(text: str, start: str) -> list[str]:
+    """The cells of the first row of a table in markdown that starts like this."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_lines_go_through_medians():
+    fits = {each["quantity"]: each for each in curve().fits()}
+    found = {name: (each["intercept"], each["slope"]) for name, each in fits.items()}
+    assert found == {
+        TIME: pytest.approx((1, 2)),
+        PEAK: pytest.approx((10, 20)),
+        SAVED: pytest.approx((5, 10)),
+    }
+    assert fits[TIME]["r_squared"] == pytest.approx(1)
+    assert fits[TIME]["residual"] == pytest.approx(0, abs=1e-9)
+
+
+def test_points_beside_a_line():
+    beside = curve(train=False)
+    for seconds, timings in zip((2, 1, 3), beside.results.timings.values(), strict=True):
+        timings[:] = [Timing(float(seconds), None)]
+    for place, facts in zip((0, 1, 2), beside.results.facts.values(), strict=True):
+        facts["pixels"] = (place + 1) * 1e6
+    (fit,) = beside.fits()  # by hand: slope 1 / 2; residuals 0.5, -1, 0.5 of ys 2, 1, 3
+    assert (fit["intercept"], fit["slope"]) == pytest.approx((1.0, 0.5))
+    assert fit["r_squared"] == pytest.approx(1 - 1.5 / 2)
+    assert fit["residual"] == pytest.approx(1.0)
+
+
+def test_what_is_not_measured_is_left_out():
+    assert list(curve(train=False).series()) == [TIME, PEAK]
+    assert list(curve(train=False, peak=0).series()) == [TIME]
+    units = {quantity: unit for quantity, (unit, _, _) in curve("model size").series().items()}
+    assert units == {TIME: "G multiply-adds", PEAK: "M parameters", SAVED: "M parameters"}
+
+
+def test_the_report(report):
+    text = report.text(markdown=True)
+    assert row(text, "size 2") == ["size 2", "2", "5", "5 to 10", "50", "25"]
+    fit = row(text, "backbone, forward + backward, against input area")
+    assert fit[1:] == [TIME, "1 + 2 · Mpixel", "1.0000", "0%", "4.0 x", "3.0 x"]
+    assert row(text, "1 x 1")[4:] == ["2.00", "1.00", "100%", "-"]
+    assert row(text, "1 x 2")[4:] == ["2.50", "1.25", "62%", "0.0e+00"]
+    assert row(text, "2 x 1")[4:] == ["3.20", "1.60", "80%", "1.0e-07"]
+    assert "other processes kept 0.00 cores busy" in text
+    content = json.loads(json.dumps(report.to_json()))
+    assert len(content["tables"]) == 4
+    assert content["linear_fits"][0]["slope"] == pytest.approx(2)
+
+
+def test_the_page_keeps_the_schedule(report, tmp_path):
+    (tmp_path / "scaling.md").write_text(f"# Old\n\n{SCHEDULE}\n\n137 GPU-hours\n")
+    page, *pictures = report.write_page(tmp_path)
+    text = page.read_text()
+    assert text.startswith("# Scaling\n")
+    assert "Old" not in text
+    assert text.endswith(f"{SCHEDULE}\n\n137 GPU-hours\n")
+    assert report.text(markdown=True) in text
+    assert [path.name for path in pictures] == ["scaling_backbone.png", "scaling_detector.png"]
+    for path in pictures:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert f"](images/{path.name})" in text
+    with pytest.raises(UserError, match=r"cannot write .*images: No such file"):
+        report.write_page(tmp_path / "absent")
+
+
+def test_points_of_the_backbone_know_their_place():
+    curves = list(backbone_curves(FULL, "cpu"))
+    facts = curves[0].facts["224x224"]
+    assert facts["multiply_adds"] == pytest.approx(4.5e9, rel=0.02)  # arXiv 2201.03545
+    assert facts["parameters"] == 27_821_472  # with output norms
+    assert curves[3].facts["224x224"] == facts  # in training, too: of a forward pass
+    assert curves[2].facts["xlarge"]["parameters"] == 348_151_552
+    for each in curves:
+        for point in each.candidates:
+            task, place = point.arguments["task"], each.facts[point.name]
+            assert task.train is each.train
+            assert (task.batch, math.prod(task.shape)) == (place["images"], place["pixels"])
+
+
+@pytest.mark.parametrize("plan", [FULL, QUICK])
+def test_detectors_have_configs(plan):
+    for each in detector_curves(plan, "data", "cpu"):
+        names = [point.name for point in each.candidates]
+        assert len({*names}) == len(names) >= 3
+        for point in each.candidates:
+            load_config(point.arguments["config"])
+
+
+@pytest.mark.parametrize(("threads", "layouts"), [(2, "1x1 1x2 2x1"), (9, "1x4 1x8 2x4")])
+def test_two_processes_have_the_threads_of_one(threads, layouts):
+    made = process_candidates(QUICK, threads)
+    found = [f"{e.arguments['processes']}x{e.arguments['threads']}" for e in made]
+    assert found == layouts.split()
 
 
 def test_a_curve_is_measured(dummy):
-    sweep = Sweep(
-        "backbone",
-        "batch",
-        "dummies",
-        [dummy("one", seconds=0.05), dummy("three", seconds=0.15)],
-        facts={"one": {"images": 1}, "three": {"images": 3}},
-    )
-    measured = scaling.measure(sweep, rounds=1, warmup=0, threads=1)
-    time = measured.series[0]
-    assert time.xs == (1, 3)
-    assert all(y >= 0.05 * x for x, y in zip(time.xs, time.ys, strict=True))
-    assert measured.results.title == "dummies"
+    points = [dummy("one", seconds=0.05), dummy("three", seconds=0.15)]
+    facts = {"one": {"images": 1}, "three": {"images": 3}}
+    measured = Curve("backbone", "batch", "dummies", points, facts=facts)
+    _, xs, ys = measured.measure(rounds=1, warmup=0, threads=1).series()[TIME]
+    assert xs == [1, 3]
+    assert all(y >= 0.05 * x for x, y in zip(xs, ys, strict=True))
 
 
 def test_two_processes_compute_the_gradients_of_one():
-    results = scaling.share_work(QUICK, rounds=1, warmup=0, threads=2)
+    results = share_work(QUICK, rounds=1, warmup=0, threads=2)
     assert list(results.timings) == [
         "1 process x 1 thread",
         "1 process x 2 threads",
@@ -82,33 +183,20 @@ def test_two_processes_compute_the_gradients_of_one():
     assert max(distances) < 1e-5
     assert distances[1] > 0  # the mean of two halves rounds in another way
     facts = results.facts["2 processes x 1 thread"]
-    assert (facts["processes"], facts["threads"], facts["images"]) == (2, 1, QUICK.step)
-    assert facts["gradient_bytes"] == 4 * 3_375_080  # atto's parameters
+    assert facts == {"processes": 2, "threads": 1, "images": QUICK.step}
 
 
 def test_a_detector_counts_its_work(coco_tiny):
-    config = str(CONFIGS / "mask_rcnn_convnextv2_atto_coco.py")
-    detector = CountedDetector(
-        config=config,
-        reference=config,
-        same=True,
-        ours=True,
-        data_root=str(coco_tiny),
-        images=1,
-        device="cpu",
-        scale=(320, 192),
-    )
+    config = "mask_rcnn_convnextv2_atto_coco.py"
+    settings = {"same": True, "ours": True, "images": 1, "device": "cpu", "scale": (320, 192)}
+    detector = CountedDetector(config, config, data_root=str(coco_tiny), **settings)
     facts = detector.facts()
-    height, width = detector._shape(0)
+    height, width = detector.shape(0)
     assert (height % 32, width % 32) == (0, 0)
     assert 160 < min(height, width) <= 192
     cost = count_config(load_config(config), (height, width))
-    assert facts == {
-        "images": 1,
-        "pixels": height * width,
-        "multiply_adds": cost.flops,
-        "parameters": cost.params,
-    }
+    counted = {"multiply_adds": cost.flops, "parameters": cost.params}
+    assert facts == {"images": 1, "pixels": height * width, **counted}
 
 
 def arguments(**changes: object) -> argparse.Namespace:
@@ -132,11 +220,9 @@ def test_mistakes_are_found_before_anything_is_measured(changes, error, words):
 
 
 def test_the_command(monkeypatch, tmp_path, capsys):
-    rounds = []
-
-    def invented(candidates: list[Candidate], title: str, **options: object) -> Results:
-        rounds.append(options["rounds"])
-        results = Results(title, {}, threads=options["threads"])
+    def invented(candidates, title, rounds, threads, **_):
+        assert rounds == 3
+        results = Results(title, {}, threads=threads)
         for index, each in enumerate(candidates):
             results.timings[each.name] = [Timing(1.0 + index, MIB * (index + 1))]
             own = {"processes": each.arguments.get("processes", 1), "threads": 1, "images": 2}
@@ -145,18 +231,9 @@ def test_the_command(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(scaling, "run", invented)
     out = tmp_path / "new" / "docs"
-    args = arguments(parts=["backbone", "processes"], out=str(out))
-    report = scaling.compare(args)
-    assert rounds == [scaling.ROUNDS] * 7
-    assert [each.along for each in report.curves] == ["area", "batch", "model"] * 2
-    assert "ConvNeXt atto, forward + backward, one image, against input area" in report.text()
-    assert "training steps with 2 images of 64x64" in report.text()
-    assert (out / "scaling.md").is_file()
-    err = capsys.readouterr().err
-    assert "comparison 7 of 7: training in one and two processes" in err
-    assert "scaling_backbone.png" in err
-
-
-def test_pictures_alone_need_matplotlib(run_python):
-    code = "import sys, benchmarks.scaling; print('matplotlib' in sys.modules)"
-    assert run_python(code).strip() == "False"
+    report = scaling.compare(arguments(parts=["backbone", "processes"], out=str(out)))
+    assert [each.along for each in report.curves] == ["input area", "batch", "model size"] * 2
+    text = (out / "scaling.md").read_text()
+    assert "ConvNeXt atto, one image, forward + backward, against input area, cpu" in text
+    assert "training steps, 2 images of 64x64" in text
+    assert "scaling_backbone.png" in capsys.readouterr().err

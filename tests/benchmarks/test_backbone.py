@@ -11,16 +11,24 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import backbone_candidate, backbones
-from benchmarks.backbone_candidate import Backbone, fill, random_weights
-from benchmarks.backbones import Task, candidates, compare_one, count_flops, equality
+from benchmarks import backbone, peers, roofline
+from benchmarks.backbone import (
+    Backbone,
+    Task,
+    candidates,
+    check_of,
+    chosen,
+    compare_one,
+    count_flops,
+)
 from benchmarks.comparison import BenchmarkError, Results, Timing, UnequalResultsError
-from benchmarks.roofline import PEERS as FOLDER_OF_PEERS
+from benchmarks.peers import Arch, fill, random_weights
 from benchmarks.roofline import Limits
 from mmconvnext import ConvNeXt
 from mmconvnext.models import fused_block
 
-ARCH = {"depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32)}
+ARCH = Arch((1, 1, 2, 1), (8, 16, 24, 32))
+SIZES = {"depths": ARCH.depths, "widths": ARCH.widths}
 TASK = Task(ARCH, shape=(64, 96))
 
 
@@ -37,14 +45,14 @@ def build(peer: str, task: Task = TASK) -> Backbone:
 
 
 def importable(library: str) -> bool:
-    return (FOLDER_OF_PEERS / library).is_dir() or importlib.util.find_spec(library) is not None
+    return (peers.FOLDER / library).is_dir() or importlib.util.find_spec(library) is not None
 
 
 def test_libraries_with_a_folder_of_their_own_train_alike():
     # The others are compared below, in this process, which is quicker.
     # In a process of its own, ours fuses but large maps: here those of the first stage.
     task = replace(TASK, train=True, batch=2, shape=(736, 736))
-    names = backbones.chosen(["transformers", "mmpretrain"], plain=False)
+    names = chosen(task, ["transformers", "mmpretrain"])
     results = compare_one(task, candidates(task, names), rounds=1, warmup=0, threads=1)
     assert list(results.timings) == [name for name in names if name not in results.missing]
     assert all(not importable(name) for name in results.missing)
@@ -58,12 +66,15 @@ def test_libraries_with_a_folder_of_their_own_train_alike():
         assert facts["share_of_gemm"] == pytest.approx(facts["flops_per_second"] / gemm)
 
 
+@pytest.mark.parametrize("v2", [False, True])
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("peer", ["ours, plain", "timm", "timm, channels_last", "torchvision"])
-def test_other_libraries_are_equal(peer, train):
+def test_other_libraries_are_equal(peer, train, v2):
     if not importable(peer.partition(",")[0]) and not peer.startswith("ours"):
         pytest.skip(f"{peer} is not installed")
-    task = replace(TASK, train=train)
+    if v2 and not peers.PEERS[peer].has_v2:
+        pytest.skip(f"{peer} has no V2")
+    task = replace(TASK, train=train, arch=ARCH._replace(v2=v2))
     ours, theirs = build("ours", task).check(), build(peer, task).check()
     assert [array.shape for array in ours.values()][:4] == [
         (1, 8, 16, 24),
@@ -71,9 +82,9 @@ def test_other_libraries_are_equal(peer, train):
         (1, 24, 4, 6),
         (1, 32, 2, 3),
     ]
-    num_gradients = len(list(ConvNeXt(ARCH).parameters())) + 1  # and the image's
+    num_gradients = len(random_weights(task.arch)) + 1  # and the image's
     assert len(ours) == 4 + (num_gradients if train else 0)
-    assert max(equality(task)(peer, ours, theirs).values()) < 1e-5
+    assert max(check_of(task)(peer, ours, theirs).values()) < 1e-5
 
 
 def test_another_result_is_noticed():
@@ -81,17 +92,17 @@ def test_another_result_is_noticed():
     with torch.no_grad():
         candidate._model.model.stages[2][1].gamma[3] += 0.01
     with pytest.raises(UnequalResultsError, match="features of stage 2"):
-        equality(TASK)("changed", build("ours").check(), candidate.check())
+        check_of(TASK)("changed", build("ours").check(), candidate.check())
 
 
 def test_half_precision_is_compared_as_such():
     task = replace(TASK, dtype="bfloat16", train=True)
     ours, plain = build("ours", task).check(), build("ours, plain", task).check()
     assert all(array.dtype == np.float32 for array in ours.values())
-    distances = equality(task)("plain", ours, plain)
+    distances = check_of(task)("plain", ours, plain)
     assert 0 <= distances["gradients"] < 3e-2
     in_full = build("ours", replace(TASK, train=True)).check()
-    assert 1e-4 < equality(task)("float32", in_full, ours)["features"] < 3e-2
+    assert 1e-4 < check_of(task)("float32", in_full, ours)["features"] < 3e-2
 
 
 def test_check_leaves_a_run_as_it_was():
@@ -127,30 +138,30 @@ def test_saved_bytes_are_counted_once_and_without_parameters():
 
 
 class TestFill:
-    weights = random_weights(**ARCH)
+    weights = random_weights(ARCH)
 
     def test_weights_show_errors(self):
-        assert set(self.weights) == set(ConvNeXt(ARCH).state_dict())
+        assert set(self.weights) == set(ConvNeXt(SIZES).state_dict())
         gammas = [v for k, v in self.weights.items() if k.endswith("gamma")]
         assert all(0.1 < gamma.mean() < 0.5 for gamma in gammas)
-        again = random_weights(**ARCH)
+        again = random_weights(ARCH)
         assert all(torch.equal(tensor, again[name]) for name, tensor in self.weights.items())
 
     def test_every_parameter_is_filled(self):
-        model = ConvNeXt(ARCH)
+        model = ConvNeXt(SIZES)
         fill(model, self.weights)
         assert all(torch.equal(v, self.weights[k]) for k, v in model.state_dict().items())
 
     @pytest.mark.parametrize("depths", [(1, 1, 1, 1), (1, 1, 3, 1)])
     def test_another_model_is_refused(self, depths):
         with pytest.raises(BenchmarkError, match=r"its parameters are not ours: .*stages\.2\."):
-            fill(ConvNeXt({**ARCH, "depths": depths}), self.weights)
+            fill(ConvNeXt({**SIZES, "depths": depths}), self.weights)
 
     def test_copies_are_noticed(self, monkeypatch):
-        copy = {k: v.clone() for k, v in ConvNeXt(ARCH).state_dict().items()}
-        monkeypatch.setattr(backbone_candidate, "convert", lambda *_: copy)
+        copy = {k: v.clone() for k, v in ConvNeXt(SIZES).state_dict().items()}
+        monkeypatch.setattr(peers, "convert", lambda *_: copy)
         with pytest.raises(BenchmarkError, match="did not get our weights"):
-            fill(ConvNeXt(ARCH), self.weights)
+            fill(ConvNeXt(SIZES), self.weights)
 
 
 def test_operations_are_those_of_the_paper():
@@ -161,8 +172,9 @@ def test_operations_are_those_of_the_paper():
 
 
 def test_choosing():
-    assert backbones.chosen(["timm"], plain=False) == ["ours", "timm", "timm, channels_last"]
-    assert backbones.chosen([], plain=True) == ["ours", "ours, plain"]
+    assert chosen(TASK, ["timm"]) == ["ours", "timm", "timm, channels_last"]
+    assert chosen(TASK, [], plain=True) == ["ours", "ours, plain"]
+    assert chosen(Task("v2-tiny"), ["torchvision", "transformers"]) == ["ours", "transformers"]
 
 
 @pytest.mark.parametrize(
@@ -186,14 +198,14 @@ def test_the_command(monkeypatch):
         return Results(title, timings, facts=facts, **beside)
 
     limits = Limits({"float32": 1e11, "bfloat16": 2e11}, {"anywhere": 2**30}, "cpu", 1)
-    monkeypatch.setattr(backbones, "measure", lambda device, threads: limits)
-    monkeypatch.setattr(backbones, "run", invented)
+    monkeypatch.setattr(roofline, "measure", lambda device, threads: limits)
+    monkeypatch.setattr(backbone, "run", invented)
     parser = argparse.ArgumentParser()
-    backbones.add_arguments(parser)
+    backbone.add_arguments(parser)
     command = "--arch atto nano --shape 32 32 --device cpu --train --dtype float16"
     args = parser.parse_args(command.split(), argparse.Namespace(rounds=1, warmup=0, threads=1))
     args.peers = []
-    report = backbones.compare(args)
+    report = backbone.compare(args)
     text = report.text()
     assert "ConvNeXt atto, forward + backward, float16 autocast, 2x3x32x32, cpu" in text
     assert "ConvNeXt nano, forward + backward, float16 autocast, 2x3x32x32, cpu" in text

@@ -7,9 +7,9 @@ import argparse
 import numpy as np
 import pytest
 
-from benchmarks import detectors
+from benchmarks import detector
 from benchmarks.comparison import BenchmarkError, UnequalResultsError
-from benchmarks.detectors import OURS, SAME, candidates, check
+from benchmarks.detector import OURS, SAME, candidates, check
 
 COUNT = 5
 
@@ -42,7 +42,7 @@ def test_small_differences_are_reported():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"boxes": 2e-3}, "the boxes of image 0: they differ by 0.002"),
+        ({"boxes": 2e-3}, "the boxes of image 0 by 0.002"),
         ({"scores": 2e-4}, "the scores of image 0"),
         ({"scores": np.nan}, "the scores of image 0"),
         ({"masks": 1}, "the masks of image 0"),
@@ -70,7 +70,7 @@ def test_other_networks_are_not_compared():
     assert check("MMDetection, Swin-T", detections(), detections(order=())) == {}
 
 
-@pytest.mark.parametrize("kind", detectors.DETECTORS)
+@pytest.mark.parametrize("kind", detector.DETECTORS)
 def test_one_network_is_ours_and_one_has_its_weights(kind):
     made = {each.name: each.arguments for each in candidates(kind, "data", 2, "cpu")}
     assert [name for name, a in made.items() if a["ours"]] == [OURS] == [next(iter(made))]
@@ -84,4 +84,4 @@ def test_one_network_is_ours_and_one_has_its_weights(kind):
 def test_wrong_arguments_name_themselves(changes, words, tmp_path):
     settings = {"device": "cpu", "images": 1, "data_root": str(tmp_path), "kind": []}
     with pytest.raises(BenchmarkError, match=words):
-        detectors.compare(argparse.Namespace(**{**settings, **changes}))
+        detector.compare(argparse.Namespace(**{**settings, **changes}))
