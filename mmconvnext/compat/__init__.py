@@ -1,6 +1,6 @@
 """What makes MMEngine, MMCV and MMDetection run on today's torch and Python.
 
-Each file holds one kind of patch, says which versions need it, and does nothing where they are
+Each file has one kind of patch, says which versions need it, and does nothing where they are
 absent. :func:`install` has each made when what it patches is imported, not before.
 """
 

@@ -132,7 +132,7 @@ def test_detections_on_an_unknown_image_are_an_error(data):
 
 
 def test_classes_keep_their_ap_when_categories_are_not_sorted(data):
-    """MMDetection's table is wrong there; so it is held against that of the sorted file."""
+    """MMDetection's table is wrong there; so it is compared with that of the sorted file."""
     path, results = data
     content = json.loads(path.read_text())
     numbers = []
