@@ -167,7 +167,7 @@ def test_a_module_may_be_the_first_to_be_imported(failures):
     """What the hooks import also imports what the hooks wait for."""
     names = [f"mmconvnext.{name}" for names in REGISTERED_WITH.values() for name in names]
     names += ["mmconvnext.compat.checkpoint_io", "mmconvnext.weights.sources"]
-    names += ["mmconvnext.weights.loader", "mmconvnext.models.block", "mmconvnext.engine.runner"]
+    names += ["mmconvnext.weights.load", "mmconvnext.models.block", "mmconvnext.engine.runner"]
     check = "from mmdet.registry import MODELS; assert MODELS.get('InstanceTTAModel')"
     assert failures([f"import {name}; {check}" for name in names]) == ""
 

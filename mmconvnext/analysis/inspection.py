@@ -19,12 +19,11 @@ from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.errors import WeightsError
 from mmconvnext.evaluation.tables import format_table
-from mmconvnext.weights.anatomy import describe, timm_odd
-from mmconvnext.weights.completeness import fault_of
 from mmconvnext.weights.detector import fit_detector
 from mmconvnext.weights.download import sha256_of
-from mmconvnext.weights.formats import EMA, Found, outside, take_backbone
-from mmconvnext.weights.matching import CLASSIFIER, MisfitError, first, match
+from mmconvnext.weights.layouts import EMA, Found, extract_backbone, outside
+from mmconvnext.weights.matching import CLASSIFIER, MisfitError, explain_incomplete, first, match
+from mmconvnext.weights.spec import describe, timm_unsupported
 
 MIB = 2**20
 WIDTH = 90
@@ -48,7 +47,7 @@ class Inspection:
         classifier: names of the classifier's tensors and the final norm.
         other_parts: number of tensors of each other part of the file.
         also: prefixes of further backbones, such as averaged ones.
-        odd: why this backbone cannot load it, such as what is missing; empty if it can.
+        unsupported: why this backbone cannot load it, such as what is missing; empty if it can.
         configs: those whose model it fills strictly.
     """
 
@@ -64,7 +63,7 @@ class Inspection:
     classifier: tuple[str, ...]
     other_parts: dict[str, int]
     also: tuple[str, ...]
-    odd: tuple[str, ...]
+    unsupported: tuple[str, ...]
     configs: tuple[str, ...]
 
 
@@ -76,7 +75,7 @@ def inspect(
     Args:
         path: of the file.
         configs: which of them match is tried out, on models without memory.
-        prefix: of the backbone, see :func:`mmconvnext.weights.formats.find_backbone`, as ``ema``.
+        prefix: of the backbone, see :func:`mmconvnext.weights.layouts.find_backbone`, as ``ema``.
         ema: see there.
 
     Raises:
@@ -85,22 +84,22 @@ def inspect(
     """
     raw = read_checkpoint(path, mmap=True)
     try:
-        tensors, found, converted = take_backbone(raw, prefix, ema)
+        tensors, found, converted = extract_backbone(raw, prefix, ema)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
     backbone = {k: v for k, v in converted.items() if not CLASSIFIER.match(k)}
-    anatomy = describe(backbone)
-    odd = [*anatomy.odd]
-    if eps := timm_odd(found.layout.name, anatomy):
-        odd.append(eps)
-    if not odd and (fault := fault_of(backbone)):
-        odd.append(fault)
+    spec = describe(backbone)
+    unsupported = [*spec.unsupported]
+    if eps := timm_unsupported(found.layout.name, spec):
+        unsupported.append(eps)
+    if not unsupported and (fault := explain_incomplete(backbone)):
+        unsupported.append(fault)
     return Inspection(
         file=str(path),
         mebibytes=round(path.stat().st_size / MIB, 1),
         sha256=sha256_of(path),
         layout=found.layout.name,
-        kind=str(anatomy),
+        kind=str(spec),
         prefix=found.prefix,
         tensors=len(backbone),
         parameters=sum(v.numel() for v in backbone.values()),
@@ -108,8 +107,8 @@ def inspect(
         classifier=tuple(sorted(converted.keys() - backbone.keys())),
         other_parts=_parts(outside(tensors, found), found),
         also=found.also,
-        odd=tuple(odd),
-        configs=() if odd else _matching(configs, raw, backbone, tensors),
+        unsupported=tuple(unsupported),
+        configs=() if unsupported else _matching(configs, raw, backbone, tensors),
     )
 
 
@@ -133,7 +132,11 @@ def inspection_table(inspection: Inspection) -> str:
         ("classifier", first(inspection.classifier) or "none"),
         ("other parts, tensors", parts or "none"),
         ("other backbones", also or "none"),
-        *(("not for this backbone", line) for odd in inspection.odd for line in wrap(odd, WIDTH)),
+        *(
+            ("not for this backbone", line)
+            for reason in inspection.unsupported
+            for line in wrap(reason, WIDTH)
+        ),
         ("matching configs", matching),
         *(("", name) for name in others),
     ]

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from mmconvnext.models.block import Block, LayerNorm2d
 from mmconvnext.models.fused_block import FusedBlock, is_recorded
 from mmconvnext.variants import NUM_STAGES, is_positive_int, resolve_arch
-from mmconvnext.weights.loader import LoadsAnyLayout, load_pretrained, pretrained_cfg
+from mmconvnext.weights.load import LoadsAnyLayout, load_pretrained, pretrained_cfg
 
 INIT_STD = 0.02
 # Layer-wise decay counts this many blocks of the third stage as one layer; see `layer_id`.
@@ -57,7 +57,7 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
             and size; ``False`` nowhere. The first forward pass logs the outcome; see also
             :meth:`fusion_status`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, with
-            the arguments of :func:`mmconvnext.weights.loader.load_pretrained`; ``None`` keeps the
+            the arguments of :func:`mmconvnext.weights.load.load_pretrained`; ``None`` keeps the
             initialisation of the paper (truncated normal of std 0.02, zero biases).
 
     Raises:
@@ -183,7 +183,7 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
 
         Raises:
             WeightsError: the checkpoint does not fit; see
-                :func:`mmconvnext.weights.loader.load_pretrained`.
+                :func:`mmconvnext.weights.load.load_pretrained`.
         """
         pretrained = pretrained_cfg(self.init_cfg)
         if pretrained is None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.formats import beside, find_backbone, flatten, inside
-from mmconvnext.weights.loader import Fitted, LoadsAnyLayout, fit, loading, pretrained_cfg
+from mmconvnext.weights.layouts import beside, find_backbone, flatten, inside
+from mmconvnext.weights.load import Fitted, LoadsAnyLayout, fit, loading, pretrained_cfg
 from mmconvnext.weights.matching import ADAPTATIONS, check_adaptations, first, shape
 from mmconvnext.weights.sources import fetch_first
 

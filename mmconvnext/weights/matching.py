@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmconvnext.weights.anatomy import Anatomy, describe
+from mmconvnext.weights.spec import ArchSpec, describe, expected_state_dict
 
 SHOWN_KEYS = 4
 ADAPTATIONS = ("in_channels", "kernel_size")
@@ -88,8 +88,8 @@ def match(
     taken, adapted = _adapted(own, taken, adapt)
     new = _missing_norms(own, taken)
     problems = _problems(own, taken, new)
-    odd = describe(tensors).odd
-    if problems or odd:
+    unsupported = describe(tensors).unsupported
+    if problems or unsupported:
         raise MisfitError(" ".join([*_reasons(describe(own), describe(tensors)), *problems]))
     filled = sum(own[k].numel() for k in taken)
     return Match(
@@ -100,6 +100,24 @@ def match(
         left_out=tuple(sorted(left_out)),
         adapted=tuple(adapted),
     )
+
+
+def explain_incomplete(tensors: Mapping[str, Tensor]) -> str | None:
+    """Match tensors to the backbone that they themselves describe.
+
+    Args:
+        tensors: in our layout.
+
+    Returns:
+        What is missing, unexpected or of another shape; None if they are whole.
+    """
+    try:
+        match(expected_state_dict(describe(tensors)), tensors)
+    except MisfitError as error:
+        return str(error)
+    except ValueError as error:  # depths or widths with a gap: whole stages or the stem are missing
+        return f"it is not the whole of a ConvNeXt: {error}"
+    return None
 
 
 def check_adaptations(adapt: Collection[str], choices: Sequence[str] = ADAPTATIONS) -> None:
@@ -155,10 +173,12 @@ def _problems(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], new: set
     return sentences
 
 
-def _reasons(own: Anatomy, file: Anatomy) -> list[str]:
+def _reasons(own: ArchSpec, file: ArchSpec) -> list[str]:
     """The likely reason of a misfit, with the fix; empty if there is none to be seen."""
-    if file.odd:
-        return [f"The file's model has {' and '.join(file.odd)}, which this backbone has not."]
+    if file.unsupported:
+        return [
+            f"The file's model has {' and '.join(file.unsupported)}, which this backbone has not."
+        ]
     fixes = []
     stages = len(own.depths)
     if (own.depths, own.widths) != (file.depths[:stages], file.widths[:stages]) and file.depths:
@@ -181,8 +201,8 @@ def _reasons(own: Anatomy, file: Anatomy) -> list[str]:
     return reasons
 
 
-def _arch(anatomy: Anatomy) -> str:
-    return f"dict(depths={anatomy.depths}, widths={anatomy.widths})"
+def _arch(spec: ArchSpec) -> str:
+    return f"dict(depths={spec.depths}, widths={spec.widths})"
 
 
 def _adapted(

@@ -85,7 +85,7 @@ def test_every_layout_is_told(name, write):
     assert found.tensors == len(own)
     assert found.parameters == sum(v.numel() for v in own.values())
     assert found.types == {"float32": len(own)}
-    assert (found.also, found.odd, found.configs) == ((), (), ())
+    assert (found.also, found.unsupported, found.configs) == ((), (), ())
 
 
 def test_the_file_itself(write):
@@ -193,7 +193,7 @@ def test_a_detector_with_more_than_the_model_fits_and_the_log_says_where(write, 
 
 
 @pytest.mark.parametrize(
-    ("name", "arch", "odd"),
+    ("name", "arch", "unsupported"),
     [
         ("convnext_atto", "atto", ()),
         (
@@ -208,20 +208,20 @@ def test_a_detector_with_more_than_the_model_fits_and_the_log_says_where(write, 
         ),
     ],
 )
-def test_what_this_backbone_cannot_be(name, arch, odd, write, tmp_path):
+def test_what_this_backbone_cannot_be(name, arch, unsupported, write, tmp_path):
     settings = {"arch": arch, "use_grn": False, "layer_scale_init_value": 1.0}
     config = own_config(tmp_path, **settings)
     found = inspect(write(timm(name)), [config])
-    assert found.odd == odd
-    assert found.configs == (() if odd else ("own.py",))
+    assert found.unsupported == unsupported
+    assert found.configs == (() if unsupported else ("own.py",))
 
 
 def test_another_eps_fits_none_though_all_shapes_do(write, tmp_path):
     arch = {"depths": (1, 2, 4, 2), "widths": (24, 32, 48, 64), "_delete_": True}
     config = own_config(tmp_path, arch=arch, use_grn=False, layer_scale_init_value=1.0)
     found = inspect(write(timm("test_convnext")), [config])
-    assert found.odd
-    assert "eps of 1e-5" in found.odd[0]
+    assert found.unsupported
+    assert "eps of 1e-5" in found.unsupported[0]
     assert found.configs == ()
 
 
@@ -268,7 +268,7 @@ FOUND = Inspection(
     classifier=("head.bias", "head.weight", "norm.bias", "norm.weight", "norms.3.bias"),
     other_parts={"optimizer": 4, "model_ema": 182},
     also=("model_ema.", "teacher."),
-    odd=("RMS norm", "another stem"),
+    unsupported=("RMS norm", "another stem"),
     configs=("a.py", "b.py"),
 )
 

@@ -411,7 +411,7 @@ def test_settings_of_a_data_loader_that_cannot_be_built_are_named(data, changes,
         DetectionRunner.build_dataloader(loader(data(COCO), **changes))
 
 
-def test_what_is_no_fault_of_the_settings_keeps_its_error(data, monkeypatch):
+def test_what_is_no_explain_incomplete_the_settings_keeps_its_error(data, monkeypatch):
     def fail(_):
         raise KeyError("a fault of the file")
 

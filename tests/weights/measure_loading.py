@@ -40,7 +40,7 @@ def memory(field: str) -> float:
 
 def load(arch: str, path: Path) -> torch.nn.Module:
     from mmconvnext.models import ConvNeXt
-    from mmconvnext.weights.loader import load_pretrained
+    from mmconvnext.weights.load import load_pretrained
 
     model = ConvNeXt(arch)
     before = memory("VmRSS")
@@ -60,7 +60,7 @@ def assert_equal(model: torch.nn.Module, path: Path) -> None:
 
 def measure(arch: str, path: Path, repeats: int) -> list[float]:
     """Ratios of the two times, in pairs of alternating order."""
-    from mmconvnext.weights.loader import load_pretrained
+    from mmconvnext.weights.load import load_pretrained
 
     model = load(arch, path)
     assert_equal(model, path)

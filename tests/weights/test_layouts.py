@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from mmconvnext.errors import WeightsError
 from mmconvnext.models import ConvNeXt
 from mmconvnext.variants import VARIANTS
-from mmconvnext.weights.export import in_our_layout
-from mmconvnext.weights.loader import load_pretrained
+from mmconvnext.weights.convert import in_our_layout
+from mmconvnext.weights.load import load_pretrained
 from tests.models.peers import randomise
 from tests.peers import mmpretrain_peer
 from tests.weights import libraries as lib

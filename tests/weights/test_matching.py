@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights.anatomy import describe
-from mmconvnext.weights.matching import MisfitError, match
+from mmconvnext.weights.matching import MisfitError, explain_incomplete, match
+from mmconvnext.weights.spec import describe, expected_state_dict
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
 
@@ -97,16 +97,31 @@ def test_the_share_counts_parameters():
 )
 def test_what_kind_it_is(arch, kwargs, text):
     with torch.device("meta"):
-        anatomy = describe(ConvNeXt(arch, in_channels=5, kernel_size=9, **kwargs).state_dict())
-    assert str(anatomy) == text
-    assert (anatomy.in_channels, anatomy.kernel_size) == (5, 9)
-    assert anatomy.has_layer_scale != anatomy.use_grn
-    assert anatomy.odd == ()
+        spec = describe(ConvNeXt(arch, in_channels=5, kernel_size=9, **kwargs).state_dict())
+    assert str(spec) == text
+    assert (spec.in_channels, spec.kernel_size) == (5, 9)
+    assert spec.has_layer_scale != spec.use_grn
+    assert spec.unsupported == ()
 
 
 def test_what_kind_incomplete_tensors_are():
-    anatomy = describe({"stages.1.0.gamma": torch.ones(3)})
-    assert anatomy.depths == (0, 1)
-    assert anatomy.widths == (0, 0)
-    assert anatomy.in_channels == anatomy.kernel_size == 0
+    spec = describe({"stages.1.0.gamma": torch.ones(3)})
+    assert spec.depths == (0, 1)
+    assert spec.widths == (0, 0)
+    assert spec.in_channels == spec.kernel_size == 0
     assert describe({}).depths == ()
+
+
+@pytest.mark.parametrize("use_grn", [True, False])
+@pytest.mark.parametrize(("in_channels", "kernel_size", "scale"), [(3, 7, 1e-6), (1, 5, 0.0)])
+def test_the_expected_state_dict_is_that_of_the_backbone(use_grn, in_channels, kernel_size, scale):
+    arch = {"depths": (1, 2, 3, 1), "widths": (8, 16, 24, 32)}
+    settings = {"in_channels": in_channels, "kernel_size": kernel_size, "use_grn": use_grn}
+    state = ConvNeXt(arch, layer_scale_init_value=scale, **settings).state_dict()
+    found = expected_state_dict(describe(state))
+    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in state.items()}
+    assert explain_incomplete(state) is None
+    del state["stages.1.1.pwconv1.bias"]
+    assert "stages.1.1.pwconv1.bias" in explain_incomplete(state)
+    gone = {k: v for k, v in state.items() if "layers.0.0" not in k}
+    assert "the stem is missing" in explain_incomplete(gone)

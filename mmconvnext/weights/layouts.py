@@ -22,8 +22,6 @@ Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 EMA = re.compile(r"(^|[._])(ema|teacher)([._]|$)")
 # With MMEngine's EMAHook the averaged weights are in `state_dict`, and these are the others.
 NOT_AVERAGED = re.compile(r"(^|\.)ema_state_dict\.")
-
-
 # The backbone of a detector or classifier; what is beside it are the other parts.
 IN_DETECTOR = re.compile(r"((?:.+\.)?)backbone\.")
 OPTIMIZER = re.compile(r"optim\w*\.")
@@ -127,21 +125,13 @@ def find_backbone(tensors: Tensors, prefix: str | None = None, ema: bool = False
     return Found(layout, place, tuple(p for p in places if p != place))
 
 
-def take_backbone(
+def extract_backbone(
     checkpoint: object, prefix: str | None = None, ema: bool = False
 ) -> tuple[dict[str, Tensor], Found, dict[str, Tensor]]:
-    """Flatten a checkpoint, find a backbone in it and convert that.
-
-    Args:
-        checkpoint: the content of a file.
-        prefix: see :func:`find_backbone`, as ``ema``.
-        ema: see there.
+    """Flatten a checkpoint, find a backbone in it and convert that; arguments as there.
 
     Returns:
         All tensors of the checkpoint, the place of the backbone, and the backbone in our layout.
-
-    Raises:
-        ValueError: see :func:`flatten`, :func:`find_backbone` and :func:`convert`.
     """
     tensors = flatten(checkpoint)
     found = find_backbone(tensors, prefix, ema)

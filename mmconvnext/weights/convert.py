@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.anatomy import describe, timm_odd
-from mmconvnext.weights.completeness import fault_of
-from mmconvnext.weights.formats import IN_DETECTOR, beside, take_backbone
+from mmconvnext.weights.layouts import IN_DETECTOR, beside, extract_backbone
+from mmconvnext.weights.matching import explain_incomplete
+from mmconvnext.weights.spec import describe, timm_unsupported
 
 
 def in_our_layout(
@@ -23,7 +23,7 @@ def in_our_layout(
     Args:
         checkpoint: the content of a file.
         source: what to call it.
-        prefix: of the backbone, see :func:`mmconvnext.weights.formats.find_backbone`, as ``ema``.
+        prefix: of the backbone, see :func:`mmconvnext.weights.layouts.find_backbone`, as ``ema``.
         ema: see there.
 
     Returns:
@@ -35,12 +35,12 @@ def in_our_layout(
         WeightsError: it has no ConvNeXt of a known layout, or not the whole of one.
     """
     try:
-        tensors, found, converted = take_backbone(checkpoint, prefix, ema)
+        tensors, found, converted = extract_backbone(checkpoint, prefix, ema)
     except ValueError as error:
         raise WeightsError(f"cannot convert {source}: {error}") from error
-    # in our layout nothing would tell an odd model of timm from ours any more
-    odd = timm_odd(found.layout.name, describe(converted))
-    if fault := f"its model has {odd}" if odd else fault_of(converted):
+    # in our layout nothing would tell an unsupported model of timm from ours any more
+    unsupported = timm_unsupported(found.layout.name, describe(converted))
+    if fault := f"its model has {unsupported}" if unsupported else explain_incomplete(converted):
         raise WeightsError(f"cannot convert {source} ({found.layout.name} layout): {fault}")
     if IN_DETECTOR.fullmatch(found.prefix):
         converted = {f"backbone.{k}": v for k, v in converted.items()} | beside(tensors, found)

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmconvnext.errors import CheckpointError, UnsafeCheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights.loader import Fitted, fit, load_pretrained, loading
+from mmconvnext.weights.load import Fitted, fit, load_pretrained, loading
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
 

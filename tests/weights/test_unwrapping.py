@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmconvnext.weights.formats import (
+from mmconvnext.weights.layouts import (
     LAYOUTS,
     convert,
     find_backbone,

@@ -17,9 +17,9 @@ from torch import Tensor
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
 from mmconvnext.models import ConvNeXt
+from mmconvnext.weights.convert import check_target, in_our_layout, write_safetensors
 from mmconvnext.weights.detector import fit_detector
-from mmconvnext.weights.export import check_target, in_our_layout, write_safetensors
-from mmconvnext.weights.loader import fit, load_pretrained
+from mmconvnext.weights.load import fit, load_pretrained
 from tests.weights.small_files import FILES, backbone, official, with_optimizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

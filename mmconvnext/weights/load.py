@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.anatomy import describe, timm_odd
-from mmconvnext.weights.formats import Found, outside, take_backbone
+from mmconvnext.weights.layouts import Found, extract_backbone, outside
 from mmconvnext.weights.matching import MisfitError, first, match
 from mmconvnext.weights.sources import fetch_first
+from mmconvnext.weights.spec import describe, timm_unsupported
 
 
 class Fitted(NamedTuple):
@@ -115,7 +115,7 @@ def load_pretrained(
 ) -> None:
     """Load a checkpoint of any known layout into a ConvNeXt backbone, strictly.
 
-    The layout is found by itself (:mod:`mmconvnext.weights.formats`). Which differences are allowed
+    The layout is found by itself (:mod:`mmconvnext.weights.layouts`). Which differences are allowed
     is said in :func:`mmconvnext.weights.matching.match`; anything else is an error that changes
     nothing: users have lost whole trainings to weights that silently did not load. One line in the
     log says what was loaded.
@@ -170,11 +170,11 @@ def fit(
     """
     layout = ""
     try:
-        tensors, found, converted = take_backbone(checkpoint, prefix, ema)
-        anatomy = describe(converted)
-        layout = f" ({found.layout.name} layout, {anatomy})"
-        if odd := timm_odd(found.layout.name, anatomy):
-            raise MisfitError(f"the file's model has {odd}, which this backbone has not.")
+        tensors, found, converted = extract_backbone(checkpoint, prefix, ema)
+        spec = describe(converted)
+        layout = f" ({found.layout.name} layout, {spec})"
+        if unsupported := timm_unsupported(found.layout.name, spec):
+            raise MisfitError(f"the file's model has {unsupported}, which this backbone has not.")
         matched = match(backbone.state_dict(), converted, adapt)
     except ValueError as error:
         raise WeightsError(f"cannot load the {name} from {source}{layout}: {error}") from error
