@@ -4,4 +4,4 @@ from mmconvnext.compat.imports import lazy_names
 
 __all__ = ["load_pretrained"]
 
-__getattr__ = lazy_names(__name__, {"load_pretrained": "loader"})
+__getattr__ = lazy_names(__name__, {"load_pretrained": "load"})

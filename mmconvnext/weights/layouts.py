@@ -146,8 +146,7 @@ def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
         found: which part of it, see :func:`find_backbone`.
 
     Returns:
-        Our names and tensors that share memory with those of the checkpoint. Names that the layout
-        does not explain are kept as they are.
+        Our names and tensors that share memory with the checkpoint's; other names stay.
 
     Raises:
         ValueError: two tensors would get the same name, or a sparse kernel has an odd shape.
@@ -164,8 +163,7 @@ def beside(tensors: Tensors, found: Found) -> dict[str, Tensor]:
         found: the backbone; if its prefix does not end in ``backbone.`` it is no part of anything.
 
     Returns:
-        Names without what is around the whole, such as ``state_dict.``, and tensors; none of an
-        optimizer.
+        Tensors by names without ``state_dict.`` or the like before them; none of an optimizer.
     """
     in_detector = IN_DETECTOR.fullmatch(found.prefix)
     if not in_detector:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, before any other
+
 MIB = 2**20
 
 
