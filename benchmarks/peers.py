@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.comparison import BenchmarkError
 from mmconvnext.models.convnext import ConvNeXt
-from mmconvnext.weights.formats import convert, find_backbone
+from mmconvnext.weights.layouts import convert, find_backbone
 
 FOLDER = Path(sys.prefix) / "peers"  # where `make setup` puts libraries that exclude each other
 LIBRARIES = ("timm", "torchvision", "transformers", "mmpretrain")
