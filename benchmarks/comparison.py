@@ -317,6 +317,12 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def demand(condition: object, otherwise: str) -> None:
+    """Raise UnequalResultsError where a condition does not hold."""
+    if not condition:
+        raise UnequalResultsError(f"{otherwise}; nothing was timed")
+
+
 def relative_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The L2 norm of the difference, divided by that of ours; not finite where a value is not."""
     reference, other = (array.astype(np.float64).ravel() for array in (ours, theirs))
@@ -337,11 +343,8 @@ def close_to(limit: float, label: Callable[[str], str] = str, together: bool = F
     def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         for key in sorted({*ours, *theirs}):
             shapes = [each[key].shape if key in each else None for each in (theirs, ours)]
-            if shapes[0] != shapes[1]:
-                raise UnequalResultsError(
-                    f"{name} and ours differ in {key}: its shape is {shapes[0]}, ours "
-                    f"{shapes[1]}; nothing was timed"
-                )
+            other = f"{name} and ours differ in {key}: its shape is {shapes[0]}, ours {shapes[1]}"
+            demand(shapes[0] == shapes[1], other)
         groups: dict[str, list[str]] = {}
         for key in ours:
             groups.setdefault(label(key) if together else key, []).append(key)
@@ -349,11 +352,11 @@ def close_to(limit: float, label: Callable[[str], str] = str, together: bool = F
         for group, keys in groups.items():
             joined = [np.concatenate([each[k].ravel() for k in keys]) for each in (ours, theirs)]
             distance = relative_distance(*joined)
-            if not distance <= limit:  # also where it is not a number
-                raise UnequalResultsError(
-                    f"{name} and ours differ in {group}: their relative distance is "
-                    f"{distance:.3g}, at most {limit:g} is allowed; nothing was timed"
-                )
+            demand(
+                distance <= limit,  # not where it is not a number
+                f"{name} and ours differ in {group}: their relative distance is {distance:.3g}, at "
+                f"most {limit:g} is allowed",
+            )
             shown = label(keys[0])
             distances[shown] = max(distances.get(shown, 0.0), distance)
         return distances

@@ -21,16 +21,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import roofline
-from benchmarks.comparison import (
-    Arrays,
-    BenchmarkError,
-    Candidate,
-    Results,
-    UnequalResultsError,
-    run,
-)
+from benchmarks.comparison import Arrays, BenchmarkError, Candidate, Results, demand, run
+from benchmarks.data import BITMAPS, steps
 from benchmarks.peers import fill, python_path
-from benchmarks.pipelines import BITMAPS, steps
 from benchmarks.report import UNKNOWN, Column, Report
 from mmconvnext.compat.ops import roi_align_cpu
 from mmconvnext.engine.config import drop_pretrained, load_config, set_data_root
@@ -283,8 +276,8 @@ def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     if name != SAME:
         return {}
     images = [key.partition(" ")[2] for key in ours if key.startswith("boxes ")]
-    if not any(len(ours[f"boxes {image}"]) for image in images):
-        raise UnequalResultsError("nothing was detected that could be compared; nothing was timed")
+    detected = any(len(ours[f"boxes {image}"]) for image in images)
+    demand(detected, "nothing was detected that could be compared")
     distances = dict.fromkeys(LIMITS, 0.0)
     for image in images:
         pair = [{kind: each[f"{kind} {image}"] for kind in KINDS} for each in (ours, theirs)]
@@ -294,12 +287,10 @@ def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
 
 
 def _distances(image: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
-    order = _partners(ours, theirs) if len(ours["boxes"]) == len(theirs["boxes"]) else None
-    if order is None:
-        raise UnequalResultsError(
-            f"{SAME} and ours detect other things on image {image}: {len(theirs['boxes'])} and "
-            f"{len(ours['boxes'])} objects, of which not all pair up; nothing was timed"
-        )
+    numbers = [len(each["boxes"]) for each in (theirs, ours)]
+    order = _partners(ours, theirs) if numbers[0] == numbers[1] else None
+    other = f"{SAME} and ours detect other things on image {image}: {numbers[0]} and {numbers[1]}"
+    demand(order is not None, f"{other} objects, of which not all pair up")
     different = np.bitwise_count(ours["masks"] ^ theirs["masks"][order]).sum()
     found = {
         kind: float(np.abs(ours[kind] - theirs[kind][order]).max(initial=0))
@@ -307,11 +298,11 @@ def _distances(image: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     }
     found["masks"] = float(different / max(np.bitwise_count(ours["masks"]).sum(), 1))
     for kind, limit in LIMITS.items():
-        if not found[kind] <= limit:  # also where it is not a number
-            raise UnequalResultsError(
-                f"{SAME} and ours differ in the {kind} of image {image} by {found[kind]:.3g}, at "
-                f"most {limit:g} is allowed; nothing was timed"
-            )
+        demand(
+            found[kind] <= limit,  # not where it is not a number
+            f"{SAME} and ours differ in the {kind} of image {image} by {found[kind]:.3g}, at most "
+            f"{limit:g} is allowed",
+        )
     return found
 
 

@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.coco_data import TRUTH, generate, read_detections
-from benchmarks.comparison import Arrays, Candidate, UnequalResultsError, run
+from benchmarks.comparison import Arrays, Candidate, demand, run
 from benchmarks.report import Column, Report
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
 
@@ -166,20 +166,13 @@ def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         UnequalResultsError: one of them differs, or only one candidate has it.
     """
     for key in sorted({*ours, *theirs}):
-        if key not in ours or key not in theirs:
-            who = "ours" if key in ours else name
-            raise UnequalResultsError(f"only {who} gives {key}; nothing was timed")
-        if not _same_bits(ours[key], theirs[key]):
-            raise UnequalResultsError(
-                f"{name} and ours differ in {key}: {_shown(theirs[key])} and "
-                f"{_shown(ours[key])}; nothing was timed"
-            )
+        alone = f"only {'ours' if key in ours else name} gives {key}"
+        demand(key in ours and key in theirs, alone)
+        kinds = [(each[key].dtype, each[key].shape) for each in (ours, theirs)]
+        same = kinds[0] == kinds[1] and ours[key].tobytes() == theirs[key].tobytes()
+        numbers = f"{_shown(theirs[key])} and {_shown(ours[key])}"
+        demand(same, f"{name} and ours differ in {key}: {numbers}")
     return {"all": 0.0}
-
-
-def _same_bits(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    same_kind = (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
-    return same_kind and ours.tobytes() == theirs.tobytes()
 
 
 def _shown(array: np.ndarray) -> str:

@@ -18,7 +18,7 @@ COMMANDS = {
     "backbone": ("backbone", "ConvNeXt of several libraries, in inference and in training"),
     "detector": ("detector", "whole detectors, from images to detections"),
     "scaling": ("scaling", "how time and memory grow with input, batch, model and processes"),
-    "data": ("pipelines", "pipelines of training data, from files to tensors"),
+    "data": ("data", "pipelines of training data, from files to tensors"),
     "eval": ("evaluation", "COCO's metrics for boxes and masks, at the scale of val2017"),
     "startup": ("startup", "importing the package, and the tools' --help"),
 }

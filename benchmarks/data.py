@@ -9,7 +9,7 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mmdet.datasets  # noqa: F401  registers
 import numpy as np
@@ -18,18 +18,10 @@ from mmdet.registry import DATASETS
 from mmdet.structures.mask import BaseInstanceMasks, PolygonMasks
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmengine.structures import InstanceData
 from mmengine.utils.dl_utils import set_multi_processing
 from numpy.typing import NDArray
 
-from benchmarks.comparison import (
-    Arrays,
-    BenchmarkError,
-    Candidate,
-    Results,
-    UnequalResultsError,
-    run,
-)
+from benchmarks.comparison import Arrays, BenchmarkError, Candidate, Results, demand, run
 from benchmarks.report import Column, Report
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "datasets"
@@ -38,7 +30,7 @@ POLYGONS, IMAGES = "MMDetection, poly2mask=False", "images alone"
 KINDS = (OURS, BITMAPS, POLYGONS, IMAGES)  # the last one is the reference
 # What needs objects, or makes tensors of what is there.
 WITHOUT_OBJECTS = ("FastLoadAnnotations", "FilterAnnotations", "FastPackDetInputs")
-MOST_CHECKED = 40
+MOST_CHECKED = 40  # images
 SAMPLES = 8  # a side of a pixel, to see how much of it is inside of an outline
 # As chosen -> the config, and whether its pipeline takes boxes anew from the masks.
 RECIPES: Mapping[str, tuple[str, bool]] = {
@@ -51,7 +43,6 @@ LEAST_MEAN_IOU = 0.99
 # Where boxes are taken anew from bitmaps, see NOTES: the share of the boxes that must be near, and
 # that of the objects which one pipeline alone may keep.
 LEAST_NEAR, MOST_ALONE = 0.9, 0.01
-NO_OBJECTS = np.zeros(0, dtype=int)
 NOTES = (
     "each is one worker of a data loader: no threads of OpenCV, as MMEngine sets it",
     "images alone: ours without objects and packing (reading, decoding, flipping, resizing, "
@@ -63,6 +54,10 @@ NOTES = (
     "where a recipe takes boxes anew from the masks (lsj), those of bitmaps are whole pixels: at "
     f"least {LEAST_NEAR:.0%} must be as near as one pixel of the file and one of the image; the "
     "rest are of parts thinner than a pixel, which bitmaps lose",
+)
+COLUMNS = (
+    Column("images/s", lambda r, name: f"{r.facts[name]['images'] / r.median_seconds(name):.0f}"),
+    Column("of it images alone", lambda r, name: f"{r.facts[name]['share_of_images']:.0%}"),
 )
 
 
@@ -101,11 +96,10 @@ class Pipeline:
     def check(self) -> dict[str, np.ndarray]:
         """Return what comes out for the first images, those that the pipeline drops left out.
 
-        For each: ``image``, of shape (channels, height, width); ``scale``, how many of its pixels a
-        pixel of the file takes; of its objects ``objects``, their numbers among the image's,
-        ``boxes`` in pixels, and ``masks``, at the image's size, eight pixels in a byte; the same of
-        those ignored in training, under ``ignored objects`` and so on, without masks; and from ours
-        ``outlines``, masks of all pixels of which at least half is inside.
+        For each: ``image I``, of shape (channels, height, width); ``scale I``, how many of its
+        pixels a pixel of the file takes; of its object number N ``box I N`` in pixels and ``mask I
+        N`` at the image's size, eight pixels in a byte, from ours also ``outline I N``, all pixels
+        of which at least half is inside; and ``ignored I N``, a box that training ignores.
         """
         arrays: dict[str, np.ndarray] = {}
         for image in range(min(self._images, MOST_CHECKED)):
@@ -113,17 +107,19 @@ class Pipeline:
             if found is None:
                 continue
             sample = found["data_samples"]
-            objects = sample.gt_instances
+            objects, ignored = sample.gt_instances, sample.ignored_instances
             checked = {
-                "image": found["inputs"].numpy(),
-                "scale": np.array(sample.scale_factor[0]),
-                **_boxes(objects),
-                **{f"ignored {k}": v for k, v in _boxes(sample.ignored_instances).items()},
-                "masks": np.packbits(objects.masks.to_ndarray().astype(bool), axis=-1),
+                "box": (objects, objects.bboxes.tensor.numpy()),
+                "mask": (objects, np.packbits(objects.masks.to_ndarray().astype(bool), axis=-1)),
+                "ignored": (ignored, ignored.bboxes.tensor.numpy()),
             }
             if self._kind == OURS:
-                checked["outlines"] = np.packbits(outlines(objects.masks), axis=-1)
-            arrays |= {f"{key} {image}": value for key, value in checked.items()}
+                checked["outline"] = (objects, np.packbits(outlines(objects.masks), axis=-1))
+            arrays[f"image {image}"] = found["inputs"].numpy()
+            arrays[f"scale {image}"] = np.array(sample.scale_factor[0])
+            for key, (instances, values) in checked.items():
+                pairs = zip(instances.labels.tolist(), values, strict=True)
+                arrays |= {f"{key} {image} {number}": value for number, value in pairs}
         return arrays
 
     def facts(self) -> dict[str, float]:
@@ -143,12 +139,7 @@ class Pipeline:
 
 
 def steps(pipeline: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The transforms of a candidate.
-
-    Args:
-        pipeline: of our config.
-        kind: see :class:`Pipeline`.
-    """
+    """The transforms of a candidate, made of those of our config; ``kind`` as for a pipeline."""
     if kind == OURS:
         return pipeline
     if kind == IMAGES:
@@ -161,10 +152,7 @@ def steps(pipeline: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 def outlines(masks: BaseInstanceMasks) -> NDArray:
-    """Draw each object finely, and take the pixels of which at least half is inside.
-
-    Args:
-        masks: of an image.
+    """Draw each object of an image finely, and take the pixels of which at least half is inside.
 
     Returns:
         Bool, of shape (objects, height, width); bitmaps as they are, for they have no outline.
@@ -184,23 +172,11 @@ def outlines(masks: BaseInstanceMasks) -> NDArray:
     return drawn
 
 
-def _boxes(objects: InstanceData) -> dict[str, np.ndarray]:
-    return {"objects": objects.labels.numpy(), "boxes": objects.bboxes.tensor.numpy()}
-
-
 def _seed(image: int) -> None:
     """Whatever a transform asks for a random number gives the same for all candidates."""
     random.seed(image)
     np.random.seed(image)
     torch.default_generator.manual_seed(image)  # torch.manual_seed formats a traceback for CUDA
-
-
-class Pair(NamedTuple):
-    """The same objects of an image, and where they are in what each of two pipelines gave."""
-
-    image: str
-    first: np.ndarray
-    second: np.ndarray
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,11 +189,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Run a comparison for each recipe that the command line names.
-
-    Raises:
-        BenchmarkError: an argument is wrong, or a comparison failed.
-    """
+    """Run a comparison for each recipe that the command line names; may raise BenchmarkError."""
     if args.images < 1:
         raise BenchmarkError(f"--images {args.images} must be at least 1")
     if not Path(args.data_root, ANNOTATIONS).is_file():
@@ -276,125 +248,84 @@ class Equality:
         self.facts: dict[str, dict[str, float]] = {}
 
     def __call__(self, name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
-        """Compare what the pipelines gave.
-
-        Raises:
-            UnequalResultsError: they gave something else.
-        """
-        for image in (key for key in ours if key.startswith("image ") and key in theirs):
-            _demand(np.array_equal(ours[image], theirs[image]), f"{image} of {name} is another")
-        pairs, alone = _pair(ours, theirs)
-        _demand(len(pairs), f"{name} and ours have no objects in common")
-        facts = {"alone": float(alone), **_overlaps(pairs, ours, theirs)}
-        gaps = _gaps(pairs, ours, theirs)
-        mean, outline = facts["iou_mean"], facts["iou_mean_of_outlines"]
+        """Compare what the pipelines gave; may raise UnequalResultsError."""
+        for image in _common("image", ours, theirs):
+            demand(np.array_equal(ours[image], theirs[image]), f"{image} of {name} is another")
+        boxes = _common("box", ours, theirs)
+        demand(boxes, f"{name} and ours have no objects in common")
+        masks, others, outline = (
+            [each[key.replace("box", kind)] for key in boxes]
+            for each, kind in ((ours, "mask"), (theirs, "mask"), (ours, "outline"))
+        )
+        ious = _ious(masks, others)
+        outline_ious = [_ious(each, outline).mean() for each in (others, masks)]
         if name == BITMAPS:
-            ours_outline = facts["iou_mean_of_ours_and_outlines"]
-            better = f"mean IoU with the outlines is {outline:.4f} for {name}, {ours_outline:.4f}"
-            _demand(ours_outline >= outline, f"{better} for ours")
+            demand(
+                outline_ious[1] >= outline_ious[0],
+                f"mean IoU with the outlines is {outline_ious[0]:.4f} for {name}, "
+                f"{outline_ious[1]:.4f} for ours",
+            )
             # with poly2mask=False MMDetection loses the masks of crowds, and boxes with them
-            crowds, crowds_alone = _pair(ours, theirs, "ignored ")
-            gaps = np.concatenate([gaps, _gaps(crowds, ours, theirs, "ignored ")])
-            alone += crowds_alone
+            boxes += _common("ignored", ours, theirs)
         else:
-            low = f"the masks of {name} have a mean IoU of {mean:.4f} with ours"
-            _demand(mean >= LEAST_MEAN_IOU, f"{low}, at least {LEAST_MEAN_IOU} is demanded")
-        _check_boxes(name, gaps, alone, rounded=self.recomputed and name == BITMAPS)
-        facts |= {"box_median": float(np.median(gaps[:, 0])), "box_max": float(gaps[:, 0].max())}
-        self.facts[name] = facts
-        return {"boxes": facts["box_max"], "masks": 1 - mean}
+            demand(
+                ious.mean() >= LEAST_MEAN_IOU,
+                f"the masks of {name} have a mean IoU of {ious.mean():.4f} with ours, at least "
+                f"{LEAST_MEAN_IOU} is demanded",
+            )
+        kinds = ("box", "ignored") if name == BITMAPS else ("box",)
+        alone = sum(key.startswith(kinds) for key in {*ours} ^ {*theirs})
+        gaps = np.array([np.abs(ours[key] - theirs[key]).max() for key in boxes])
+        scales = np.array([ours[f"scale {key.split()[1]}"] for key in boxes])
+        self._check_boxes(name, gaps, scales, alone)
+        self.facts[name] = {
+            "objects": len(ious),
+            "alone": alone,
+            "iou_1_percent": float(np.quantile(ious, 0.01)),
+            "iou_median": float(np.median(ious)),
+            "iou_mean": float(ious.mean()),
+            "iou_mean_of_outlines": float(outline_ious[0]),
+            "iou_mean_of_ours_and_outlines": float(outline_ious[1]),
+            "box_median": float(np.median(gaps)),
+            "box_max": float(gaps.max()),
+        }
+        return {"boxes": float(gaps.max()), "masks": 1 - float(ious.mean())}
+
+    def _check_boxes(self, name: str, gaps: NDArray, scales: NDArray, alone: int) -> None:
+        rounded = self.recomputed and name == BITMAPS
+        limit, least = (1 + scales, LEAST_NEAR) if rounded else (BOX_TOLERANCE, 1.0)
+        most_alone = MOST_ALONE * len(gaps) if rounded else 0
+        near = np.mean(gaps <= limit)
+        demand(
+            near >= least and alone <= most_alone,
+            f"of {len(gaps)} boxes of {name}, {near:.1%} are near ours, at least {least:.0%} must "
+            f"be, and they differ by up to {gaps.max():.3g} pixels; {alone} objects are in one of "
+            f"both only, at most {most_alone:.0f} may be",
+        )
 
 
-def _demand(condition: object, otherwise: str) -> None:
-    if not condition:
-        raise UnequalResultsError(f"{otherwise}; nothing was timed")
+def _common(kind: str, ours: Arrays, theirs: Arrays) -> list[str]:
+    return [key for key in ours if key.startswith(f"{kind} ") and key in theirs]
 
 
-def _pair(ours: Arrays, theirs: Arrays, prefix: str = "") -> tuple[list[Pair], int]:
-    """Find the same objects in both, and count those that only one has."""
-    pairs, alone = [], 0
-    for image in sorted({key.rpartition(" ")[2] for key in (*ours, *theirs)}, key=int):
-        numbers = [each.get(f"{prefix}objects {image}", NO_OBJECTS) for each in (ours, theirs)]
-        common, *places = np.intersect1d(*numbers, return_indices=True)
-        alone += sum(map(len, numbers)) - 2 * len(common)
-        if len(common):
-            pairs.append(Pair(image, *places))
-    return pairs, alone
-
-
-def _gaps(pairs: Sequence[Pair], ours: Arrays, theirs: Arrays, prefix: str = "") -> np.ndarray:
-    """For each object how far its boxes are apart, and what a pixel of the file takes; in pixels.
-
-    Returns:
-        Of shape (objects, 2).
-    """
-    gaps = [np.zeros((0, 2))]
-    for image, first, second in pairs:
-        boxes, others = (each[f"{prefix}boxes {image}"] for each in (ours, theirs))
-        apart = np.abs(boxes[first] - others[second]).max(1)
-        gaps.append(np.stack([apart, np.full_like(apart, ours[f"scale {image}"])], axis=1))
-    return np.concatenate(gaps)
-
-
-def _overlaps(pairs: Sequence[Pair], ours: Arrays, theirs: Arrays) -> dict[str, float]:
-    """How far the masks overlap with ours, and both with the outlines."""
-    same = [Pair(image, first, first) for image, first, _ in pairs]
-    back = [Pair(image, second, first) for image, first, second in pairs]
-    ious, empty = _ious(pairs, ours, theirs)
-    return {
-        "objects": float(len(ious)),
-        "empty_in_one": float(empty),
-        "iou_min": float(ious.min()),
-        "iou_1_percent": float(np.quantile(ious, 0.01)),
-        "iou_median": float(np.median(ious)),
-        "iou_mean": float(ious.mean()),
-        "iou_mean_of_outlines": float(_ious(back, theirs, ours, "outlines")[0].mean()),
-        "iou_mean_of_ours_and_outlines": float(_ious(same, ours, ours, "outlines")[0].mean()),
-    }
-
-
-def _ious(
-    pairs: Sequence[Pair], masks: Arrays, others: Arrays, kind: str = "masks"
-) -> tuple[np.ndarray, int]:
-    """IoU of each object's masks, without those empty in both, and how many are empty in one."""
-    ious, empty = [], 0
-    for image, first, second in pairs:
-        a, b = masks[f"masks {image}"][first], others[f"{kind} {image}"][second]
-        empty += np.count_nonzero(a.any((1, 2)) != b.any((1, 2)))
-        union = np.bitwise_count(a | b).sum((1, 2))
-        ious.append((np.bitwise_count(a & b).sum((1, 2)) / np.maximum(union, 1))[union > 0])
-    return np.concatenate(ious), empty
-
-
-def _check_boxes(name: str, gaps: np.ndarray, alone: int, rounded: bool) -> None:
-    gap, scale = gaps.T
-    limit, least = (1 + scale, LEAST_NEAR) if rounded else (BOX_TOLERANCE, 1.0)
-    most_alone = MOST_ALONE * len(gaps) if rounded else 0
-    near = np.mean(gap <= limit)
-    _demand(
-        near >= least and alone <= most_alone,
-        f"of {len(gaps)} boxes of {name}, {near:.1%} are near ours, at least {least:.0%} must be, "
-        f"and they differ by up to {gap.max():.3g} pixels; {alone} objects are in one of both "
-        f"only, at most {most_alone:.0f} may be",
-    )
+def _ious(masks: Sequence[NDArray], others: Sequence[NDArray]) -> NDArray:
+    """IoU of each object's masks, eight pixels in a byte, without those empty in both."""
+    counts = [
+        [np.bitwise_count(pixels).sum() for pixels in (mask & other, mask | other)]
+        for mask, other in zip(masks, others, strict=True)
+    ]
+    return np.array([common / union for common, union in counts if union])
 
 
 def _found(results: Results) -> list[str]:
     """What was found of each candidate of a table, a line for each."""
     recipe = results.title.partition(",")[0]
     return [
-        f"{recipe}, {name}, {f['objects']:.0f} objects: IoU with our masks {f['iou_min']:.3f} "
-        f"(least), {f['iou_1_percent']:.3f} (1 %), {f['iou_median']:.4f} (median), "
-        f"{f['iou_mean']:.4f} (mean), {f['empty_in_one']:.0f} empty in one only; with the outlines "
+        f"{recipe}, {name}, {f['objects']} objects: IoU with our masks {f['iou_1_percent']:.3f} "
+        f"(1 %), {f['iou_median']:.4f} (median), {f['iou_mean']:.4f} (mean); with the outlines "
         f"{f['iou_mean_of_outlines']:.4f} (mean), ours {f['iou_mean_of_ours_and_outlines']:.4f}; "
         f"boxes differ by {f['box_median']:.2g} (median), {f['box_max']:.2g} pixels (most); "
-        f"{f['alone']:.0f} objects in one only"
+        f"{f['alone']} objects in one only"
         for name, f in results.facts.items()
         if "objects" in f
     ]
-
-
-COLUMNS = (
-    Column("images/s", lambda r, name: f"{r.facts[name]['images'] / r.median_seconds(name):.0f}"),
-    Column("of it images alone", lambda r, name: f"{r.facts[name]['share_of_images']:.0%}"),
-)
