@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,19 +22,29 @@ def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn the errors that users can fix into one message on stderr and exit code 1.
 
     With the environment variable ``MMCONVNEXT_TRACEBACK=1`` they are raised instead. Errors that
-    nobody foresaw keep their traceback.
+    nobody foresaw keep their traceback. Where nobody reads stdout any more (``| head``), the
+    command ends quietly with the exit code of SIGPIPE, 141.
     """
 
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> int:
         try:
-            return main(*args, **kwargs) or 0
+            code = main(*args, **kwargs) or 0
+            sys.stdout.flush()  # or Python would complain when it exits
+            return code
         except UserError as error:
             if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
                 raise
             print(f"error: {error}", file=sys.stderr)
             print(f"({TRACEBACK_VARIABLE}=1 shows where it was raised)", file=sys.stderr)
             return 1
+        except BrokenPipeError:
+            poll = select.poll()
+            poll.register(sys.stdout, 0)
+            if not poll.poll(0):  # another pipe, as that of a data loader's process
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
@@ -48,26 +59,22 @@ class OptionsAction(argparse.Action):
         """Read the pairs."""
         from mmengine.config import DictAction
 
+        name = self.option_strings[0]
         for value in values:
             if "=" not in value.lstrip("="):
                 parser.error(
-                    f"{self.option_strings[0]}: {value!r} is no KEY=VALUE (without spaces around "
-                    "the =; what is no option goes before it)"
+                    f"{name}: {value!r} is no KEY=VALUE (without spaces around the =; what is no "
+                    "option goes before it)"
                 )
-        read = DictAction(self.option_strings, self.dest, nargs=self.nargs)
         try:
-            read(parser, namespace, values, *rest)
+            DictAction(self.option_strings, self.dest)(parser, namespace, values, *rest)
         except (AssertionError, ValueError) as error:
-            parser.error(f"{self.option_strings[0]}: cannot read {' '.join(values)}: {error}")
+            parser.error(f"{name}: cannot read {' '.join(values)}: {error}")
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add the config."""
+def add_config(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add the config and ``--cfg-options``, with an example for its help."""
     parser.add_argument("config", help="config file, or the name of one that the package brings")
-
-
-def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add ``--cfg-options``, with an example for its help."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -79,22 +86,18 @@ def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and evaluation share."""
-    add_config(parser)
-    parser.add_argument(
-        "--work-dir", help="where logs and results go; default: work_dirs/<name of the config>"
-    )
-    parser.add_argument(
-        "--data-root", help="folder of the data set, in place of the config's data_root"
-    )
-    add_cfg_options(parser, 'train_dataloader.batch_size=4 or a="[1,2]"')
-    parser.add_argument(
+    add_config(parser, 'train_dataloader.batch_size=4 or a="[1,2]"')
+    add = parser.add_argument
+    add("--work-dir", help="where logs and results go; default: work_dirs/<name of the config>")
+    add("--data-root", help="folder of the data set, in place of the config's data_root")
+    add(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],
         default="none",
         help="what started the processes of a distributed run (torchrun: pytorch)",
     )
     # torch.distributed.launch passes --local-rank; torchrun sets the environment variable.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def read_config(args: argparse.Namespace) -> Config:

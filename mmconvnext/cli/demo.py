@@ -37,32 +37,15 @@ def run_command(name: str, arguments: Sequence[str | Path], log: Path) -> None:
     command = [sys.executable, str(PACKAGE), name, *map(str, arguments)]
     print("$ mmconvnext " + " ".join(command[2:]), flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
-    with (
-        log.open("w", encoding="utf-8") as file,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process,
-    ):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with log.open("w", encoding="utf-8") as file, subprocess.Popen(command, **pipes) as process:
         for line in process.stdout:
             file.write(line)
-            lines.append(line)
             if any(s in line for s in SHOWN) and not any(h in line for h in HIDDEN):
                 print(line, end="", flush=True)
     if process.returncode:
-        raise UserError(f"mmconvnext {name} failed, see {log}:\n{''.join(lines[-15:])}")
-
-
-def draw_contact_sheet(folder: Path) -> Path:
-    """Put the first of the pictures in a folder on one sheet, and return its file."""
-    import cv2
-
-    from mmconvnext.evaluation.pictures import contact_sheet
-
-    sheet = folder / "contact_sheet.png"
-    pictures = sorted(path for path in folder.glob("*.png") if path != sheet)
-    cv2.imwrite(str(sheet), contact_sheet(pictures[:ON_SHEET]))
-    return sheet
+        end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
+        raise UserError(f"mmconvnext {name} failed, see {log}:\n{end}")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from mmengine.runner import find_latest_checkpoint
 
     from mmconvnext.data import generate_shapes
+    from mmconvnext.evaluation.pictures import contact_sheet
 
     start = time.monotonic()
     out = Path(args.out)
@@ -79,12 +63,12 @@ def run(args: argparse.Namespace) -> None:
     run_command("train", [args.config, *common, out / "train"], out / "train.log")
     trained = time.monotonic()
     checkpoint = find_latest_checkpoint(str(out / "train"))
-    run_command(
-        "test",
-        [args.config, checkpoint, *common, out, "--show-dir", out / "pictures"],
-        out / "test.log",
-    )
-    sheet = draw_contact_sheet(out / "pictures")
+    pictures = out / "pictures"
+    arguments = [args.config, checkpoint, *common, out, "--show-dir", pictures]
+    run_command("test", arguments, out / "test.log")
+    sheet = pictures / "contact_sheet.png"
+    drawn = sorted(path for path in pictures.glob("*.png") if path != sheet)
+    contact_sheet(drawn[:ON_SHEET]).save(sheet)
     end = time.monotonic()
     print(f"data and training {trained - start:.0f} s, evaluation {end - trained:.0f} s")
     print(f"ground truth beside predictions: {sheet} and the others in its folder")

@@ -9,7 +9,7 @@ from mmconvnext.cli import common
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    common.add_config(parser)
+    common.add_config(parser, "model.backbone.arch=small")
     parser.add_argument(
         "--shape",
         type=int,
@@ -17,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("H", "W"),
         help="height and width of the padded image in pixels; default: the paper's, 800 1280",
     )
-    common.add_cfg_options(parser, "model.backbone.arch=small")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to a file, too")
 
 

@@ -31,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     verify = commands.add_parser("verify", help="build a config's model and load its weights")
     verify.set_defaults(action=run_verify)
-    common.add_config(verify)
-    common.add_cfg_options(
-        verify, "model.backbone.init_cfg.checkpoint=timm://convnext_tiny.fb_in22k"
-    )
+    common.add_config(verify, "model.backbone.init_cfg.checkpoint=timm://convnext_tiny.fb_in22k")
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmdet.visualization.palette import get_palette
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 MIN_SIDE = 480  # pixels of an image's longer side, as drawn
 FONT_SIZE, TITLE_SIZE, TITLE_HEIGHT = 15, 18, 30
@@ -80,26 +80,15 @@ class ComparisonVisualizer(DetLocalVisualizer):
         return _annotate(panel, title, marks)
 
 
-def contact_sheet(pictures: Sequence[Path], columns: int = 3, width: int = 640) -> NDArray:
-    """Put pictures on one sheet.
-
-    Args:
-        pictures: files of pictures, all of one aspect ratio.
-        columns: of the sheet.
-        width: of each picture on it, in pixels.
-
-    Returns:
-        Of shape (height, columns * width, 3), BGR.
-    """
-    cells = []
-    for path in pictures:
-        picture = cv2.imread(str(path))
-        height = round(width * picture.shape[0] / picture.shape[1])
-        cells.append(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
-    highest = max(len(cell) for cell in cells)
-    cells += [np.zeros((0, width, 3), np.uint8)] * (-len(cells) % columns)
-    padded = [np.pad(cell, ((0, highest - len(cell)), (0, 0), (0, 0))) for cell in cells]
-    return np.vstack([np.hstack(padded[i : i + columns]) for i in range(0, len(cells), columns)])
+def contact_sheet(pictures: Sequence[Path], columns: int = 3, width: int = 640) -> Image.Image:
+    """Put the pictures of some files on one sheet, each as wide as given, in pixels."""
+    images = [Image.open(path) for path in pictures]
+    height = max(round(width * image.height / image.width) for image in images)
+    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
+    for i, image in enumerate(images):
+        place = (i % columns * width, i // columns * height)
+        sheet.paste(ImageOps.contain(image, (width, height)), place)
+    return sheet
 
 
 def _boxes(instances: InstanceData) -> NDArray:

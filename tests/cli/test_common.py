@@ -1,5 +1,8 @@
 import argparse
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -30,9 +33,25 @@ def test_the_traceback_is_there_on_request(monkeypatch):
         failing(UserError("x"))()
 
 
-def test_what_nobody_foresaw_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        failing(ZeroDivisionError())()
+@pytest.mark.parametrize("kind", [ZeroDivisionError, BrokenPipeError])
+def test_what_nobody_foresaw_keeps_its_traceback(kind):
+    with pytest.raises(kind):
+        failing(kind())()
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_where_nobody_reads_the_command_ends_quietly(repo, lines):
+    code = (
+        "from mmconvnext.cli.common import main_guard\n"
+        f"raise SystemExit(main_guard(lambda: print('line\\n' * {lines}))())"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=repo, stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (process.returncode, process.stderr) == (141, b"")
 
 
 def test_an_interrupt_is_no_traceback(capsys):
@@ -63,9 +82,9 @@ def test_shared_arguments():
 )
 def test_options_that_cannot_be_read_are_named(options, says, capsys):
     parser = argparse.ArgumentParser()
-    common.add_cfg_options(parser, "a=1")
+    common.add_config(parser, "a=1")
     with pytest.raises(SystemExit) as caught:
-        parser.parse_args(["--cfg-options", *options])
+        parser.parse_args(["a.py", "--cfg-options", *options])
     assert caught.value.code == 2
     assert f"--cfg-options: {says}" in capsys.readouterr().err
 

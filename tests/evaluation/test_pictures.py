@@ -96,7 +96,7 @@ def test_a_contact_sheet(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for value, (path, size) in enumerate(zip(paths, sizes, strict=True), 1):
         cv2.imwrite(str(path), np.full((*size, 3), 50 * value, np.uint8))
-    sheet = contact_sheet(paths, columns=2, width=120)
+    sheet = np.asarray(contact_sheet(paths, columns=2, width=120))
     assert sheet.shape == (2 * 90, 240, 3)
     assert [int(sheet[10, 60, 0]), int(sheet[10, 180, 0]), int(sheet[100, 60, 0])] == [50, 100, 150]
     assert not sheet[60:90].any()
