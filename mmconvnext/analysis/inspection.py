@@ -19,8 +19,8 @@ from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.errors import WeightsError
 from mmconvnext.evaluation.tables import format_table
+from mmconvnext.weights.checksum import sha256_of
 from mmconvnext.weights.detector import fit_detector
-from mmconvnext.weights.download import sha256_of
 from mmconvnext.weights.layouts import EMA, Found, extract_backbone, outside
 from mmconvnext.weights.matching import CLASSIFIER, MisfitError, explain_incomplete, first, match
 from mmconvnext.weights.spec import describe, timm_unsupported

@@ -1,15 +1,19 @@
-"""Files from URLs, in torch's cache: whole and checked, or not there."""
+"""Files from URLs, in torch's cache: whole and checked, or not there. Broken downloads resume."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import WeakFileLock, get_session
 from mmengine.logging import print_log
 
 from mmconvnext.compat.checkpoint_io import is_safetensors, looks_of, read_checkpoint
@@ -19,13 +23,18 @@ from mmconvnext.errors import (
     UnreadableCheckpointError,
     UnsafeCheckpointError,
 )
+from mmconvnext.weights.checksum import check_sha256, sha256_of, split_sha256
 
 # Their file names carry a hash or the whole recipe: no two of their files share one. Such files lie
 # where torch and MMEngine put them, so that what they downloaded is found.
 FLAT_HOSTS = ("dl.fbaipublicfiles.com", "download.openmmlab.com", "download.pytorch.org")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 HASH_OF_URL = 16  # digits
-CHUNK = 1 << 20
+SERVER_ERROR = 500  # and above: another attempt may help
+ATTEMPTS = 3  # at a server that is busy
+PAUSE = 1.0  # seconds before the next attempt
+TIMEOUT = 20.0  # seconds until the server answers
+# A file that is compressed on its way has another length than the server says.
+HEADERS = {"Accept-Encoding": "identity"}
 
 
 def download(url: str, folder: Path | None = None, sha256: str | None = None) -> Path:
@@ -44,9 +53,6 @@ def download(url: str, folder: Path | None = None, sha256: str | None = None) ->
             subfolder named after the URL.
         sha256: 64 hexadecimal digits that the file must have, also where it is there already.
 
-    Returns:
-        The file.
-
     Raises:
         SourceError: the URL names no file, or the hash is none.
         DownloadError: the file cannot be had, or it is another one than asked for.
@@ -56,21 +62,16 @@ def download(url: str, folder: Path | None = None, sha256: str | None = None) ->
 
 
 def obtain(url: str, path: Path, digest: str = "") -> Path:
-    """Download a URL to a place, unless there is a file.
+    """Download a URL to a path, unless there is a file.
 
     Args:
         url: an http or https URL.
         path: the file to be.
         digest: what its sha256 starts with, for names that carry a few digits of it.
 
-    Returns:
-        ``path``.
-
     Raises:
         DownloadError: the file cannot be had, or it is another one than asked for.
     """
-    from huggingface_hub.utils import WeakFileLock  # here: importing it takes time
-
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,91 +90,8 @@ def obtain(url: str, path: Path, digest: str = "") -> Path:
     return path
 
 
-def split_sha256(source: str, sha256: str | None = None) -> tuple[str, str | None]:
-    """Take the hash off the end of a URL, where one may stand as ``#sha256=…``.
-
-    Args:
-        source: a URL or another name with a scheme.
-        sha256: the hash, if it was given beside the URL.
-
-    Returns:
-        The URL without its fragment, and the hash in lower case, if any.
-
-    Raises:
-        SourceError: the hash is no sha256, or there are two that differ.
-    """
-    source, _, fragment = source.partition("#")
-    hashes = set() if sha256 is None else {valid_sha256(source, sha256)}
-    if fragment.lower().startswith("sha"):  # also sha1 and misspellings: not silently unchecked
-        hashes.add(valid_sha256(source, fragment.removeprefix("sha256=")))
-    if len(hashes) > 1:
-        raise SourceError(f"{source}: two different hashes: {', '.join(sorted(hashes))}")
-    return source, next(iter(hashes), None)
-
-
-def valid_sha256(source: str, value: str) -> str:
-    """Refuse what is no sha256.
-
-    Args:
-        source: what the hash is for.
-        value: the hash.
-
-    Returns:
-        The hash in lower case.
-
-    Raises:
-        SourceError: it has not 64 hexadecimal digits.
-    """
-    if not SHA256.fullmatch(value.lower()):
-        raise SourceError(
-            f"{source}: {value!r} is no sha256, which has 64 hexadecimal digits; correct it or "
-            "leave it out (at the end of a URL it is written #sha256=…)"
-        )
-    return value.lower()
-
-
-def check_sha256(path: Path, digest: str) -> None:
-    """Refuse a file with another hash; it stays where it is.
-
-    Args:
-        path: a file.
-        digest: what its sha256 starts with; nothing is checked if it is empty.
-
-    Raises:
-        DownloadError: it starts otherwise.
-    """
-    if digest and not (actual := sha256_of(path)).startswith(digest):
-        raise DownloadError(
-            f"{path} has the sha256 {actual}, not {digest} as asked for: it is damaged or another "
-            "file. Remove it to get it anew, or correct the hash"
-        )
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file.
-
-    Args:
-        path: a file.
-
-    Returns:
-        64 hexadecimal digits in lower case.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def place_of(url: str, folder: Path | None = None) -> Path:
-    """Where the file of a URL lies, or will.
-
-    Args:
-        url: an http or https URL without a fragment.
-        folder: the folder, or None for the place in torch's cache.
-
-    Returns:
-        A path, which need not exist.
+    """Where the file of a URL lies, or will: in a folder, or None for torch's cache.
 
     Raises:
         SourceError: the URL names no file.
@@ -212,9 +130,7 @@ def _bring_or_note(url: str, path: Path, digest: str, asked: float) -> None:
 
 def _bring(url: str, path: Path, digest: str) -> None:
     """Download to ``path``, which appears at once, whole and checked."""
-    from mmconvnext.weights.transfer import Part  # needs the hub's library, which takes time
-
-    part = Part(path)
+    part = _Part(path)
     print_log(f"downloading {url} to {path}", logger="current")
     part.receive(url)
     try:
@@ -248,3 +164,100 @@ def _check_whole(part: Path, suffix: str) -> None:
         raise DownloadError(
             f"what came is no checkpoint, and was removed: {looks}{error}"
         ) from error
+
+
+class _Part:
+    """A file that is not whole yet, ``NAME.part``, and beside it which file it is a part of."""
+
+    def __init__(self, whole: Path) -> None:
+        self.name = whole.name
+        self.path = whole.with_name(f"{whole.name}.part")
+        self._identity = whole.with_name(f"{whole.name}.part.json")
+
+    def receive(self, url: str) -> None:
+        """Bring the file, resuming what is there of it; a busy server is asked again.
+
+        Raises:
+            DownloadError: the host cannot be reached, has no such file for us (nothing of it is
+                left then), or broke off each time (what came stays).
+        """
+        identity = self._resume_or_restart(url)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._get(url, identity)
+            except HfHubHTTPError as error:
+                reason, may_pass = error, error.response.status_code >= SERVER_ERROR
+                if not may_pass:
+                    self.remove()
+            except OSError as error:
+                if error.errno is not None:  # of the disk
+                    raise
+                reason, may_pass = error, True  # it has not the size that was announced
+                self.remove()
+            except Exception as error:  # of the network, after http_get's own attempts
+                kept = f"; the {self._size} bytes that came are kept" if identity else ""
+                raise DownloadError(f"{error or type(error).__name__}{kept}") from error
+            reason = str(reason).partition("\n")[0]
+            if attempt == ATTEMPTS or not may_pass:
+                raise DownloadError(reason)
+            print_log(f"{url}: {reason}; trying again", logger="current")
+            time.sleep(PAUSE)
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        self.path.unlink(missing_ok=True)
+        self._identity.unlink(missing_ok=True)
+
+    @property
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def _resume_or_restart(self, url: str) -> dict[str, Any] | None:
+        """Keep the bytes that are there if they are of the file that the server has now."""
+        identity = _identity(url)
+        try:
+            same = identity == json.loads(self._identity.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            same = False
+        if identity is None or not same or self._size > identity["size"]:
+            self.remove()
+        if identity is not None:
+            self._identity.write_text(json.dumps(identity), encoding="utf-8")
+        return identity
+
+    def _get(self, url: str, identity: dict[str, Any] | None) -> None:
+        validator = identity and identity["validator"]
+        with self.path.open("ab") as file:
+            http_get(
+                url,
+                file,
+                resume_size=file.tell(),
+                headers={**HEADERS, **({"If-Range": validator} if validator else {})},
+                expected_size=identity and identity["size"],
+                displayed_filename=self.name,
+            )
+            # on disk before the file gets its name, which outlives a power cut
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _identity(url: str) -> dict[str, Any] | None:
+    """Ask a server which file it has: its size and its ETag or, without one, its date.
+
+    Returns:
+        None where the server does not say: a download cannot be resumed then.
+
+    Raises:
+        DownloadError: the server cannot be reached.
+    """
+    try:
+        response = get_session().head(url, headers=HEADERS, follow_redirects=True, timeout=TIMEOUT)
+    except Exception as error:  # the hub's library has changed its client's errors twice
+        raise DownloadError(str(error) or type(error).__name__) from error
+    etag = response.headers.get("ETag", "")
+    # a weak ETag does not promise the same bytes
+    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+    size = response.headers.get("Content-Length", "")
+    if not response.is_success or not validator or not size.isdigit():
+        return None
+    return {"url": url, "validator": validator, "size": int(size)}

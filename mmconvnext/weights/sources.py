@@ -1,7 +1,12 @@
-"""Where checkpoints come from: a path, a URL, or a name that timm, torchvision or the hub knows."""
+"""Where checkpoints come from: a path, a URL, or a name that timm, torchvision or the hub knows.
+
+Files of the hub are in its own library's cache; ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and
+``HF_HUB_OFFLINE`` work as everywhere else.
+"""
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 from collections.abc import Sequence
@@ -14,19 +19,16 @@ from mmengine.logging import print_log
 
 from mmconvnext.compat.checkpoint_io import check_file, load_from_local
 from mmconvnext.errors import CheckpointError, SourceError
-from mmconvnext.weights.download import (
-    check_sha256,
-    download,
-    obtain,
-    place_of,
-    split_sha256,
-    valid_sha256,
-)
-from mmconvnext.weights.hub import closest, fetch_hf, fetch_timm
+from mmconvnext.weights.checksum import check_sha256, split_sha256, valid_sha256
 
 SCHEME = re.compile(r"([A-Za-z][\w+.-]+)://")
 # the digits of its sha256 that torchvision puts in the name of a file
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})$")
+# Looked for in this order in a repository of the hub, each only where those before are not.
+TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+FILES = (*TIMM_FILES, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@:]+))?(?::(?P<file>[^:]+))?")
+SHOWN_MODELS = 2
 
 
 def fetch(source: str, sha256: str | None = None) -> Path:
@@ -56,6 +58,8 @@ def fetch(source: str, sha256: str | None = None) -> Path:
         bare, sha256 = split_sha256(source, sha256)
         scheme, name = found[1].lower(), bare[found.end() :]
         if scheme in ("http", "https"):
+            from mmconvnext.weights.download import download  # needs the hub's library: takes time
+
             return download(bare, sha256=sha256)
         if scheme not in NAMED:
             raise SourceError(
@@ -93,19 +97,15 @@ def fetch_first(sources: str | Sequence[str], sha256: str | None = None) -> tupl
             "#sha256=… to each URL"
         )
     reasons = []
-    for index, source in enumerate(sources):
+    for source, following in zip(sources, [*sources[1:], None], strict=True):
         try:
             return source, fetch(source)
         except SourceError:
             raise
         except CheckpointError as error:
             reasons.append(f"{source}: {error}")
-        if index + 1 < len(sources):
-            print_log(
-                f"no weights from {reasons[-1]}; trying {sources[index + 1]}",
-                logger="current",
-                level=logging.WARNING,
-            )
+        if following:
+            _warn(f"no weights from {reasons[-1]}; trying {following}")
     raise CheckpointError(
         f"none of the {len(sources)} sources of weights can be had; fix one of them, or name the "
         "path of a file that you have:\n" + "\n".join(f"- {reason}" for reason in reasons)
@@ -123,8 +123,7 @@ def install(checkpoint: ModuleType) -> None:
     """
     loaders = checkpoint.CheckpointLoader
     loaders.register_scheme(("http://", "https://"), load_from_http, force=True)
-    schemes = tuple(f"{scheme}://" for scheme in NAMED)
-    loaders.register_scheme(schemes, load_from_source, force=True)
+    loaders.register_scheme(tuple(f"{s}://" for s in NAMED), load_from_source, force=True)
     checkpoint.load_from_http = load_from_http
     checkpoint.load_url = load_from_http
 
@@ -135,31 +134,15 @@ def load_from_http(
     model_dir: str | None = None,
     progress: bool = True,
 ) -> Any:
-    """Read a URL for mmengine.
+    """Read a URL for mmengine, with its arguments; a bar is shown wherever there is a terminal."""
+    from mmconvnext.weights.download import download
 
-    Args:
-        filename: the URL; ``#sha256=`` and the hash may be added to it.
-        map_location: the device to read to, as for ``torch.load``.
-        model_dir: where to put the file; None for torch's cache.
-        progress: as in mmengine; there is a bar wherever there is a terminal.
-
-    Returns:
-        What the file contains.
-    """
     folder = None if model_dir is None else Path(model_dir)
     return load_from_local(str(download(filename, folder)), map_location)
 
 
 def load_from_source(filename: str, map_location: Any = None) -> Any:
-    """Read a named source for mmengine.
-
-    Args:
-        filename: a source with a scheme, as for :func:`fetch`.
-        map_location: the device to read to, as for ``torch.load``.
-
-    Returns:
-        What the file contains.
-    """
+    """Read a named source, as for :func:`fetch`, for mmengine."""
     return load_from_local(str(fetch(filename)), map_location)
 
 
@@ -171,35 +154,145 @@ def get_torchvision_models() -> dict[str, str]:
     return checkpoint.get_torchvision_models()
 
 
+def _warn(line: str) -> None:
+    print_log(line, logger="current", level=logging.WARNING)
+
+
 def _fetch_torchvision(name: str) -> Path:
     """Find torchvision's weights; ``name`` as in torchvision, or the model's with its weights'."""
+    from mmconvnext.weights.download import obtain, place_of
+
     try:
-        known = get_torchvision_models()
+        urls = get_torchvision_models()
     except ImportError as error:
         raise CheckpointError(
             f"torchvision://{name} needs a package: pip install torchvision"
         ) from error
     plain = name.replace("_Weights", "").lower()
-    url = known.get(plain) or known.get(f"{plain}.default")
+    url = urls.get(plain) or urls.get(f"{plain}.default")
     if not url:
-        names = [key for key, value in known.items() if value]
-        raise CheckpointError(f"torchvision has no weights {name!r}; {closest(plain, names)}")
+        names = [key for key, value in urls.items() if value]
+        raise CheckpointError(f"torchvision has no weights {name!r}; {_closest(plain, names)}")
     digits = HASH_IN_NAME.search(PurePosixPath(urlsplit(url).path).stem)
     return obtain(url, place_of(url), digits[1] if digits else "")
 
 
 def _fetch_modelzoo(name: str) -> Path:
-    print_log(
-        f"modelzoo://{name}: the scheme has been renamed; write torchvision://{name}",
-        logger="current",
-        level=logging.WARNING,
-    )
+    _warn(f"modelzoo://{name}: the scheme has been renamed; write torchvision://{name}")
     return _fetch_torchvision(name)
 
 
+def _fetch_timm(name: str) -> Path:
+    """Find the weights of one of timm's models, by timm's registry where timm is installed.
+
+    Args:
+        name: a model with its tag, ``convnext_tiny.fb_in22k``; without one, timm's default.
+    """
+    try:
+        import timm
+    except ImportError:
+        print_log(
+            f"timm is not installed: taking timm://{name} to be hf://timm/{name}", logger="current"
+        )
+        return _from_hub(f"timm/{name}", TIMM_FILES)
+    try:
+        cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:  # an unknown model, or an unknown tag of it
+        cfg = None
+    if not cfg or not (cfg.hf_hub_id or cfg.url):  # timm has an entry of an untrained model, too
+        raise CheckpointError(
+            f"timm {timm.__version__} has no pretrained {name!r}; "
+            f"{_closest(name, timm.list_pretrained())}"
+        )
+    if not cfg.hf_hub_id:
+        raise CheckpointError(
+            f"timm {timm.__version__} has no weights on the hub for {name}; name its URL: {cfg.url}"
+        )
+    if "." not in name:
+        default = f"{name}.{cfg.tag}"
+        print_log(
+            f"timm://{name}: no tag given, taking timm's default, {default}", logger="current"
+        )
+    return _from_hub(cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else TIMM_FILES)
+
+
+def _closest(name: str, there: Sequence[str]) -> str:
+    """Say which names, ``model.tag``, are like one that is not there: of its model all tags."""
+    model = name.partition(".")[0]
+    models = {k.partition(".")[0] for k in there}
+    near = {model} & models or difflib.get_close_matches(model, sorted(models), n=SHOWN_MODELS)
+    alike = [k for k in there if k.partition(".")[0] in near]
+    if not alike:
+        return f"nothing among its {len(there)} names is like it"
+    return f"did you mean {', '.join(alike)}?"
+
+
+def _from_hub(name: str, files: Sequence[str] = FILES) -> Path:
+    """Find a checkpoint of the hub in its cache, after downloading it if it is not there.
+
+    Args:
+        name: ``org/name[@revision][:file]``.
+        files: which to look for where the name has none; the first that the repository has.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    repo, revision, file = _parse_hub_name(name)
+    files = (file,) if file else files
+    shown = f"{repo} at revision {revision}" if revision else repo
+    unreachable: Exception | None = None
+    for file in files:
+        # the rest only from the cache once the hub is out of reach: each try takes its time
+        offline = unreachable is not None
+        try:
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    repo, file, revision=revision, local_files_only=offline
+                )
+            )
+        except errors.LocalEntryNotFoundError as error:
+            unreachable = unreachable or error
+        except errors.EntryNotFoundError:
+            continue
+        except errors.HFValidationError as error:
+            raise SourceError(f"{shown} is no name of the hub: {error}") from error
+        except Exception as error:  # the hub's library has changed its client's errors twice
+            message = " ".join(str(error).split())
+            if isinstance(error, errors.RepositoryNotFoundError):  # or one with a gate
+                message += (
+                    f" If it is private or asks to accept a licence, do so on {constants.ENDPOINT}/"
+                    f"{repo}, then `hf auth login` (or set HF_TOKEN)"
+                )
+            raise CheckpointError(
+                f"cannot get {file} of {shown} from {constants.ENDPOINT}: {message}"
+            ) from error
+    if unreachable is not None:
+        raise CheckpointError(
+            f"cannot get {' or '.join(files)} of {shown} from {constants.ENDPOINT}, and the cache "
+            f"{constants.HF_HUB_CACHE} has none: {unreachable.__cause__ or unreachable}. Fix the "
+            f"connection, set HF_ENDPOINT to a mirror, fill the cache with `hf download {repo}` "
+            "where there is a network, or name the path of a file that you have"
+        ) from unreachable
+    raise CheckpointError(
+        f"{shown} on the hub has no {' or '.join(files)}; look at its list of files and name one: "
+        f"hf://{repo}{f'@{revision}' if revision else ''}:FILE"
+    )
+
+
+def _parse_hub_name(name: str) -> tuple[str, str | None, str | None]:
+    """The repository, the revision and the file of ``org/name[@revision][:file]``."""
+    found = HUB_NAME.fullmatch(name)
+    if not found:
+        raise SourceError(
+            f"'hf://{name}' is no name of the hub: write hf://org/name, and where needed the "
+            "revision and the file, as in hf://org/name@revision:model.safetensors"
+        )
+    return found["repo"], found["revision"], found["file"]
+
+
 NAMED = {
-    "timm": fetch_timm,
-    "hf": fetch_hf,
+    "timm": _fetch_timm,
+    "hf": _from_hub,
     "torchvision": _fetch_torchvision,
     "modelzoo": _fetch_modelzoo,
 }

@@ -8,14 +8,14 @@ import pytest
 import torch
 from huggingface_hub import file_download
 
-from mmconvnext.weights import transfer
+from mmconvnext.weights import download, sources
 from tests.weights.server import Server, running
 
 
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(transfer, "PAUSE", 0)
+    monkeypatch.setattr(download, "PAUSE", 0)
     nap = SimpleNamespace(sleep=lambda seconds: None)
     monkeypatch.setattr(file_download, "time", nap)
     monkeypatch.setattr(file_download.constants, "DOWNLOAD_CHUNK_SIZE", 100)
@@ -33,9 +33,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def logged(monkeypatch) -> list[str]:
     """The lines that the package logs, whichever module logs them."""
-    from mmconvnext.weights import download, hub, sources
-
     lines = []
-    for module in (download, hub, sources, transfer):
+    for module in (download, sources):
         monkeypatch.setattr(module, "print_log", lambda line, **_: lines.append(line))
     return lines

@@ -1,5 +1,6 @@
 """A server on the loopback address: files in parts, hosts that hang up, and a part of the hub."""
 
+import gzip
 import hashlib
 import io
 import threading
@@ -46,6 +47,7 @@ class Server(ThreadingHTTPServer):
         self.shift = 0  # of the parts that are sent against those asked for
         self.length = True
         self.checks_if_range = True
+        self.compresses = False  # for those that accept it
         self.before_body = lambda: None
 
     def url(self, path: str) -> str:
@@ -98,6 +100,9 @@ class Handler(BaseHTTPRequestHandler):
             if value:
                 self.send_header(name, value)
         part = content[start or 0 :]
+        if server.compresses and "gzip" in self.headers.get("Accept-Encoding", ""):
+            part = gzip.compress(part)
+            self.send_header("Content-Encoding", "gzip")
         if server.length:
             self.send_header("Content-Length", str(len(part)))
         self.end_headers()

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mmconvnext.errors import CheckpointError, DownloadError, SourceError
-from mmconvnext.weights import transfer
 from mmconvnext.weights.download import download, obtain, place_of
 from tests.weights.server import checkpoint, content_of, sha256
 
@@ -153,6 +152,13 @@ def test_a_server_that_knows_no_ranges_sends_all(url, server):
     assert download(url).read_bytes() == CONTENT
 
 
+def test_what_a_server_would_compress_on_its_way_comes_as_it_is(url, server):
+    server.compresses = True
+    server.cuts = [500]
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == [GET, (PATH, "bytes=500-")]
+
+
 def test_another_piece_than_asked_for_is_not_taken(url, server):
     server.shift = 3
     server.cuts = [500]
@@ -222,7 +228,7 @@ def test_a_host_out_of_reach_is_asked_once(cache, monkeypatch):
             asked.append(args)
             raise ConnectionRefusedError("refused")
 
-    monkeypatch.setattr(transfer, "get_session", Session)
+    monkeypatch.setattr("mmconvnext.weights.download.get_session", Session)
     assert "refused" in refused("https://somewhere.example/x.pth")
     assert len(asked) == 1
 
