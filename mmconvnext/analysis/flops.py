@@ -44,36 +44,22 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of a detector costs.
+    """What one part of a detector costs."""
 
-    Attributes:
-        name: within the detector, for example ``roi_head.bbox_head.0``.
-        params: number of parameters.
-        flops: multiply-adds for one image, over all its regions.
-    """
-
-    name: str
+    name: str  # within the detector, for example roi_head.bbox_head.0
     params: int
-    flops: int
+    flops: int  # multiply-adds for one image, over all its regions
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a detector costs.
+    """What a detector costs."""
 
-    Attributes:
-        shape: height and width of the image in pixels.
-        params: number of parameters.
-        flops: multiply-adds for one image.
-        parts: in the order of the detector's modules; they add up to the whole.
-        protocol: what was counted, in a sentence.
-    """
-
-    shape: tuple[int, int]
+    shape: tuple[int, int]  # height and width of the image in pixels
     params: int
-    flops: int
-    parts: tuple[Part, ...]
-    protocol: str
+    flops: int  # multiply-adds for one image
+    parts: tuple[Part, ...]  # in the order of the detector's modules; they add up to the whole
+    protocol: str  # what was counted, in a sentence
 
     def table(self) -> str:
         """Format it as a table of parts with their sum, and the protocol below it."""
@@ -83,11 +69,7 @@ class Cost:
         return f"{format_table(rows, footing=True)}\nFLOPs: {self.protocol}"
 
     def info(self, cfg: Config) -> dict[str, Any]:
-        """What to write as JSON: the cost, and what it was counted with.
-
-        Args:
-            cfg: the config that was counted, read from a file.
-        """
+        """What to write as JSON: the cost, and what it was counted with."""
         unit = "params in 1, FLOPs in multiply-adds"
         return {"unit": unit, **asdict(self), "run": run_info(cfg)}
 
@@ -97,10 +79,7 @@ class FlopsError(UserError, ValueError):
 
 
 def build_detector(cfg: Config) -> nn.Module:
-    """Build the model of a config for counting, without weights.
-
-    Args:
-        cfg: a config with a ``model``; not changed.
+    """Build the model of a config, which is not changed, for counting.
 
     Returns:
         The model on the meta device, or on the CPU (which is logged) where a constructor reads
@@ -126,12 +105,7 @@ def build_detector(cfg: Config) -> nn.Module:
 
 
 def count_config(cfg: Config, shape: tuple[int, int] = SHAPE) -> Cost:
-    """Build the model of a config and count it; see `build_detector` and `count_flops`.
-
-    Args:
-        cfg: a config with a ``model``; not changed.
-        shape: height and width in pixels of the padded image.
-    """
+    """Build the model of a config and count it; see `build_detector` and `count_flops`."""
     detector = build_detector(cfg)
     in_channels = cfg.model.get("backbone", {}).get("in_channels", IN_CHANNELS)
     return count_flops(detector, shape, in_channels=in_channels)
@@ -164,9 +138,15 @@ def count_flops(
         FlopsError: an argument is not positive, this kind of detector has no place in the
             protocol, it cannot be run, or it has weights that no counted operation used.
     """
-    _check_numbers(
-        shape, num_proposals=num_proposals, num_mask_rois=num_mask_rois, in_channels=in_channels
-    )
+    if len(shape) != 2 or not all(map(is_positive_int, shape)):
+        raise FlopsError(
+            f"shape={tuple(shape)} must be two positive integers: height and width in pixels, "
+            f"for example {SHAPE[0]} {SHAPE[1]}"
+        )
+    numbers = {"num_proposals": num_proposals, "num_mask_rois": num_mask_rois}
+    for name, value in (numbers | {"in_channels": in_channels}).items():
+        if not is_positive_int(value):
+            raise FlopsError(f"{name}={value!r} must be a positive integer")
     _check_kind(detector)
     model = _Pass(_meta_copy(detector), num_proposals, num_mask_rois)
     counts = _run(model, torch.empty(1, in_channels, *shape, device="meta"))
@@ -205,29 +185,16 @@ class _Pass(nn.Module):
             return
         if self.detector.with_rpn:
             self.detector.rpn_head(features)
-        for kind, count in self.num_rois.items():
-            if getattr(self.detector.roi_head, f"with_{kind}"):
-                self._run_heads(kind, count, image)
-
-    def _run_heads(self, kind: str, count: int, image: Tensor) -> None:
         roi_head = self.detector.roi_head
-        heads = _as_list(getattr(roi_head, f"{kind}_head"))
-        extractors = _as_list(getattr(roi_head, f"{kind}_roi_extractor"))
-        for head, extractor in zip(heads, extractors, strict=True):
-            size = extractor.roi_layers[0].output_size
-            regions = image.new_empty(count, extractor.out_channels, *size)
-            head(roi_head.shared_head(regions) if roi_head.with_shared_head else regions)
-
-
-def _check_numbers(shape: tuple[int, int], **numbers: int) -> None:
-    if len(shape) != 2 or not all(map(is_positive_int, shape)):
-        raise FlopsError(
-            f"shape={tuple(shape)} must be two positive integers: height and width in pixels, "
-            f"for example {SHAPE[0]} {SHAPE[1]}"
-        )
-    for name, value in numbers.items():
-        if not is_positive_int(value):
-            raise FlopsError(f"{name}={value!r} must be a positive integer")
+        for kind, count in self.num_rois.items():
+            if not getattr(roi_head, f"with_{kind}"):
+                continue
+            heads = _as_list(getattr(roi_head, f"{kind}_head"))
+            extractors = _as_list(getattr(roi_head, f"{kind}_roi_extractor"))
+            for head, extractor in zip(heads, extractors, strict=True):
+                size = extractor.roi_layers[0].output_size
+                regions = image.new_empty(count, extractor.out_channels, *size)
+                head(roi_head.shared_head(regions) if roi_head.with_shared_head else regions)
 
 
 def _check_kind(detector: nn.Module) -> None:
@@ -307,18 +274,13 @@ def _has_matrix(module: nn.Module) -> bool:
     return isinstance(weight, nn.Parameter) and sum(size > 1 for size in weight.shape) > 1
 
 
-def _named_parts(detector: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The detector's parts, the RoI head as its own and a cascade's one by one."""
-    for name, module in detector.named_children():
-        if name != "roi_head":
-            yield name, module
-            continue
-        for head_name, head in module.named_children():
-            if not isinstance(head, nn.ModuleList):
-                yield f"{name}.{head_name}", head
-                continue
-            for index, stage in enumerate(head):
-                yield f"{name}.{head_name}.{index}", stage
+def _named_parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The detector's parts, the RoI head's one by one, a cascade's stages too."""
+    for name, child in module.named_children():
+        if name == "roi_head" or isinstance(child, nn.ModuleList):
+            yield from _named_parts(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
 
 
 def _protocol(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -32,39 +33,22 @@ HEADS = re.compile(r"(^|\.)(roi_head|bbox_head|mask_head)\.")
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file of weights is.
-
-    Attributes:
-        file: its path.
-        mebibytes: its size.
-        sha256: for ``sha256=`` in a config.
-        layout: of the names.
-        kind: version and variant, or depths and widths.
-        prefix: what the backbone's names begin with.
-        tensors: number of the backbone's, without a classifier.
-        parameters: in them.
-        types: number of tensors of each data type.
-        classifier: names of the classifier's tensors and the final norm.
-        other_parts: number of tensors of each other part of the file.
-        also: prefixes of further backbones, such as averaged ones.
-        unsupported: why this backbone cannot load it, such as what is missing; empty if it can.
-        configs: those whose model it fills strictly.
-    """
+    """What a file of weights is."""
 
     file: str
     mebibytes: float
     sha256: str
     layout: str
-    kind: str
-    prefix: str
-    tensors: int
-    parameters: int
-    types: dict[str, int]
-    classifier: tuple[str, ...]
-    other_parts: dict[str, int]
-    also: tuple[str, ...]
-    unsupported: tuple[str, ...]
-    configs: tuple[str, ...]
+    kind: str  # version and variant, or depths and widths
+    prefix: str  # what the backbone's names begin with
+    tensors: int  # number of the backbone's, without a classifier
+    parameters: int  # in them
+    types: dict[str, int]  # number of tensors of each data type
+    classifier: tuple[str, ...]  # names of its tensors and the final norm's
+    other_parts: dict[str, int]  # number of tensors of each other part of the file
+    also: tuple[str, ...]  # prefixes of further backbones, such as averaged ones
+    unsupported: tuple[str, ...]  # why this backbone cannot load it; empty if it can
+    configs: tuple[str, ...]  # those whose model it fills strictly
 
 
 def inspect(
@@ -75,7 +59,7 @@ def inspect(
     Args:
         path: of the file.
         configs: which of them match is tried out, on models without memory.
-        prefix: of the backbone, see :func:`mmconvnext.weights.layouts.find_backbone`, as ``ema``.
+        prefix: of the backbone, see :func:`mmconvnext.weights.layouts.find_backbone`.
         ema: see there.
 
     Raises:
@@ -94,6 +78,7 @@ def inspect(
         unsupported.append(eps)
     if not unsupported and (fault := explain_incomplete(backbone)):
         unsupported.append(fault)
+    is_detector = any(map(HEADS.search, tensors))
     return Inspection(
         file=str(path),
         mebibytes=round(path.stat().st_size / MIB, 1),
@@ -108,7 +93,7 @@ def inspect(
         other_parts=_parts(outside(tensors, found), found),
         also=found.also,
         unsupported=tuple(unsupported),
-        configs=() if unsupported else _matching(configs, raw, backbone, tensors),
+        configs=() if unsupported else _matching(configs, raw, backbone, is_detector),
     )
 
 
@@ -151,12 +136,8 @@ def _parts(names: Sequence[str], found: Found) -> dict[str, int]:
 
 
 def _matching(
-    configs: Sequence[Path],
-    raw: object,
-    backbone: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
+    configs: Sequence[Path], raw: object, backbone: Mapping[str, Tensor], is_detector: bool
 ) -> tuple[str, ...]:
-    is_detector = any(map(HEADS.search, tensors))
     matches: dict[str, bool] = {}
     matching = []
     for path in configs:
@@ -174,17 +155,15 @@ def _matching(
 def _fits_backbone(cfg: Config, backbone: Mapping[str, Tensor]) -> bool:
     with torch.device("meta"):
         own = MODELS.build(cfg.model.backbone).state_dict()
-    try:
+    with suppress(MisfitError):
         return bool(match(own, backbone))
-    except MisfitError:
-        return False
+    return False
 
 
 def _fits_detector(cfg: Config, raw: object) -> bool:
     with torch.device("meta"):
         model = MODELS.build(cfg.model)
-    try:
-        name = Path(cfg.filename).name
-        return bool(fit_detector(model, raw, f"{name}: the file", must_fill=True))
-    except WeightsError:
-        return False
+    with suppress(WeightsError):
+        source = f"{Path(cfg.filename).name}: the file"
+        return bool(fit_detector(model, raw, source, must_fill=True))
+    return False

@@ -15,39 +15,32 @@ from mmconvnext.errors import ConfigError
 
 
 def load_config(name: str) -> Config:
-    """Read a config file of MMEngine.
+    """Read a config file by its path or, where there is no such file, by its name.
 
-    Args:
-        name: a path; or, where there is no such file, the name of a config that comes with this
-            package (``cascade_convnext_t_coco.py``, with or without ``mmconvnext::``) or with
-            another one (``mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py``).
+    Names are those of the configs that come with this package (``cascade_convnext_t_coco.py``, with
+    or without ``mmconvnext::``) or another (``mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py``).
 
     Raises:
         ConfigError: there is no such config, or it does not parse.
     """
-    path = name if Path(name).is_file() else _named_config(name)
+    try:
+        if Path(name).is_file():
+            path = name
+        elif "::" in name and not name.startswith(PREFIX):
+            path = Config._get_cfg_path(name, "")[0]  # what MMEngine does with a `_base_`
+        else:
+            path = config_path(name)
+    except Exception as error:  # MMEngine asserts, and reads the other package's own files
+        reason = error.args[0] if error.args else error
+        raise ConfigError(f"there is no config file {name}, and {reason}") from None
     try:
         return Config.fromfile(path)
     except Exception as error:  # a config is Python code: anything can go wrong in it
         raise ConfigError(f"{path} does not parse: {type(error).__name__}: {error}") from error
 
 
-def _named_config(name: str) -> str:
-    try:
-        if "::" in name and not name.startswith(PREFIX):
-            return Config._get_cfg_path(name, "")[0]  # what MMEngine does with a `_base_`
-        return config_path(name)
-    except Exception as error:  # MMEngine asserts, and reads the other package's own files
-        reason = error.args[0] if error.args else error
-        raise ConfigError(f"there is no config file {name}, and {reason}") from None
-
-
 def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> list[str]:
-    """Merge settings from the command line (``--cfg-options``) into a config.
-
-    Args:
-        cfg: of the run.
-        options: settings by dotted names.
+    """Merge ``--cfg-options``, settings by dotted names, into a config.
 
     Returns:
         One line for the log for each setting that the config did not have.
@@ -111,18 +104,13 @@ def set_data_root(cfg: Config, data_root: str) -> None:
 
 
 def drop_pretrained(cfg: Config, load_from: bool = True) -> list[str]:
-    """Remove every checkpoint that the run would start from.
-
-    Args:
-        cfg: of the run.
-        load_from: remove that of the whole detector, too, not only those of the model's parts.
+    """Remove every checkpoint that the run would start from, or those of the model's parts alone.
 
     Returns:
         The checkpoints that were dropped; of alternatives the first, and how many others.
     """
-    dropped = []
+    dropped = [cfg.load_from] if load_from and cfg.get("load_from") else []
     if load_from:
-        dropped = [cfg.load_from] if cfg.get("load_from") else []
         cfg.load_from = None
 
     def drop(value: Any) -> Any:
@@ -167,12 +155,7 @@ def use_auto_scale_lr(cfg: Config) -> None:
 def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
     """Say that the learning rate is meant for another batch size than that of this training.
 
-    Args:
-        cfg: of the run.
-        world_size: number of processes.
-
-    Returns:
-        A line for the log; none where they are equal or the config does not tell.
+    The line for the log is left out where they are equal or the config does not tell.
     """
     scaling = cfg.get("auto_scale_lr") or {}
     base, size = scaling.get("base_batch_size"), cfg.train_dataloader.get("batch_size")

@@ -27,9 +27,6 @@ RANK_VARIABLES = {
 def adapt_to_device(cfg: Config) -> list[str]:
     """Replace what only works on an accelerator where there is none.
 
-    Args:
-        cfg: changed in place.
-
     Returns:
         One line for each setting that was changed, for the log.
     """
@@ -64,10 +61,8 @@ def convolutions_to_channels_last(model: nn.Module) -> None:
     """Lay the weights of convolutions out in channels_last if the device is the CPU.
 
     A convolution then gives channels_last whatever it gets. On the CPU that is the faster layout,
-    and the one of ConvNeXt's feature maps, but RoI extractors give the other.
-
-    Args:
-        model: changed in place; names, shapes and values stay.
+    and the one of ConvNeXt's feature maps, but RoI extractors give the other. Names, shapes and
+    values stay.
     """
     if get_device() != "cpu":
         return
@@ -77,10 +72,7 @@ def convolutions_to_channels_last(model: nn.Module) -> None:
 
 
 def check_launcher(launcher: str) -> None:
-    """Check that processes were started by what the command line says.
-
-    Args:
-        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+    """Check that processes were started by what ``--launcher`` says.
 
     Raises:
         UserError: the launcher's environment variables are not set, or torchrun started several
@@ -104,16 +96,15 @@ def check_launcher(launcher: str) -> None:
 def init_distributed_on_cpu(launcher: str) -> None:
     """Start the gloo process group where MMEngine would ask for a GPU.
 
-    Args:
-        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``; ``none`` does nothing. Its
-            environment variables must be set, see :func:`check_launcher`.
+    The launcher's environment variables must be set, see :func:`check_launcher`.
     """
     if launcher == "none" or _has_accelerator() or is_distributed():
         return
     for target, source in zip(RANK_VARIABLES["pytorch"], RANK_VARIABLES[launcher], strict=True):
         os.environ[target] = os.environ[source]
     if launcher == "slurm" and "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"] = _first_slurm_host()
+        command = ["scontrol", "show", "hostname", os.environ["SLURM_NODELIST"]]
+        os.environ["MASTER_ADDR"] = subprocess.check_output(command, text=True).split()[0]
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     dist.init_process_group("gloo")
@@ -122,13 +113,3 @@ def init_distributed_on_cpu(launcher: str) -> None:
 def _has_accelerator() -> bool:
     # Apple's MPS lacks mixed precision, synchronised statistics and communication, as the CPU does.
     return get_device() not in ("cpu", "mps")
-
-
-def _first_slurm_host() -> str:
-    hosts = subprocess.run(
-        ["scontrol", "show", "hostname", os.environ["SLURM_NODELIST"]],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return hosts.stdout.split()[0]

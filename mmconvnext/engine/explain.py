@@ -66,15 +66,9 @@ def check_optimizer_type(optim_wrapper: Any) -> None:
 
 
 def explain_num_classes(model: nn.Module, dataset: Any) -> str | None:
-    """Say which heads have another number of classes than the data set.
+    """Say which heads of a detector have another number of classes than the data set.
 
-    Args:
-        model: a detector, not wrapped.
-        dataset: built by MMDetection.
-
-    Returns:
-        A sentence with the fix, or None where there is nothing to say. What is compared is what
-        MMDetection's ``NumClassCheckHook`` compares.
+    What is compared is what MMDetection's ``NumClassCheckHook`` compares; None where it is equal.
     """
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
     found = {

@@ -33,14 +33,7 @@ INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "a
 
 
 def run_info(cfg: Config) -> dict:
-    """Collect what another person needs to repeat a run.
-
-    Args:
-        cfg: of the run.
-
-    Returns:
-        A dict that can be written as JSON; memory is in GiB.
-    """
+    """Collect what another person needs to repeat a run, to be written as JSON."""
     return {
         "config": cfg.filename,
         "command": sys.argv,

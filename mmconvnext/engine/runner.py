@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,19 +139,19 @@ class DetectionRunner(Runner):
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build the loop and its data."""
-        return self._build_loop("train", super().build_train_loop, loop)
+        return self._build_loop("train", loop)
 
     def build_val_loop(self, loop: Any) -> Any:
         """Build the loop and its data."""
-        return self._build_loop("val", super().build_val_loop, loop)
+        return self._build_loop("val", loop)
 
     def build_test_loop(self, loop: Any) -> Any:
         """Build the loop and its data."""
-        return self._build_loop("test", super().build_test_loop, loop)
+        return self._build_loop("test", loop)
 
-    def _build_loop(self, split: str, build: Callable[[Any], Any], loop: Any) -> Any:
+    def _build_loop(self, split: str, loop: Any) -> Any:
         with config_errors(f"{split}_cfg of {self.cfg.filename}", reads_files=True):
-            built = build(loop)
+            built = getattr(super(), f"build_{split}_loop")(loop)
         if split == "test":
             return built
         fault = explain_num_classes(unwrapped(self.model), built.dataloader.dataset)
@@ -200,15 +200,12 @@ class DetectionRunner(Runner):
 
 
 def resume_from(cfg: Config, checkpoint: str) -> list[str]:
-    """Let a run resume from a checkpoint.
+    """Let a run resume from a checkpoint, and return lines for the log.
 
     Args:
         cfg: changed in place.
         checkpoint: a file, or ``auto`` for the last one in the work folder (a new run if there is
             none).
-
-    Returns:
-        Lines for the log.
 
     Raises:
         UserError: there is no such file.

@@ -89,13 +89,13 @@ def write_result(metrics: Mapping[str, float], cfg: Config, checkpoint: str, fol
 
     Args:
         metrics: as MMEngine's runner returns them, in 0-1.
-        cfg: of the run; the file also goes to its ``work_dir``, where the last result is found
-            without knowing the time of the run.
+        cfg: of the run.
         checkpoint: that was evaluated.
         folder: of this run.
 
     Returns:
-        The path of the file in ``work_dir``.
+        The path of a copy in the config's ``work_dir``, where the last result is found without
+        knowing the time of the run.
     """
     overall, classwise = split_metrics(metrics)
     result = {

@@ -7,7 +7,7 @@ import logging
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,12 +16,15 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger, print_log
 from numpy.typing import NDArray
+from pycocotools.cocoeval import COCOeval
 
 from mmconvnext.data.checks import metrics_of
 from mmconvnext.errors import ConfigError
-from mmconvnext.evaluation.hotcoco_eval import UnusualDataError, evaluate, read_truth
 from mmconvnext.evaluation.rle import encode_masks
 from mmconvnext.evaluation.tables import KINDS, format_table, split_metrics
+
+if TYPE_CHECKING:
+    import hotcoco
 
 BACKENDS = ("auto", "hotcoco", "pycocotools")
 FAST_METRICS = {"bbox", "segm"}
@@ -33,6 +36,11 @@ NAMES = (*STATS, *RECALL_STATS)
 ZERO_WITHOUT_DETECTIONS = ("mAP", "mAP_50", "mAP_75")
 # The columns of the class-wise table: indices of IoU thresholds (None for all) and of areas.
 CLASSWISE = ((None, 0), (0, 0), (5, 0), (None, 1), (None, 2), (None, 3))
+LARGEST_ID = 2**53  # hotcoco takes detections as a table of float64
+
+
+class UnusualDataError(Exception):
+    """Data that hotcoco refuses or counts in another way than pycocotools."""
 
 
 @METRICS.register_module()
@@ -86,7 +94,8 @@ class FastCocoMetric(CocoMetric):
             KeyError: ``metric_items`` has an unknown name, or there are no masks to evaluate.
             ConfigError: something was detected on an image that ``ann_file`` does not have.
         """
-        if self.backend == "pycocotools" or not self._is_common():
+        others = self.format_only or self.outfile_prefix is not None or self.use_mp_eval
+        if self.backend == "pycocotools" or others or not set(self.metrics) <= FAST_METRICS:
             return super().compute_metrics(results)
         logger = MMLogger.get_current_instance()
         for item in self.metric_items or ():
@@ -110,16 +119,8 @@ class FastCocoMetric(CocoMetric):
             if not len(tables[metric]):
                 logger.error("The testing results of the whole dataset is empty.")
                 break
-            evaluation = evaluate(
-                metric,
-                truth,
-                tables[metric],
-                [m for p in predictions for m in p["masks"]] if metric == "segm" else None,
-                images=self.img_ids,
-                categories=self.cat_ids,
-                max_detections=self.proposal_nums,
-                iou_thresholds=np.atleast_1d(self.iou_thrs),
-            )
+            masks = [m for p in predictions for m in p["masks"]] if metric == "segm" else None
+            evaluation = self._evaluate(metric, truth, tables[metric], masks)
             stats = evaluation.stats
             if self.classwise:
                 metrics.update(self._classwise(evaluation.eval["precision"], logger))
@@ -128,11 +129,6 @@ class FastCocoMetric(CocoMetric):
             numbers = " ".join(f"{value:.3f}" for value in stats[: len(STATS)])
             logger.info(f"{metric}_mAP_copypaste: {numbers}")
         return metrics
-
-    def _is_common(self) -> bool:
-        """Whether nothing is asked for but COCO's AP; the rest is MMDetection's to do."""
-        writes = self.format_only or self.outfile_prefix is not None
-        return set(self.metrics) <= FAST_METRICS and not (writes or self.use_mp_eval)
 
     def _prepare(self, truths: Sequence[dict]) -> None:
         """What MMDetection looks up at the first evaluation."""
@@ -161,20 +157,55 @@ class FastCocoMetric(CocoMetric):
                     " ann_file of the evaluator and of the data set must be the same"
                 )
             boxes = prediction["bboxes"].astype(np.float64)
+            boxes[:, 2:] -= boxes[:, :2]
             scores = prediction["scores"]
             if metric == "segm":
                 scores = prediction.get("mask_scores", scores)
-            row = np.empty((len(boxes), 7))
-            row[:, 0] = image
-            row[:, 1:3] = boxes[:, :2]
-            row[:, 3:5] = boxes[:, 2:] - boxes[:, :2]
-            row[:, 5] = scores
-            row[:, 6] = categories[prediction["labels"]]
-            rows.append(row)
+            ids = np.full(len(boxes), image)
+            rows.append(np.column_stack([ids, boxes, scores, categories[prediction["labels"]]]))
         table = np.concatenate(rows)
         if np.isnan(table).any():
             raise UnusualDataError("boxes or scores of detections are not numbers (NaN)")
         return table
+
+    def _evaluate(
+        self, metric: str, truth: hotcoco.COCO, table: NDArray, masks: list[dict] | None
+    ) -> COCOeval:
+        """Compare detections with ground truth.
+
+        Args:
+            metric: ``bbox`` or ``segm``.
+            truth: from :func:`read_truth`.
+            table: (N, 7) float64, from :meth:`_detections`.
+            masks: N run-length codes, for ``segm``.
+
+        Returns:
+            pycocotools' object, as after its ``summarize()``, which prints: ``stats`` (12,), and in
+            ``eval`` the arrays ``precision`` (T, recalls, categories, areas, numbers of detections)
+            and ``recall``; categories and numbers are sorted.
+        """
+        import hotcoco
+
+        detected = truth.load_res(table, segmentation=masks)
+        if masks is not None:
+            # the area of a mask, where that of the box would be taken
+            ids = np.arange(1, len(masks) + 1)
+            detected.update_anns(ids=ids, area=hotcoco.mask.area(masks))
+        thresholds = np.atleast_1d(self.iou_thrs)
+        evaluation = hotcoco.COCOeval(truth, detected, metric)
+        evaluation.params.imgIds = sorted({*self.img_ids})
+        evaluation.params.catIds = sorted({*self.cat_ids})
+        evaluation.params.maxDets = sorted(self.proposal_nums)
+        evaluation.params.iouThrs = list(thresholds)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        # hotcoco's own summary takes mAP at the largest number of detections, COCO's at 100
+        summary = COCOeval(iouType=metric)
+        summary.params.maxDets = sorted(self.proposal_nums)
+        summary.params.iouThrs = thresholds
+        summary.eval = evaluation.eval
+        summary.summarize()
+        return summary
 
     def _classwise(self, precision: NDArray, logger: MMLogger) -> dict[str, float]:
         """AP of each class, also as a table in the log."""
@@ -192,6 +223,32 @@ class FastCocoMetric(CocoMetric):
         return metrics
 
 
+def read_truth(dataset: Mapping) -> hotcoco.COCO:
+    """Read ground truth, the content of a COCO annotation file, with hotcoco.
+
+    Raises:
+        UnusualDataError: the numbers would not be pycocotools', or there would be none.
+    """
+    import hotcoco
+
+    images, categories, objects = (
+        [each["id"] for each in dataset.get(kind, ())]
+        for kind in ("images", "categories", "annotations")
+    )
+    if not all(isinstance(each, int) and each < LARGEST_ID for each in (*images, *categories)):
+        raise UnusualDataError("ids of images or categories are no whole numbers below 2**53")
+    if 0 in objects:
+        raise UnusualDataError(
+            "an annotation has the id 0, which pycocotools never counts as found; number from 1"
+        )
+    if len({*objects}) < len(objects):
+        raise UnusualDataError("annotations have the same id")
+    try:
+        return hotcoco.COCO(dataset)
+    except (TypeError, ValueError) as error:
+        raise UnusualDataError(f"hotcoco cannot read the ground truth: {error}") from error
+
+
 def is_coco_metric(metric: Mapping[str, Any]) -> bool:
     """Whether the settings of a metric are those of ``CocoMetric`` or ``FastCocoMetric``."""
     kind = metric.get("type")
@@ -207,7 +264,7 @@ def kinds_of(metric: Mapping[str, Any]) -> list[str]:
 def with_missing_ap(
     metrics: Mapping[str, float], evaluator: Mapping[str, Any] | Sequence | None
 ) -> dict[str, float]:
-    """Add the AP of a detector that found nothing: 0.
+    """Add the AP, AP50 and AP75 of a detector that found nothing: 0.
 
     COCO's API cannot read an empty list of detections, so ``CocoMetric`` logs an error and returns
     no metrics at all.
@@ -215,9 +272,6 @@ def with_missing_ap(
     Args:
         metrics: as MMEngine's runner returns them, in 0-1.
         evaluator: the settings of one metric or of several, which say what was asked for.
-
-    Returns:
-        The metrics, with AP, AP50 and AP75 for every kind that was asked for.
     """
     found = split_metrics(metrics)[0]
     missing = {

@@ -42,19 +42,16 @@ class ComparisonVisualizer(DetLocalVisualizer):
             data_sample: with ``gt_instances``, ``ignored_instances``, ``pred_instances`` or none.
             **kwargs: of ``DetLocalVisualizer.add_datasample``.
         """
-        has = lambda key: data_sample is not None and key in data_sample  # noqa: E731
-        self._crowds = data_sample.ignored_instances if has("ignored_instances") else None
+        there = () if data_sample is None else data_sample.keys()
+        self._crowds = data_sample.ignored_instances if "ignored_instances" in there else None
         self._threshold = kwargs.get("pred_score_thr", 0.3)
-        kwargs["draw_gt"] = kwargs.get("draw_gt", True) and has("gt_instances")
-        kwargs["draw_pred"] = kwargs.get("draw_pred", True) and has("pred_instances")
+        for part in ("gt", "pred"):
+            wanted = kwargs.get(f"draw_{part}", True)
+            kwargs[f"draw_{part}"] = wanted and f"{part}_instances" in there
         super().add_datasample(name, image, data_sample, **kwargs)
 
     def _draw_instances(
-        self,
-        image: NDArray,
-        instances: InstanceData,
-        classes: Sequence[str] | None,
-        palette: Sequence[tuple[int, int, int]] | None,
+        self, image: NDArray, instances: InstanceData, classes: Any, palette: Any
     ) -> NDArray:
         predicted = "scores" in instances
         title = f"prediction, score over {self._threshold:g}" if predicted else "ground truth"
