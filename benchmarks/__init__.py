@@ -1,3 +1,3 @@
-"""Comparisons with peers: not installed; `python tools/benchmark.py` runs them."""
+"""Comparisons with peers, not installed: `python -m benchmarks` runs them, `--help` lists them."""
 
 import mmconvnext  # noqa: F401 (serves mmcv's operators before a comparison imports them)

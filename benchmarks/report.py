@@ -46,17 +46,20 @@ class Report:
         tables: one for each comparison.
         columns: more columns of every table.
         notes: lines below the tables, on how to read them.
+        first: what the first row of a table is.
     """
 
     tables: Sequence[Results]
     columns: Sequence[Column] = ()
     notes: Sequence[str] = ()
+    first: str = "ours"
 
     def text(self, markdown: bool = False) -> str:
         """Format tables, notes and conditions, monospaced or as GitHub's markdown."""
         blocks = [self._table(results, markdown) for results in self.tables]
-        ratio = "time / ours: median over the rounds of the time divided by ours in the same round"
-        lines = [*self.notes, ratio, *conditions(self.tables)]
+        first = self.first
+        ratio = f"time / {first}: median over the rounds of the time divided by that of {first} in"
+        lines = [*self.notes, f"{ratio} the same round", *conditions(self.tables)]
         return "\n\n".join([*blocks, listed(lines, markdown)])
 
     def to_json(self) -> dict[str, Any]:
@@ -68,9 +71,19 @@ class Report:
         }
 
     def _table(self, results: Results, markdown: bool) -> str:
-        headings = ["", "seconds", "time / ours", "spread", "peak MiB", "distance from ours"]
+        first = self.first
+        headings = [
+            "",
+            "seconds",
+            f"time / {first}",
+            "spread",
+            "peak MiB",
+            f"distance from {first}",
+        ]
         headings += [column.heading for column in self.columns]
         rows = [self._row(results, name) for name in results.timings]
+        kept = [i for i, cells in enumerate(zip(*rows, strict=True)) if {*cells} != {UNKNOWN}]
+        rows = [[row[i] for i in kept] for row in (headings, *rows)]
         remarks = [f"{name}: left out, {why}" for name, why in results.missing.items()]
         busy = results.busy_cores() or 0.0
         if busy > DISTURBING_CORES:
@@ -78,7 +91,7 @@ class Report:
                 f"disturbed: other processes kept {busy:.1f} cores busy meanwhile; measure again "
                 "when the machine is quiet"
             )
-        return "\n".join([titled(results.title, [headings, *rows], markdown), *remarks])
+        return "\n".join([titled(results.title, rows, markdown), *remarks])
 
     def _row(self, results: Results, name: str) -> list[str]:
         ratios = sorted(results.ratios(name))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
+from torch.utils.benchmark import Timer
 
 from benchmarks.comparison import BenchmarkError, Candidate, Process, Results
 from benchmarks.report import Column, describe, machine_line
@@ -131,30 +131,14 @@ class Kernels:
         }
         speeds = {dtype: self._fastest(dtype)[1] for dtype in DTYPES}
         for name, copy in copies.items():
-            speeds[name] = 2 * COPIED_BYTES / self._best_time(copy)
+            speeds[name] = 2 * COPIED_BYTES / _best_time(copy)
         return speeds
 
     def _fastest(self, dtype: str) -> tuple[Product, float]:
         """The fastest matrix product, and its operations a second."""
         products = list(_products(dtype, self.device))
-        speeds = [each.operations / self._best_time(each.run) for each in products]
+        speeds = [each.operations / _best_time(each.run) for each in products]
         return max(zip(products, speeds, strict=True), key=lambda pair: pair[1])
-
-    def _best_time(self, kernel: Callable[[], object]) -> float:
-        """The shortest time in seconds: what disturbs a kernel only makes it slower."""
-        times: list[float] = []
-        end = time.perf_counter() + SECONDS_EACH
-        while len(times) < 3 or time.perf_counter() < end:
-            self._wait()
-            start = time.perf_counter()
-            kernel()
-            self._wait()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 class Gemm(Kernels):
@@ -189,6 +173,13 @@ def reference(device: str, dtype: str) -> Candidate:
     """Describe the matrix product that alternates with a comparison's candidates."""
     arguments = {"device": device, "dtype": dtype}
     return Candidate("the machine's matrix product", f"{__name__}:Gemm", arguments)
+
+
+def _best_time(kernel: Callable[[], object]) -> float:
+    """The shortest time in seconds: what disturbs a kernel only makes it slower."""
+    threads = torch.get_num_threads()
+    timer = Timer("kernel()", globals={"kernel": kernel}, num_threads=threads)
+    return min(timer.blocked_autorange(min_run_time=SECONDS_EACH).times)
 
 
 def _products(dtype: str, device: torch.device) -> Iterator[Product]:

@@ -14,17 +14,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import torch
+from matplotlib.figure import Figure
 from mmengine.dataset import pseudo_collate
 from scipy.stats import linregress
 
-from benchmarks.backbone import TOLERANCE, Task, candidates, count_flops
-from benchmarks.comparison import BenchmarkError, Candidate, Results, close_to, run
+from benchmarks.backbone import Task, candidates, count_flops
+from benchmarks.comparison import BenchmarkError, Candidate, Results, run
+from benchmarks.data_parallel import share_work
 from benchmarks.detector import Detector
 from benchmarks.peers import OURS, ours
-from benchmarks.report import MIB, UNKNOWN, Report, conditions, listed, peak_mib, titled
+from benchmarks.report import MIB, UNKNOWN, Column, Report, titled
 from benchmarks.roofline import choose_device
 from mmconvnext.analysis.flops import count_flops as count_detector
+from mmconvnext.data.checks import check_data_paths
+from mmconvnext.engine.config import load_config, set_data_root
 from mmconvnext.errors import UserError
 
 BACKBONE, DETECTOR, PROCESSES = PARTS = ("backbone", "detector", "processes")
@@ -35,16 +39,16 @@ AREA, BATCH = ("Mpixel", "pixels", 1e6), ("images", "images", 1.0)
 COST, SIZE = ("G multiply-adds", "multiply_adds", 1e9), ("M parameters", "parameters", 1e6)
 AXES = {"input area": (AREA, AREA), "batch": (BATCH, BATCH), "model size": (COST, SIZE)}
 NOTES = (
-    "seconds: the median over the rounds; peak: the most memory that a process took beyond what it "
-    "has at rest; saved: what autograd keeps for backward, each storage once",
+    "first: the first row; peak: the most memory that a process took beyond what it has at rest; "
+    "saved: what autograd keeps for backward, each storage once",
     "linear fits: by least squares, to the medians; residual: the largest distance of a point from "
     "its line, relative to the point",
     "multiply-adds: of one forward pass, in training too; of a detector as in the papers, with "
     "1,000 proposals and 100 masks",
     "detectors have random weights; what is timed is the loop of a test, from reading the image to "
     "encoding its masks; input area: after resizing and padding",
-    "processes: forward, backward, the mean of the gradients over the processes, AdamW; speed-up "
-    "and efficiency beside the first row, the latter for each thread in use; peak of one process",
+    "processes: forward, backward, the mean of the gradients over the processes, AdamW; efficiency "
+    "beside the first row, for each thread in use; peak of one process",
 )
 PAGE = """# Scaling
 
@@ -136,8 +140,8 @@ class Curve:
             self.results.facts[name].update(facts)
         return self
 
-    def series(self) -> dict[str, tuple[str, list[float], list[float]]]:
-        """By what was measured: the unit of the axis, the points' places on it, and their values.
+    def fits(self) -> list[dict[str, Any]]:
+        """The points of each quantity, and the line through them.
 
         Without the peak where the system does not tell it, or it is too little to see.
         """
@@ -148,36 +152,25 @@ class Curve:
             values[PEAK] = [peak / MIB for peak in peaks]
         if self.train:
             values[SAVED] = [self.results.facts[name]["saved_bytes"] / MIB for name in names]
-        found = {}
+        found = []
         for quantity, ys in values.items():
             unit, fact, scale = AXES[self.along][quantity != TIME]
-            found[quantity] = (unit, [self.results.facts[n][fact] / scale for n in names], ys)
-        return found
-
-    def fits(self) -> list[dict[str, Any]]:
-        """The lines through what was measured."""
-        found = []
-        for quantity, (unit, xs, ys) in self.series().items():
+            xs = [self.results.facts[name][fact] / scale for name in names]
             fit = linregress(xs, ys)
-            residuals = np.array(ys) - (fit.intercept + fit.slope * np.array(xs))
-            what = f"{self.part}, {MODES[self.train]}, against {self.along}"
-            line = {"curve": what, "quantity": quantity, "unit": unit}
-            line |= {"intercept": float(fit.intercept), "slope": float(fit.slope)}
-            line["r_squared"] = float(fit.rvalue**2)
-            line["residual"] = float(np.abs(residuals / ys).max())
-            found.append({**line, "axis_grows": max(xs) / min(xs), "grows": max(ys) / min(ys)})
+            line = {
+                "curve": f"{self.part}, {MODES[self.train]}, against {self.along}",
+                "quantity": quantity,
+                "unit": unit,
+                "xs": xs,
+                "ys": ys,
+                "intercept": float(fit.intercept),
+                "slope": float(fit.slope),
+                "r_squared": float(fit.rvalue**2),
+            }
+            line["line"] = [line["intercept"] + line["slope"] * x for x in xs]
+            line["residual"] = max(abs(y / b - 1) for y, b in zip(line["line"], ys, strict=True))
+            found.append(line)
         return found
-
-    def rows(self) -> list[list[str]]:
-        """The table of its points."""
-        axes = dict.fromkeys(AXES[self.along])
-        saved = ["saved MiB"] * self.train
-        rows = [["", *(unit for unit, _, _ in axes), "seconds", "spread", "peak MiB", *saved]]
-        for name, facts in self.results.facts.items():
-            place = [f"{facts[fact] / scale:.3g}" for _, fact, scale in axes]
-            kept = [f"{facts['saved_bytes'] / MIB:.0f}"] if self.train else []
-            rows.append([name, *place, *_measured(self.results, name), *kept])
-        return rows
 
 
 class CountedDetector(Detector):
@@ -200,35 +193,27 @@ class CountedDetector(Detector):
 
 
 @dataclass(frozen=True)
-class ScalingReport:
-    """The curves of one call of the tool, and training in one and two processes if measured."""
+class ScalingReport(Report):
+    """A report on curves; the tables after theirs are others.
 
-    curves: Sequence[Curve]
-    processes: Results | None
+    Attributes:
+        curves: that were measured.
+    """
+
+    first: str = "first"
+    curves: Sequence[Curve] = ()
 
     def text(self, markdown: bool = False) -> str:
-        """Format tables, notes and conditions, monospaced or as GitHub's markdown."""
+        """Format the linear fits, and what every report has."""
         headings = ["", "quantity", "linear fit", "R²", "residual", "axis grows", "it grows"]
         rows = [_fit_row(line) for curve in self.curves for line in curve.fits()]
-        blocks = [titled("Linear fits", [headings, *rows], markdown)] if rows else []
-        blocks += [titled(each.title, each.rows(), markdown) for each in self.curves]
-        if self.processes:
-            blocks.append(titled(self.processes.title, _process_rows(self.processes), markdown))
-        busy = [_busy_cores(table) for table in self._tables]
-        disturbed = f"other processes kept {max(busy):.2f} cores busy in the worst comparison"
-        return "\n\n".join(
-            [*blocks, listed([*NOTES, *conditions(self._tables), disturbed], markdown)]
-        )
+        fits = [titled("Linear fits", [headings, *rows], markdown)] if rows else []
+        return "\n\n".join([*fits, super().text(markdown)])
 
     def to_json(self) -> dict[str, Any]:
         """Collect everything that was measured; times in seconds, memory in bytes."""
         fits = [line for curve in self.curves for line in curve.fits()]
-        return {**Report(self._tables, notes=NOTES).to_json(), "linear_fits": fits}
-
-    @property
-    def _tables(self) -> list[Results]:
-        tables = [curve.results for curve in self.curves]
-        return [*tables, self.processes] if self.processes else tables
+        return {**super().to_json(), "linear_fits": fits}
 
     def write_page(self, folder: Path) -> list[Path]:
         """Write the page and its pictures; the part on the schedule, on paper, stays as it was.
@@ -236,76 +221,62 @@ class ScalingReport:
         Raises:
             UserError: a file cannot be written.
         """
-        page, images = folder / "scaling.md", folder / "images"
+        page = folder / "scaling.md"
         old = page.read_text("utf-8") if page.is_file() else ""
         paper = old[old.index(SCHEDULE) :] if SCHEDULE in old else ""
+        pictures = []
         try:
-            images.mkdir(exist_ok=True)
-            shown = "".join(f"![{p.stem}](images/{p.name})\n\n" for p in self._draw(images))
+            (folder / "images").mkdir(exist_ok=True)
+            for part in dict.fromkeys(curve.part for curve in self.curves):
+                pictures.append(folder / "images" / f"scaling_{part}.png")
+                self._draw(part).savefig(pictures[-1], dpi=90)
+            shown = "".join(f"![{path.stem}](images/{path.name})\n\n" for path in pictures)
             page.write_text(f"{PAGE}{shown}{self.text(markdown=True)}\n\n{paper}", "utf-8")
         except OSError as error:
             raise UserError(f"cannot write {error.filename or folder}: {error.strerror}") from error
-        return [page, *sorted(images.glob("scaling_*.png"))]
+        return [page, *pictures]
 
-    def _draw(self, folder: Path) -> list[Path]:
-        from matplotlib.figure import Figure
-
-        paths = []
-        for part in dict.fromkeys(curve.part for curve in self.curves):
-            own = [curve for curve in self.curves if curve.part == part]
-            along = list(dict.fromkeys(curve.along for curve in own))
-            figure = Figure((3.3 * len(along), 5.4), layout="constrained")
-            panels = figure.subplots(2, len(along), squeeze=False)
-            for curve in own:
-                for quantity, (unit, xs, ys) in curve.series().items():
-                    panel = panels[int(quantity != TIME), along.index(curve.along)]
-                    label = f"{quantity.partition(' (')[0]}, {MODES[curve.train]}"
-                    fit = linregress(xs, ys)
-                    (line,) = panel.plot(xs, [fit.intercept + fit.slope * x for x in xs])
-                    panel.plot(xs, ys, "o", color=line.get_color(), label=label)
-                    panel.set(
-                        xlabel=f"{curve.along} ({unit})", ylabel="s" if quantity == TIME else "MiB"
-                    )
-                    panel.set(xlim=(0, None), ylim=(0, None))
-                    panel.legend(fontsize=7)
-            paths.append(folder / f"scaling_{part}.png")
-            figure.savefig(paths[-1], dpi=90)
-        return paths
+    def _draw(self, part: str) -> Figure:
+        """A column of panels for each axis, time above memory."""
+        curves = [curve for curve in self.curves if curve.part == part]
+        along = list(dict.fromkeys(curve.along for curve in curves))
+        figure = Figure((3.3 * len(along), 5.4), layout="constrained")
+        panels = figure.subplots(2, len(along), squeeze=False)
+        for curve in curves:
+            for fit in curve.fits():
+                is_time = fit["quantity"] == TIME
+                panel = panels[int(not is_time), along.index(curve.along)]
+                label = f"{fit['quantity'].partition(' (')[0]}, {MODES[curve.train]}"
+                (line,) = panel.plot(fit["xs"], fit["line"])
+                panel.plot(fit["xs"], fit["ys"], "o", color=line.get_color(), label=label)
+                panel.set(xlabel=f"{curve.along} ({fit['unit']})", ylabel="s" if is_time else "MiB")
+                panel.set(xlim=(0, None), ylim=(0, None))
+                panel.legend(fontsize=7)
+        return figure
 
 
 def _fit_row(line: Mapping[str, Any]) -> list[str]:
     sign = "+" if line["slope"] >= 0 else "-"
     equation = f"{line['intercept']:.3g} {sign} {abs(line['slope']):.3g} · {line['unit']}"
     quality = [f"{line['r_squared']:.4f}", f"{line['residual']:.0%}"]
-    grown = [f"{line[key]:.1f} x" for key in ("axis_grows", "grows")]
+    grown = [f"{max(line[key]) / min(line[key]):.1f} x" for key in ("xs", "ys")]
     return [line["curve"], line["quantity"], equation, *quality, *grown]
 
 
-def _process_rows(results: Results) -> list[list[str]]:
-    headings = ["", "seconds", "spread", "peak MiB", "images/s", "speed-up", "efficiency"]
-    rows = [[*headings, "distance of gradients"]]
-    threads = {name: f["processes"] * f["threads"] for name, f in results.facts.items()}
-    for name, facts in results.facts.items():
-        speed_up = 1 / results.median_ratio(name)
-        speed = f"{facts['images'] / results.median_seconds(name):.2f}"
-        efficiency = f"{speed_up * threads[results.ours] / threads[name]:.0%}"
-        distance = results.distances.get(name, {}).get("gradients")
-        shown = UNKNOWN if distance is None else f"{distance:.1e}"
-        rows.append([name, *_measured(results, name), speed, f"{speed_up:.2f}", efficiency, shown])
-    return rows
+def _column(heading: str, fact: str, scale: float = 1.0, form: str = ".3g") -> Column:
+    def cell(results: Results, name: str) -> str:
+        value = results.facts[name].get(fact)
+        return UNKNOWN if value is None else f"{value / scale:{form}}"
+
+    return Column(heading, cell)
 
 
-def _measured(results: Results, name: str) -> list[str]:
-    """The cells of seconds, spread and peak memory."""
-    seconds = [timing.seconds for timing in results.timings[name]]
-    spread = f"{min(seconds):.4g} to {max(seconds):.4g}"
-    return [f"{results.median_seconds(name):.4g}", spread, peak_mib(results, name)]
-
-
-def _busy_cores(results: Results) -> float:
-    """Of the candidates that are one process: to others, their own second one is another's."""
-    alone = {n: t for n, t in results.timings.items() if results.facts[n].get("processes", 1) == 1}
-    return Results(results.title, alone).busy_cores() or 0.0
+COLUMNS = (
+    *(_column(*axis) for axis in (AREA, BATCH, COST, SIZE)),
+    _column("saved MiB", "saved_bytes", MIB, ".0f"),
+    _column("images/s", "images_per_second", form=".2f"),
+    _column("efficiency", "efficiency", form=".0%"),
+)
 
 
 def backbone_curves(plan: Plan, device: str) -> Iterator[Curve]:
@@ -322,21 +293,19 @@ def backbone_curves(plan: Plan, device: str) -> Iterator[Curve]:
         "batch": f"ConvNeXt {arch}, images of {size}",
         "model size": f"ConvNeXt, one image of {size}",
     }
+    facts = {a: {name: _facts(task) for name, task in p.items()} for a, p in tasks.items()}
     for train, mode in MODES.items():
         for along, points in tasks.items():
-            facts = {name: _facts(task) for name, task in points.items()}
             made = [
                 replace(candidates(replace(task, train=train), [OURS])[0], name=name)
                 for name, task in points.items()
             ]
             title = f"{what[along]}, {mode}, against {along}, {device}"
-            yield Curve(BACKBONE, along, title, made, train, facts)
+            yield Curve(BACKBONE, along, title, made, train, facts[along])
 
 
 def _facts(task: Task) -> dict[str, float]:
     """The place of a point on all axes; the cost is that of a forward pass."""
-    import torch
-
     with torch.device("meta"):
         parameters = sum(param.numel() for param in ours(task.resolve()).parameters())
     cost = count_flops(task) // 2  # a multiply-add is two operations
@@ -360,25 +329,6 @@ def detector_curves(plan: Plan, data_root: str, device: str) -> Iterator[Curve]:
     side = f"one image with a short side of {plan.scale[1]}"
     title = f"{kind}, inference, {side}, against model size, {device}"
     yield Curve(DETECTOR, "model size", title, by_model)
-
-
-def process_candidates(plan: Plan, threads: int) -> list[Candidate]:
-    """Describe training steps with the same images in one and in two processes.
-
-    Args:
-        plan: has model, image size and batch.
-        threads: at least 2: of the single process that uses all, and of two together.
-    """
-    half = threads // 2
-    work = {"arch": plan.archs[0], "batch": plan.step, "side": plan.side}
-    return [
-        Candidate(
-            f"{number} process{'es' * (number > 1)} x {each} thread{'s' * (each > 1)}",
-            "benchmarks.data_parallel:DataParallel",
-            {"processes": number, "threads": each, **work},
-        )
-        for number, each in ((1, half), (1, 2 * half), (2, half))
-    ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -407,23 +357,14 @@ def compare(args: argparse.Namespace) -> ScalingReport:
     for curve in curves:
         print(curve.title, file=sys.stderr, flush=True)
         curve.measure(**options)
-    processes = share_work(plan, **options) if PROCESSES in args.parts else None
-    report = ScalingReport(curves, processes)
+    tables = [curve.results for curve in curves]
+    if PROCESSES in args.parts:
+        tables.append(share_work(plan.archs[0], plan.step, plan.side, **options))
+    report = ScalingReport(tables, COLUMNS, NOTES, curves=curves)
     if args.out:
         for path in report.write_page(Path(args.out)):
             print(f"written to {path}", file=sys.stderr)
     return report
-
-
-def share_work(plan: Plan, **options: int) -> Results:
-    """Let training steps in one and two processes alternate, once their gradients are equal."""
-    size = f"{plan.side}x{plan.side}"
-    return run(
-        process_candidates(plan, options["threads"]),
-        check=close_to(TOLERANCE, lambda _: "gradients"),
-        title=f"ConvNeXt {plan.archs[0]}, training steps, {plan.step} images of {size}, gloo, cpu",
-        **options,
-    )
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -434,9 +375,6 @@ def _check(args: argparse.Namespace) -> None:
             f"them: --parts {BACKBONE} {DETECTOR}"
         )
     if DETECTOR in args.parts:
-        from mmconvnext.data.checks import check_data_paths
-        from mmconvnext.engine.config import load_config, set_data_root
-
         cfg = load_config(AREA_DETECTOR)
         set_data_root(cfg, args.data_root)
         check_data_paths(cfg, ("test",))

@@ -13,15 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.comparison import THREAD_VARIABLES, BenchmarkError, Results, Timing
+from benchmarks.comparison import (
+    THREAD_VARIABLES,
+    BenchmarkError,
+    Results,
+    Timing,
+    alternate,
+    check_rounds,
+)
 from benchmarks.report import PEERS, Column, Report
 
-# What must not be imported before it is needed.
-PACKAGE_ROOT = Path(__file__).resolve().parents[1]
-OPTIONAL = ("torchvision", "timm", "transformers", "hotcoco")
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONAL = ("torchvision", "timm", "transformers", "hotcoco")  # not to be imported before needed
 # Runs what Python would run with the same arguments, and says at its end what was imported.
 # (-X importtime would also list what somebody tried to import in vain.)
 LISTING = "imported:"
@@ -35,21 +42,33 @@ else:
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
 TORCH, TORCH_AND_OURS = "import torch", "import torch, mmconvnext"
+IMPORTS = (
+    *("import mmconvnext", TORCH, TORCH_AND_OURS, "from mmconvnext import ConvNeXt"),
+    *("import mmdet.models", "import mmconvnext, mmdet.models"),
+    "from mmpretrain.models import ConvNeXt",
+)
 
 
-@dataclass(frozen=True)
-class Command:
-    """What a fresh Python does.
-
-    Attributes:
-        name: as shown.
-        arguments: of Python.
-        python_path: folders with its library, before this package.
-    """
+class Command(NamedTuple):
+    """What a fresh Python does: a name to show, its arguments, and folders before this package."""
 
     name: str
     arguments: tuple[str, ...]
     python_path: tuple[str, ...] = ()
+
+    def start(self, arguments: Sequence[str], threads: int) -> tuple[int, str]:
+        """Run Python with arguments; return its exit status and what it wrote to stderr."""
+        path = os.pathsep.join([*self.python_path, str(ROOT)])
+        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env={**environment, "PYTHONPATH": path},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
 
 
 class CommandError(BenchmarkError):
@@ -61,16 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Measure imports and tools.
-
-    Args:
-        args: ``rounds``, ``warmup`` and ``threads``.
-
-    Raises:
-        BenchmarkError: there are no rounds, or a command of ours fails.
-    """
-    imports = measure("Imports", import_commands(), args.rounds, args.warmup, args.threads)
-    tools = measure("Command lines", help_commands(), args.rounds, args.warmup, args.threads)
+    """Measure imports and tools; may raise BenchmarkError, as where a command of ours fails."""
+    options = (args.rounds, args.warmup, args.threads)
+    imports = measure("Imports", import_commands(), *options)
+    tools = measure("Command lines", help_commands(), *options)
     column = Column(f"of {', '.join(OPTIONAL)}", _imported)
     notes = [more_than_torch(imports), "a fresh process each time, with Python's own start"]
     return Report((imports, tools), (column,), notes)
@@ -78,23 +91,17 @@ def compare(args: argparse.Namespace) -> Report:
 
 def import_commands() -> list[Command]:
     """List the imports, that of this package first."""
-    own = ("import mmconvnext", TORCH, TORCH_AND_OURS, "from mmconvnext import ConvNeXt")
-    peers = ("import mmdet.models", "import mmconvnext, mmdet.models")
-    mmpretrain = "from mmpretrain.models import ConvNeXt"
-    return [
-        *(_import(code) for code in (*own, *peers)),
-        Command(mmpretrain, ("-c", mmpretrain), (str(PEERS / "mmpretrain"),)),
-    ]
+    peers = (str(PEERS / "mmpretrain"),)
+    return [Command(each, ("-c", each), peers if "mmpretrain" in each else ()) for each in IMPORTS]
 
 
 def help_commands() -> list[Command]:
     """List the tools that print their help, ours first, and MMDetection's own of the same name."""
-    ours = PACKAGE_ROOT / "tools" / "train.py"
     spec = importlib.util.find_spec("mmdet")
     folder = spec.submodule_search_locations[0] if spec else "mmdet"
     theirs = Path(folder, ".mim", "tools", "train.py")
     return [
-        Command("tools/train.py --help", (str(ours), "--help")),
+        Command("tools/train.py --help", (str(ROOT / "tools" / "train.py"), "--help")),
         Command("MMDetection's train.py --help", (str(theirs), "--help")),
     ]
 
@@ -102,7 +109,7 @@ def help_commands() -> list[Command]:
 def measure(
     title: str, commands: Sequence[Command], rounds: int, warmup: int, threads: int
 ) -> Results:
-    """Let commands alternate; who begins changes from round to round.
+    """Let commands alternate.
 
     Args:
         title: of the table.
@@ -114,25 +121,18 @@ def measure(
     Raises:
         BenchmarkError: there are no rounds, or our command fails.
     """
-    if rounds < 1 or warmup < 0:
-        raise BenchmarkError(f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0")
+    check_rounds(rounds, warmup)
     results = Results(title, timings={}, threads=threads)
-    present = []
+    present = {}
     for command in commands:
         try:
             results.facts[command.name] = imported_by(command, threads)
-            present.append(command)
+            present[command.name] = partial(_timing, command, threads)
         except CommandError as error:
             if command is commands[0]:
                 raise
             results.missing[command.name] = f"it fails here: {error}"
-    timings: dict[str, list[Timing]] = {command.name: [] for command in present}
-    for index in range(warmup + rounds):
-        start = index % len(present)
-        for command in (*present[start:], *present[:start]):
-            timings[command.name].append(_timing(command, threads))
-        print(f"  {title}: {warmup + rounds - index - 1} rounds left", file=sys.stderr, flush=True)
-    results.timings = {name: each[warmup:] for name, each in timings.items()}
+    results.timings = alternate(present, rounds, warmup)
     return results
 
 
@@ -142,18 +142,11 @@ def imported_by(command: Command, threads: int) -> dict[str, float]:
     Raises:
         CommandError: it fails.
     """
-    process = subprocess.run(
-        [sys.executable, "-c", PROBE, *command.arguments],
-        env=_environment(command, threads),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = process.stderr.splitlines()
-    if process.returncode:
-        written = [line for line in lines if not line.startswith(LISTING)]
-        raise CommandError(written[-1] if written else f"exit status {process.returncode}")
-    modules = set(lines[-1].removeprefix(LISTING).split())
+    status, written = command.start(["-c", PROBE, *command.arguments], threads)
+    *lines, last = written.splitlines()
+    if status:
+        raise CommandError(lines[-1] if lines else f"exit status {status}")
+    modules = set(last.removeprefix(LISTING).split())
     return {name: float(name in modules) for name in OPTIONAL}
 
 
@@ -167,26 +160,12 @@ def more_than_torch(results: Results) -> str:
     )
 
 
-def _import(code: str) -> Command:
-    return Command(code, ("-c", code))
-
-
 def _timing(command: Command, threads: int) -> Timing:
-    environment = _environment(command, threads)
     start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, *command.arguments],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
+    status, written = command.start(command.arguments, threads)
+    if status:
+        raise CommandError(f"{command.name}: {written}")
     return Timing(time.perf_counter() - start, None)
-
-
-def _environment(command: Command, threads: int) -> dict[str, str]:
-    path = os.pathsep.join([*command.python_path, str(PACKAGE_ROOT)])
-    return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), "PYTHONPATH": path}
 
 
 def _imported(results: Results, name: str) -> str:

@@ -1,78 +1,11 @@
-"""Measure ours beside its peers, in one run, with the same weights and the same input."""
+"""`python -m benchmarks` of this checkout, from any folder."""
 
-from __future__ import annotations
-
-import argparse
-import importlib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# For each command, its module in benchmarks and what it is for. A module offers
-# add_arguments(parser) and compare(args), and is imported only when its command is chosen.
-COMMANDS = {
-    "roofline": ("roofline", "how fast this machine multiplies matrices and copies memory"),
-    "backbone": ("backbone", "ConvNeXt of several libraries, in inference and in training"),
-    "detector": ("detector", "whole detectors, from images to detections"),
-    "scaling": ("scaling", "how time and memory grow with input, batch, model and processes"),
-    "data": ("data", "pipelines of training data, from files to tensors"),
-    "eval": ("evaluation", "COCO's metrics for boxes and masks, at the scale of val2017"),
-    "startup": ("startup", "importing the package, and the tools' --help"),
-}
-
-
-def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (module, purpose) in COMMANDS.items():
-        command = commands.add_parser(name, help=purpose, description=f"Measure {purpose}.")
-        command.set_defaults(module=module)
-        if name in arguments[:1]:
-            _add_common(command)
-            _module(module).add_arguments(command)
-    return parser.parse_args(arguments)
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    cores = _module("comparison").available_cores()
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each; default: %(default)s")
-    parser.add_argument(
-        "--warmup", type=int, default=1, help="runs before that; default: %(default)s"
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=cores,
-        help="of each process; default: all cores, %(default)s",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write everything measured to a file, too")
-    parser.add_argument("--markdown", action="store_true", help="print GitHub's markdown")
-
-
-def _module(module: str) -> Any:
-    return importlib.import_module(f"benchmarks.{module}")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Run the comparison that was chosen, print what came out and write it."""
-    report = _module(args.module).compare(args)
-    print(report.text(args.markdown))
-    if args.json:
-        _module("report").write_json(report.to_json(), args.json)
-        print(f"written to {args.json}", file=sys.stderr)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    args = parse_args(sys.argv[1:] if arguments is None else arguments)
-    from mmconvnext.cli.common import main_guard  # imports much: not needed for --help
-
-    return main_guard(run)(args)
-
+from benchmarks.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

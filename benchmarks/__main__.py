@@ -1,0 +1,80 @@
+"""Measure ours beside its peers, in one run, with the same weights and the same input."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mmconvnext.cli.common import main_guard
+
+# For each command, its module in benchmarks, an old name, and what it is for. A module offers
+# add_arguments(parser) and compare(args), and is imported only when its command is chosen.
+COMMANDS = {
+    "roofline": ("roofline", "machine", "how fast this machine multiplies and copies"),
+    "backbone": ("backbone", None, "ConvNeXt of several libraries, in inference and in training"),
+    "detector": ("detector", None, "whole detectors, from images to detections"),
+    "scaling": (
+        "scaling",
+        "growth",
+        "how time and memory grow with input, batch, model, processes",
+    ),
+    "data": ("data", None, "pipelines of training data, from files to tensors"),
+    "eval": ("evaluation", None, "COCO's metrics for boxes and masks, at the scale of val2017"),
+    "startup": ("startup", None, "importing the package, and the tools' --help"),
+}
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="benchmark", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (module, old, purpose) in COMMANDS.items():
+        aliases = [old] if old in arguments[:1] else []  # works, but is not listed
+        described = f"Measure {purpose}."
+        command = commands.add_parser(name, aliases=aliases, help=purpose, description=described)
+        command.set_defaults(module=module)
+        if {name, old} & {*arguments[:1]}:
+            _add_common(command)
+            _module(module).add_arguments(command)
+    return parser.parse_args(arguments)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    cores = _module("comparison").available_cores()
+    add = parser.add_argument
+    add("--rounds", type=int, default=5, help="runs of each; default: %(default)s")
+    add("--warmup", type=int, default=1, help="runs before that; default: %(default)s")
+    add(
+        "--threads",
+        type=int,
+        default=cores,
+        help="of each process; default: all cores, %(default)s",
+    )
+    add("--json", metavar="FILE", help="write everything measured to a file, too")
+    add("--markdown", action="store_true", help="print GitHub's markdown")
+
+
+def _module(module: str) -> Any:
+    return importlib.import_module(f"benchmarks.{module}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the comparison that was chosen, print what came out and write it."""
+    report = _module(args.module).compare(args)
+    print(report.text(args.markdown))
+    if args.json:
+        _module("report").write_json(report.to_json(), args.json)
+        print(f"written to {args.json}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    args = parse_args(sys.argv[1:] if arguments is None else arguments)
+    return main_guard(run)(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
