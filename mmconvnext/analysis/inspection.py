@@ -23,8 +23,14 @@ from mmconvnext.evaluation.tables import format_table
 from mmconvnext.weights.checksum import sha256_of
 from mmconvnext.weights.detector import fit_detector
 from mmconvnext.weights.layouts import EMA, Found, extract_backbone, outside
-from mmconvnext.weights.matching import CLASSIFIER, MisfitError, explain_incomplete, first, match
-from mmconvnext.weights.spec import describe, timm_unsupported
+from mmconvnext.weights.matching import (
+    CLASSIFIER,
+    MisfitError,
+    describe,
+    explain_incomplete,
+    first,
+    match,
+)
 
 MIB = 2**20
 WIDTH = 90
@@ -72,10 +78,8 @@ def inspect(
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
     backbone = {k: v for k, v in converted.items() if not CLASSIFIER.match(k)}
-    spec = describe(backbone)
+    spec = describe(backbone, found.layout.name)
     unsupported = [*spec.unsupported]
-    if eps := timm_unsupported(found.layout.name, spec):
-        unsupported.append(eps)
     if not unsupported and (fault := explain_incomplete(backbone)):
         unsupported.append(fault)
     is_detector = any(map(HEADS.search, tensors))

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mmconvnext.errors import WeightsError
 from mmconvnext.weights.layouts import IN_DETECTOR, beside, extract_backbone
-from mmconvnext.weights.matching import explain_incomplete
-from mmconvnext.weights.spec import describe, timm_unsupported
+from mmconvnext.weights.matching import describe, explain_incomplete
 
 
 def in_our_layout(
@@ -39,7 +38,7 @@ def in_our_layout(
     except ValueError as error:
         raise WeightsError(f"cannot convert {source}: {error}") from error
     # in our layout nothing would tell an unsupported model of timm from ours any more
-    unsupported = timm_unsupported(found.layout.name, describe(converted))
+    unsupported = " and ".join(describe(converted, found.layout.name).unsupported)
     if fault := f"its model has {unsupported}" if unsupported else explain_incomplete(converted):
         raise WeightsError(f"cannot convert {source} ({found.layout.name} layout): {fault}")
     if IN_DETECTOR.fullmatch(found.prefix):

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
 from mmconvnext.weights.layouts import Found, extract_backbone, outside
-from mmconvnext.weights.matching import MisfitError, first, match
+from mmconvnext.weights.matching import describe, first, match
 from mmconvnext.weights.sources import fetch_first
-from mmconvnext.weights.spec import describe, timm_unsupported
 
 
 class Fitted(NamedTuple):
@@ -171,11 +170,8 @@ def fit(
     layout = ""
     try:
         tensors, found, converted = extract_backbone(checkpoint, prefix, ema)
-        spec = describe(converted)
-        layout = f" ({found.layout.name} layout, {spec})"
-        if unsupported := timm_unsupported(found.layout.name, spec):
-            raise MisfitError(f"the file's model has {unsupported}, which this backbone has not.")
-        matched = match(backbone.state_dict(), converted, adapt)
+        layout = f" ({found.layout.name} layout, {describe(converted)})"
+        matched = match(backbone.state_dict(), converted, adapt, found.layout.name)
     except ValueError as error:
         raise WeightsError(f"cannot load the {name} from {source}{layout}: {error}") from error
     others = outside(tensors, found)

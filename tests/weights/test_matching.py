@@ -2,8 +2,13 @@ import pytest
 import torch
 
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights.matching import MisfitError, explain_incomplete, match
-from mmconvnext.weights.spec import describe, expected_state_dict
+from mmconvnext.weights.matching import (
+    MisfitError,
+    describe,
+    expected_state_dict,
+    explain_incomplete,
+    match,
+)
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
 
