@@ -21,7 +21,8 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate, print the table and write ``result.json``."""
     from mmengine.dist import is_main_process
 
-    from mmconvnext.engine import testing
+    from mmconvnext.engine import config as configs
+    from mmconvnext.engine.provenance import write_result
     from mmconvnext.engine.runner import build_runner
     from mmconvnext.evaluation.coco_metric import with_missing_ap
     from mmconvnext.evaluation.tables import ap_table
@@ -29,16 +30,16 @@ def run(args: argparse.Namespace) -> None:
     cfg, notes = common.read_run_config(args)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir:
-        testing.draw_to(cfg, args.show_dir)
+        configs.draw_to(cfg, args.show_dir)
     if args.classwise:
-        testing.ask_for_classwise(cfg)
+        configs.ask_for_classwise(cfg)
     if args.tta:
-        testing.use_tta(cfg)
+        configs.use_tta(cfg)
     if args.out:
-        testing.dump_predictions(cfg, args.out)
+        configs.dump_predictions(cfg, args.out)
     runner = build_runner(cfg, ("test",), notes)
     metrics = with_missing_ap(runner.test(), cfg.test_evaluator)
     if is_main_process():
-        path = testing.write_result(metrics, cfg, args.checkpoint, runner.log_dir)
+        path = write_result(metrics, cfg, args.checkpoint, runner.log_dir)
         print(ap_table(metrics))
         print(f"written to {path}")

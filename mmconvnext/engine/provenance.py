@@ -1,4 +1,4 @@
-"""What a run was made with: config, git revision, versions, hardware."""
+"""What a run was made with, and its result: config, git revision, versions, hardware, metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from mmengine.config import Config
 
 import mmconvnext
+from mmconvnext.evaluation.tables import split_metrics
 
 PACKAGES = (
     "torch",
@@ -60,6 +62,33 @@ def write_run_info(cfg: Config, folder: str) -> Path:
     """Write ``run.json`` into the folder of a run."""
     path = Path(folder) / "run.json"
     mmengine.dump(run_info(cfg), path, indent=2)
+    return path
+
+
+def write_result(metrics: Mapping[str, float], cfg: Config, checkpoint: str, folder: str) -> Path:
+    """Write the metrics and what they were measured with as ``result.json``.
+
+    Args:
+        metrics: as MMEngine's runner returns them, in 0-1.
+        cfg: of the run.
+        checkpoint: that was evaluated.
+        folder: of this run.
+
+    Returns:
+        The path of a copy in the config's ``work_dir``, where the last result is found without
+        knowing the time of the run.
+    """
+    overall, classwise = split_metrics(metrics)
+    result = {
+        "unit": "AP in 0-1; -1 where there is no object",
+        "metrics": overall,
+        "classwise": {kind: values for kind, values in classwise.items() if values},
+        "checkpoint": checkpoint,
+        "run": run_info(cfg),
+    }
+    path = Path(cfg.work_dir) / "result.json"
+    for target in (Path(folder) / "result.json", path):
+        mmengine.dump(result, target, indent=2)
     return path
 
 

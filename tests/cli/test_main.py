@@ -28,18 +28,18 @@ def test_help_imports_nothing_heavy(run_python, command):
     assert lines[0].startswith(" ".join(["usage: mmconvnext", *command, ""]))
 
 
-def test_the_help_lists_the_commands(capsys):
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--help", [rf"^    {name}\s" for name in cli.COMMANDS]),
+        ("--version", [rf"\Ammconvnext {re.escape(__version__)}\n\Z"]),
+    ],
+)
+def test_the_help_lists_the_commands_and_the_version_is_told(capsys, option, says):
     with pytest.raises(SystemExit):
-        cli.main(["--help"])
+        cli.main([option])
     output = capsys.readouterr().out
-    for name in cli.COMMANDS:
-        assert re.search(rf"^    {name}\s", output, re.M)
-
-
-def test_the_version(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["--version"])
-    assert capsys.readouterr().out == f"mmconvnext {__version__}\n"
+    assert all(re.search(each, output, re.M) for each in says)
 
 
 @pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["weights", "look"]])

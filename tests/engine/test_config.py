@@ -20,6 +20,9 @@ def test_loads_with_options(tmp_path):
     assert configs.merge_options(cfg, None) == []
     assert configs.merge_options(cfg, {"a.b": 2, "a.c.0.d": 3}) == []
     assert (cfg.a.b, cfg.a.c) == (2, [{"d": 3}])
+    for key in ("a.c.x", "a.c.2", "a.b.x"):
+        with pytest.raises(ConfigError, match="--cfg-options does not fit"):
+            configs.merge_options(cfg, {key: 3})
 
 
 @pytest.mark.parametrize(
@@ -59,17 +62,10 @@ def test_configs_of_the_package_go_by_name(repo, tmp_path, monkeypatch, prefix):
     monkeypatch.chdir(tmp_path)
     path = repo / "configs" / "mask_rcnn_convnext_t_coco.py"
     assert configs.load_config(f"{prefix}{path.stem}").filename == str(path)
-
-
-def test_a_file_comes_before_the_name_of_a_config(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("mask_rcnn_convnext_t_coco.py").write_text("mine = True")
-    assert configs.load_config("mask_rcnn_convnext_t_coco.py").mine
-
-
-def test_configs_of_other_packages_go_by_name():
     cfg = configs.load_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
     assert cfg.model.type == "FasterRCNN"
+    Path(path.name).write_text("mine = True")  # a file comes before the name of a config
+    assert configs.load_config(path.name).mine
 
 
 @pytest.mark.parametrize(
@@ -78,24 +74,12 @@ def test_configs_of_other_packages_go_by_name():
         ("mmdet::x/none.py", r"none\.py"),
         ("mmpose::x/none.py", "mmpose"),  # not installed, which must not install it
         ("nobody::x/none.py", "nobody"),
+        ("configs/mask_rcnn_convnext_v2_t_coco.py", " mask_rcnn_convnextv2_t_coco"),
     ],
 )
-def test_a_missing_config_of_another_package_is_named(name, says):
+def test_a_missing_config_is_named(name, says):
     with pytest.raises(ConfigError, match=f"no config file {name}, and .*{says}"):
         configs.load_config(name)
-
-
-def test_a_missing_config_is_named_with_similar_ones():
-    name = "configs/mask_rcnn_convnext_v2_t_coco.py"
-    with pytest.raises(ConfigError, match=f"no config file {name}, .* mask_rcnn_convnextv2_t_coco"):
-        configs.load_config(name)
-
-
-@pytest.mark.parametrize("key", ["a.x", "a.2", "b.x"])
-def test_options_that_do_not_fit_are_refused(tmp_path, key):
-    cfg = configs.load_config(write(tmp_path, "a = [1, 2]\nb = None\n"))
-    with pytest.raises(ConfigError, match="--cfg-options does not fit"):
-        configs.merge_options(cfg, {key: 3})
 
 
 def test_data_root_replaces_every_path_under_it():
@@ -114,9 +98,6 @@ def test_data_root_replaces_every_path_under_it():
     assert cfg.val_dataloader.dataset.datasets[0].data_root == "/mnt/coco/"
     assert cfg.val_evaluator[0].ann_file == "/mnt/coco/ann/b.json"
     assert cfg.other == "data/coco_other/x"
-
-
-def test_data_root_needs_one_in_the_config():
     with pytest.raises(ConfigError, match="has none at its top level"):
         configs.set_data_root(Config({}), "/mnt/coco")
 
@@ -219,7 +200,57 @@ def test_a_learning_rate_for_another_batch_size_is_noted(changes, world_size, no
     assert all(re.search(note, line) for line in notes)
 
 
-def test_types_are_replaced_wherever_they_are():
-    cfg = Config({"model": {"a": [{"norm_cfg": {"type": "SyncBN"}}], "b": {"type": "BN"}}})
-    assert configs.replace_types(cfg, ["SyncBN"], "BN") == 1
-    assert cfg.model.a[0].norm_cfg.type == "BN"
+# of a test
+
+TTA = {"tta_model": {"type": "InstanceTTAModel"}, "tta_pipeline": [{"type": "TestTimeAug"}]}
+
+
+def test_tta_wraps_the_model_and_replaces_every_pipeline():
+    datasets = [{"pipeline": []}, {"type": "Wrapper", "dataset": {"pipeline": []}}]
+    dataset = {"type": "ConcatDataset", "datasets": datasets}
+    cfg = Config({"model": {"type": "MaskRCNN"}, "test_dataloader": {"dataset": dataset}, **TTA})
+    configs.use_tta(cfg)
+    assert cfg.model == {"type": "InstanceTTAModel", "module": {"type": "MaskRCNN"}}
+    one, two = cfg.test_dataloader.dataset.datasets
+    assert one.pipeline == two.dataset.pipeline == cfg.tta_pipeline
+    assert "pipeline" not in cfg.test_dataloader.dataset
+    with pytest.raises(ConfigError, match="tta_model and tta_pipeline and test_dataloader"):
+        configs.use_tta(Config({"model": {}}))
+
+
+@pytest.mark.parametrize("kind", ["CocoMetric", "mmdet.FastCocoMetric"])
+def test_classwise_asks_for_boxes_and_masks_apart(kind):
+    metric = {"type": kind, "metric": ["bbox", "segm"], "ann_file": "a"}
+    cfg = Config({"test_evaluator": [{"type": "VOCMetric"}, metric]})
+    configs.ask_for_classwise(cfg)
+    voc, *metrics = cfg.test_evaluator
+    assert voc == {"type": "VOCMetric"}
+    assert [(m["metric"], m["prefix"], m["classwise"], m["ann_file"]) for m in metrics] == [
+        ("bbox", "coco_bbox", True, "a"),
+        ("segm", "coco_segm", True, "a"),
+    ]
+    with pytest.raises(ConfigError, match="CocoMetric"):
+        configs.ask_for_classwise(Config({"test_evaluator": {"type": "VOCMetric"}}))
+
+
+def test_predictions_go_to_a_pickle_file():
+    cfg = Config({"test_evaluator": {"type": "CocoMetric"}})
+    configs.dump_predictions(cfg, "a.pkl")
+    dump = {"type": "DumpDetResults", "out_file_path": "a.pkl"}
+    assert cfg.test_evaluator == [{"type": "CocoMetric"}, dump]
+    with pytest.raises(ConfigError, match=r"--out a\.json: the file must end in \.pkl"):
+        configs.dump_predictions(cfg, "a.json")
+
+
+def test_pictures_go_to_the_folder_as_seen_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config({"default_hooks": {"visualization": {"type": "DetVisualizationHook"}}})
+    configs.draw_to(cfg, "pictures")
+    assert cfg.default_hooks.visualization.draw
+    for kind, chosen in (("DetLocalVisualizer", "ComparisonVisualizer"), ("Mine", "Mine")):
+        cfg.visualizer = {"type": kind}
+        configs.draw_to(cfg, "pictures")
+        assert cfg.visualizer.type == chosen
+    assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path / "pictures")
+    with pytest.raises(ConfigError, match="DetVisualizationHook"):
+        configs.draw_to(Config({}), "pictures")

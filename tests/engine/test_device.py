@@ -68,6 +68,8 @@ def test_torchrun_without_its_launcher_is_refused(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "1")
     device.check_launcher("none")
+    device.init_distributed_on_cpu("none")
+    assert not dist.is_initialized()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"started 2 processes.*--launcher pytorch"):
         device.check_launcher("none")
@@ -88,11 +90,6 @@ def test_launchers_of_clusters_start_the_group(launcher, monkeypatch, tmp_path):
         assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
     finally:
         dist.destroy_process_group()
-
-
-def test_no_launcher_starts_nothing():
-    device.init_distributed_on_cpu("none")
-    assert not dist.is_initialized()
 
 
 @pytest.mark.parametrize("kind", ["cpu", "mps", "cuda"])

@@ -100,3 +100,17 @@ def test_without_a_checkout_or_without_git_the_revision_is_unknown(monkeypatch, 
     assert provenance.git_revision() == "unknown (not a git checkout)"
     monkeypatch.setenv("PATH", str(module_in))
     assert provenance.git_revision() == "unknown (git is not installed)"
+
+
+def test_the_result_says_what_it_was_measured_with(tmp_path):
+    cfg = Config({"work_dir": str(tmp_path / "work")}, filename=None)
+    metrics = {"coco/bbox_mAP": 0.5123, "coco_segm/cat_precision": float("nan")}
+    path = provenance.write_result(metrics, cfg, "epoch_3.pth", str(tmp_path / "work" / "time"))
+    assert path == tmp_path / "work" / "result.json"
+    result = json.loads(path.read_text())
+    assert result["metrics"] == {"bbox_mAP": 0.5123}
+    assert result["classwise"] == {"segm": {"cat": -1.0}}
+    assert result["checkpoint"] == "epoch_3.pth"
+    assert "0-1" in result["unit"]
+    assert {"git_revision", "packages", "hardware", "config"} <= result["run"].keys()
+    assert (tmp_path / "work" / "time" / "result.json").read_text() == path.read_text()

@@ -90,13 +90,9 @@ def test_a_checkpoint_that_is_missing_is_named_and_nothing_changes(tmp_path, nam
     with pytest.raises(UserError, match=r"there is no checkpoint no/such\.pth"):
         resume_from(cfg, name)
     assert cfg.to_dict() == pretrained_config(tmp_path).to_dict()
-
-
-def test_checkpoints_are_files_or_addresses(tmp_path, checkpoint):
-    check_checkpoint(str(checkpoint))
-    check_checkpoint("https://example.com/a.pth")
     with pytest.raises(UserError, match=f"there is no checkpoint {tmp_path}"):
         check_checkpoint(str(tmp_path))
+    check_checkpoint("https://example.com/a.pth")
 
 
 # building the runner
@@ -190,6 +186,10 @@ def test_every_load_is_strict_and_reported(runner, tmp_path, notes):
     torch.save({"state_dict": state, "meta": {}}, path)
     runner.load_checkpoint(str(path))
     assert sum("loaded" in note and "100.00% of the parameters" in note for note in notes()) == 1
+    with pytest.raises(UserError, match=r"other\.pth: it has no state of an opt.*load_from="):
+        runner.resume(str(path))
+    torch.save({f"net.{k}": v for k, v in state.items()}, path)
+    runner.load_checkpoint(str(path), revise_keys=[(r"^net\.", "")])
 
 
 def test_load_adapt_is_what_may_differ(runner, tmp_path):
@@ -202,6 +202,7 @@ def test_load_adapt_is_what_may_differ(runner, tmp_path):
     runner.load_checkpoint(str(path))
     with pytest.raises(WeightsError, match="in_channels"):
         _act(runner, "test", str(path))
+    runner.load_checkpoint(str(path))  # after a test a training may adapt again
 
 
 def test_hooks_change_what_is_loaded(runner, tmp_path):
@@ -218,25 +219,6 @@ def test_hooks_change_what_is_loaded(runner, tmp_path):
     assert all(bool((v == 1).all()) for v in runner.model.state_dict().values())
 
 
-def test_names_can_be_revised(runner, tmp_path):
-    path = tmp_path / "other.pth"
-    torch.save({f"net.{k}": v for k, v in runner.model.state_dict().items()}, path)
-    runner.load_checkpoint(str(path), revise_keys=[(r"^net\.", "")])
-    with pytest.raises(TypeError):
-        runner.load_checkpoint(str(path), no_such_argument=1)
-
-
-def test_after_a_test_a_training_may_adapt_again(runner, tmp_path):
-    _act(runner, "test", str(_weights(runner, tmp_path)))
-    assert runner._loads_for == "train"
-
-
-def _weights(runner, tmp_path):
-    path = tmp_path / "weights.pth"
-    torch.save(runner.model.state_dict(), path)
-    return path
-
-
 def test_of_several_sources_the_first_that_can_be_had_is_taken(tmp_path, notes):
     path = tmp_path / "there.pth"
     torch.save(MODELS.build(TINY).state_dict(), path)
@@ -244,13 +226,6 @@ def test_of_several_sources_the_first_that_can_be_had_is_taken(tmp_path, notes):
     runner = build_runner(config(tmp_path, load_from=[missing, str(path)]), ())
     assert runner._load_from == str(path)
     assert any(f"trying {path}" in note for note in notes())
-
-
-def test_weights_alone_cannot_be_resumed(runner, tmp_path):
-    path = tmp_path / "weights.pth"
-    torch.save({"state_dict": runner.model.state_dict()}, path)
-    with pytest.raises(UserError, match=r"weights\.pth: it has no state of an opt.*load_from="):
-        runner.resume(str(path))
 
 
 def _act(runner, action, path):
@@ -282,6 +257,10 @@ def test_settings_of_the_training_that_cannot_be_built_are_named(
     runner.optim_wrapper = runner.build_optim_wrapper({"optimizer": {"type": "SGD", "lr": 1.0}})
     with pytest.raises(ConfigError, match=rf"^{setting} of \S+\.py cannot be built: .*{says}"):
         getattr(runner, f"build_{setting}")(value)
+    # messages for users stay as they are
+    layer_decay = {"constructor": "LayerDecayOptimWrapperConstructor", "paramwise_cfg": {"x": 1}}
+    with pytest.raises(UserError, match=r"^(?!optim_wrapper)"):
+        runner.build_optim_wrapper({"optimizer": {"type": "SGD", "lr": 1.0}, **layer_decay})
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -327,12 +306,6 @@ def test_heads_of_another_number_of_classes_are_named(runner, data, notes, split
     build(loop)
 
 
-def test_messages_for_users_of_the_optimizer_stay_as_they_are(runner):
-    layer_decay = {"constructor": "LayerDecayOptimWrapperConstructor", "paramwise_cfg": {"x": 1}}
-    with pytest.raises(UserError, match=r"^(?!optim_wrapper)"):
-        runner.build_optim_wrapper({"optimizer": {"type": "SGD", "lr": 1.0}, **layer_decay})
-
-
 # data that cannot be used
 
 
@@ -358,13 +331,6 @@ def loader(root, **changes):
     dataset |= {"metainfo": {"classes": ("a",)}, "data_prefix": {"img": ""}, **changes}
     sampler = {"type": "DefaultSampler", "shuffle": False}
     return {"dataset": dataset, "sampler": sampler, "batch_size": 1, "num_workers": 0}
-
-
-def test_good_data_is_loaded(data):
-    built = DetectionRunner.build_dataloader(loader(data(COCO)))
-    assert isinstance(built, DataLoader)
-    assert len(built.dataset) == 1
-    assert DetectionRunner.build_dataloader(built) is built
 
 
 BROKEN = [
@@ -411,15 +377,6 @@ def test_settings_of_a_data_loader_that_cannot_be_built_are_named(data, changes,
         DetectionRunner.build_dataloader(loader(data(COCO), **changes))
 
 
-def test_what_is_no_explain_incomplete_the_settings_keeps_its_error(data, monkeypatch):
-    def fail(_):
-        raise KeyError("a fault of the file")
-
-    monkeypatch.setattr(CocoDataset, "load_data_list", fail)
-    with pytest.raises(KeyError, match="a fault of the file"):
-        DetectionRunner.build_dataloader(loader(data(COCO)))
-
-
 def test_only_coco_is_explained_as_coco(data):
     root = data({"shapes": []})
     (root / "a.json").write_text("a\n")
@@ -427,14 +384,25 @@ def test_only_coco_is_explained_as_coco(data):
         DetectionRunner.build_dataloader(loader(root, type="VOCDataset"))
 
 
-def test_data_sets_are_checked_when_they_are_built(data):
+def test_data_sets_are_checked_when_they_are_built(data, monkeypatch):
     root = data(COCO)
+    built = DetectionRunner.build_dataloader(loader(root))
+    assert isinstance(built, DataLoader)
+    assert len(built.dataset) == 1
+    assert DetectionRunner.build_dataloader(built) is built
     with pytest.raises(DataError, match="has none of the classes b"):
         DetectionRunner.build_dataloader(loader(root, metainfo={"classes": ("b",)}))
     with pytest.raises(DataError, match=r"write \('ab',\)"):
         DetectionRunner.build_dataloader(loader(root, metainfo={"classes": ("ab")}))
     (root / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"a\.jpg, an image of .*a\.json, does not exist"):
+        DetectionRunner.build_dataloader(loader(root))
+
+    def fail(_):
+        raise KeyError("a fault of the file")
+
+    monkeypatch.setattr(CocoDataset, "load_data_list", fail)
+    with pytest.raises(KeyError, match="a fault of the file"):
         DetectionRunner.build_dataloader(loader(root))
 
 
