@@ -1,6 +1,6 @@
 """What the tests of weights share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,3 +37,14 @@ def logged(monkeypatch) -> list[str]:
     for module in (download, sources):
         monkeypatch.setattr(module, "print_log", lambda line, **_: lines.append(line))
     return lines
+
+
+@pytest.fixture
+def write(tmp_path) -> Callable[..., str]:
+    """Save a checkpoint and return its path."""
+
+    def write(content: object, name: str = "weights.pth") -> str:
+        torch.save(content, tmp_path / name)
+        return str(tmp_path / name)
+
+    return write

@@ -9,8 +9,7 @@ from mmconvnext.weights.matching import (
     explain_incomplete,
     match,
 )
-
-SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
+from tests.weights.small_files import KIND, SMALL
 
 
 def state(**kwargs) -> dict[str, torch.Tensor]:
@@ -96,7 +95,7 @@ def test_the_share_counts_parameters():
     [
         ("tiny", {}, "V1 tiny"),
         ("huge", {"use_grn": True, "layer_scale_init_value": 0}, "V2 huge"),
-        (SMALL, {}, "V1 depths=(1, 1, 3, 1), widths=(8, 16, 24, 32)"),
+        (SMALL, {}, f"V1 {KIND}"),
         ("base", {"out_indices": (0, 1)}, "V1 depths=(3, 3), widths=(128, 256)"),
     ],
 )

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.model import BaseModule
@@ -33,15 +32,6 @@ def config(init_cfg=None, **options) -> Config:
 def small(num_classes: int = 3) -> dict[str, Tensor]:
     heads = (f"model.roi_head.{part}_head.num_classes" for part in ("bbox", "mask"))
     return MODELS.build(config(**dict.fromkeys(heads, num_classes)).model).state_dict()
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(content, name="weights.pth") -> str:
-        torch.save(content, tmp_path / name)
-        return str(tmp_path / name)
-
-    return write
 
 
 def pretrained(path: str, **kwargs) -> dict[str, str]:
