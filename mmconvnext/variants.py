@@ -76,3 +76,8 @@ def _four_positive(name: str, values: Sequence[int]) -> tuple[int, int, int, int
 def is_positive_int(value: object) -> bool:
     """Whether ``value`` is an integer above 0 (``True`` is not one)."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is an integer or a float (``True`` is neither)."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmconvnext.models.block import Block, LayerNorm2d
 from mmconvnext.models.fused_block import FusedBlock, is_recorded
-from mmconvnext.variants import NUM_STAGES, is_positive_int, resolve_arch
+from mmconvnext.variants import NUM_STAGES, is_number, is_positive_int, resolve_arch
 from mmconvnext.weights.load import LoadsAnyLayout, load_pretrained, pretrained_cfg
 
 INIT_STD = 0.02
@@ -296,11 +296,11 @@ def _check_arguments(**arguments: Any) -> None:
             "maps would change",
         ),
         "drop_path_rate": (
-            lambda value: _is_number(value) and 0 <= value < 1,
+            lambda value: is_number(value) and 0 <= value < 1,
             "a number in [0, 1)",
         ),
         "layer_scale_init_value": (
-            lambda value: _is_number(value) and value >= 0,
+            lambda value: is_number(value) and value >= 0,
             "a number above 0 (1.0 in the detection recipes), or 0 for no layer scale",
         ),
         "out_indices": (
@@ -317,10 +317,6 @@ def _check_arguments(**arguments: Any) -> None:
     for name, (is_right, what) in choices.items():
         if not is_right(arguments[name]):
             raise ValueError(f"{name}={arguments[name]!r} must be {what}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _are_stages(value: object) -> bool:

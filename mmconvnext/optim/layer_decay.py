@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -18,10 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmconvnext.errors import ConfigError
+from mmconvnext.variants import is_number, is_positive_int
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
-# MMEngine's keys; see the class below.
-MULTIPLIERS = ("norm_decay_mult", "bias_decay_mult", "dwconv_decay_mult", "flat_decay_mult")
+MULTIPLIERS = tuple(f"{kind}_decay_mult" for kind in ("norm", "bias", "dwconv", "flat"))
 MULTIPLIERS += ("bias_lr_mult",)
 LAYER_KEYS = ("decay_rate", "decay_type", "num_layers")
 PARAMWISE_KEYS = (*LAYER_KEYS, "custom_keys", *MULTIPLIERS, "bypass_duplicate")
@@ -46,13 +46,6 @@ class LayeredBackbone(Protocol):
         """The layer of a parameter in stage-wise decay, 0 to ``num_stages`` + 1."""
 
 
-class Layer(NamedTuple):
-    """The place of one parameter: the layer's number and what multiplies the base lr there."""
-
-    number: int
-    lr_scale: float
-
-
 def lr_scale(layer_id: int, num_layers: int, decay_rate: float) -> float:
     """What multiplies the base learning rate in layer ``layer_id`` out of 0 .. num_layers + 1."""
     return decay_rate ** (num_layers + 1 - layer_id)
@@ -71,45 +64,36 @@ def find_backbones(model: nn.Module) -> dict[str, LayeredBackbone]:
     return dict(sorted(found.items(), key=lambda item: len(item[0]), reverse=True))
 
 
-def strip_wrappers(name: str) -> str:
-    """Remove what wrappers such as ``torch.compile`` add inside of a parameter name."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
 def layer_assigner(
     backbones: Mapping[str, LayeredBackbone],
     decay_rate: float,
     decay_type: str = "layer_wise",
     num_layers: int | str = "auto",
-) -> Callable[[str], Layer]:
-    """A function from a parameter's name in the model to its layer.
+) -> Callable[[str], tuple[int, float]]:
+    """A function from a parameter's name in the model to its layer and that layer's lr scale.
 
-    Args:
-        backbones: by the prefix of their parameters' names, the innermost first.
-        decay_rate: what one layer further from the output multiplies the learning rate by.
-        decay_type: ``layer_wise`` or ``stage_wise``.
-        num_layers: L, or ``auto`` to ask each backbone.
+    The options are those of :class:`LayerDecayOptimWrapperConstructor`, the backbones those of
+    :func:`find_backbones`.
 
     Raises:
         ConfigError: in layer-wise decay, ``num_layers`` is not what a backbone's depth gives; in
             stage-wise decay, it is less than its number of stages.
     """
     kind = "layer" if decay_type == "layer_wise" else "stage"
-    own_depth = {prefix: getattr(b, f"num_{kind}s") for prefix, b in backbones.items()}
-    depth = own_depth
+    depth = own_depth = {k: getattr(b, f"num_{kind}s") for k, b in backbones.items()}
     if num_layers != "auto":
         for prefix, expected in own_depth.items():
             _check_num_layers(num_layers, expected, decay_rate, decay_type, prefix)
         depth = dict.fromkeys(own_depth, num_layers)
 
-    def assign(name: str) -> Layer:
+    def assign(name: str) -> tuple[int, float]:
         prefix = next((prefix for prefix in backbones if name.startswith(prefix)), None)
         if prefix is not None:
-            own_name = strip_wrappers(name.removeprefix(prefix))
-            number = getattr(backbones[prefix], f"{kind}_id")(own_name)
+            parts = (p for p in name.removeprefix(prefix).split(".") if p not in WRAPPERS)
+            number = getattr(backbones[prefix], f"{kind}_id")(".".join(parts))
             if number <= own_depth[prefix]:  # else beside the stages: the output norms
-                return Layer(number, lr_scale(number, depth[prefix], decay_rate))
-        return Layer(max(depth.values()) + 1, 1.0)
+                return number, lr_scale(number, depth[prefix], decay_rate)
+        return max(depth.values()) + 1, 1.0
 
     return assign
 
@@ -118,20 +102,20 @@ def _check_num_layers(
     num_layers: int, expected: int, decay_rate: float, decay_type: str, prefix: str
 ) -> None:
     where = f"the backbone {prefix.rstrip('.')!r}" if prefix else "the backbone"
-    advice = f"use num_layers='auto' for {expected}"
+    problem = None
     if decay_type == "stage_wise" and num_layers < expected:
-        raise ConfigError(
-            f"paramwise_cfg: num_layers={num_layers} is less than the {expected} stages of "
-            f"{where}; {advice}"
-        )
+        problem = f"is less than the {expected} stages of {where}"
     if decay_type == "layer_wise" and num_layers != expected:
         # The last blocks of the third stage: their layer follows from the depth, not from L.
         wrong, right = (lr_scale(expected - 1, n, decay_rate) for n in (num_layers, expected))
-        raise ConfigError(
-            f"paramwise_cfg: num_layers={num_layers} does not fit {where}, whose depth gives "
-            f"{expected} layers: the last blocks of its third stage would have been trained at "
-            f"{wrong:.3g} instead of {right:.3g} times the base learning rate; {advice}"
+        problem = (
+            f"does not fit {where}, whose depth gives {expected} layers: the last blocks of its "
+            f"third stage would have been trained at {wrong:.3g} instead of {right:.3g} times the "
+            "base learning rate"
         )
+    if problem:
+        advice = f"use num_layers='auto' for {expected}"
+        raise ConfigError(f"paramwise_cfg: num_layers={num_layers} {problem}; {advice}")
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -197,29 +181,21 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         values = {"decay_type": "layer_wise", "num_layers": "auto", **cfg}
         rate, kind, depth = (values[key] for key in LAYER_KEYS)
         checks = {
-            "decay_rate": (_is_number(rate) and 0 < rate <= 1, "a number in (0, 1]"),
+            "decay_rate": (is_number(rate) and 0 < rate <= 1, "a number in (0, 1]"),
             "decay_type": (kind in DECAY_TYPES, f"one of {', '.join(DECAY_TYPES)}"),
             "num_layers": (
-                depth == "auto" or (type(depth) is int and depth > 0),
+                depth == "auto" or is_positive_int(depth),
                 "'auto' or a positive integer",
             ),
         }
         for key in set(MULTIPLIERS) & set(cfg):
-            checks[key] = (_is_number(cfg[key]) and cfg[key] >= 0, "a number that is not negative")
+            checks[key] = (is_number(cfg[key]) and cfg[key] >= 0, "a number that is not negative")
         for key, (is_right, choices) in checks.items():
             if not is_right:
                 raise ConfigError(f"paramwise_cfg: {key}={values[key]!r} must be {choices}")
 
     def add_params(self, params: list[dict], module: nn.Module, **_: Any) -> None:
-        """Append the groups of all trainable parameters of ``module`` to ``params``.
-
-        Args:
-            params: the list of groups, extended in place.
-            module: the model.
-
-        Raises:
-            ConfigError: the model has no layered backbone, or ``num_layers`` does not fit it.
-        """
+        """Append the groups of all trainable parameters of ``module`` to ``params``, in place."""
         backbones = find_backbones(module)
         if not backbones:
             raise ConfigError(
@@ -229,13 +205,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         given = {k: self.paramwise_cfg[k] for k in LAYER_KEYS if k in self.paramwise_cfg}
         assign = layer_assigner(backbones, **given)
-        owners, undecayed = _owners(module), _undecayed(module)
+        undecayed = _undecayed(module)
         groups: dict[tuple, dict] = {}
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
-            layer, owner = assign(name), owners[name]
-            options = self._options(name, param, owner, layer, name in undecayed)
+            options = self._options(module, name, assign(name), name in undecayed)
             key = tuple((k, repr(v)) for k, v in options.items())
             group = groups.setdefault(key, {**options, "params": [], "param_names": []})
             group["params"].append(param)
@@ -245,27 +220,25 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         params.extend(ordered)
 
     def _options(
-        self, name: str, param: nn.Parameter, owner: nn.Module, layer: Layer, undecayed: bool
+        self, module: nn.Module, name: str, layer: tuple[int, float], undecayed: bool
     ) -> dict:
         """The options of a parameter's group: layer, learning rate, weight decay, custom ones."""
-        custom = self._custom_options(name)
-        if custom is None:
+        custom_keys = self.paramwise_cfg.get("custom_keys", {})
+        # The order of MMEngine's constructor: the longest key first, equally long ones sorted.
+        matching = [k for k in sorted(sorted(custom_keys), key=len, reverse=True) if k in name]
+        custom = custom_keys[matching[0]] if matching else {}
+        if not matching:
+            owner, param = module.get_submodule(name.rpartition(".")[0]), module.get_parameter(name)
             is_bias = name.endswith("bias") and not isinstance(owner, NORM_LAYERS)
             lr_mult = self.paramwise_cfg.get("bias_lr_mult", 1.0) if is_bias else 1.0
             decay_mult = 0.0 if undecayed else self._decay_mult(name, param, owner)
         else:
             lr_mult, decay_mult = custom.get("lr_mult", 1.0), custom.get("decay_mult", 1.0)
-        scale = layer.lr_scale * lr_mult
-        options = {"layer_id": layer.number, "lr_scale": scale, "lr": self.base_lr * scale}
+        scale = layer[1] * lr_mult
+        options = {"layer_id": layer[0], "lr_scale": scale, "lr": self.base_lr * scale}
         if self.base_wd is not None:
             options["weight_decay"] = self.base_wd * decay_mult
-        return {**options, **(custom or {})}
-
-    def _custom_options(self, name: str) -> Mapping[str, Any] | None:
-        custom_keys = self.paramwise_cfg.get("custom_keys", {})
-        # The order of MMEngine's constructor: the longest key first, equally long ones sorted.
-        matching = [k for k in sorted(sorted(custom_keys), key=len, reverse=True) if k in name]
-        return custom_keys[matching[0]] if matching else None
+        return {**options, **custom}
 
     def _decay_mult(self, name: str, param: nn.Parameter, owner: nn.Module) -> float:
         """What multiplies the weight decay; the rules are tried in MMEngine's order."""
@@ -277,19 +250,6 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if isinstance(owner, nn.Conv2d) and owner.in_channels == owner.groups:
             return cfg.get("dwconv_decay_mult", 1.0)
         return cfg.get("flat_decay_mult", 0.0) if param.ndim <= 1 else 1.0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _owners(module: nn.Module) -> dict[str, nn.Module]:
-    """The module that each parameter belongs to, by the parameter's name."""
-    return {
-        f"{prefix}.{name}".removeprefix("."): owner
-        for prefix, owner in module.named_modules()
-        for name, _ in owner.named_parameters(recurse=False)
-    }
 
 
 def _undecayed(module: nn.Module) -> set[str]:
