@@ -68,23 +68,22 @@ def write_safetensors(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # the format's library keeps its files to their owner
         # the format refuses tensors that share memory or are views with gaps
         save_file({k: v.clone().contiguous() for k, v in tensors.items()}, part, dict(notes))
-        part.chmod(0o666 & ~_umask())  # the format's library keeps its files to their owner
+        part.chmod(mode)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot write {path}: {error}") from error
     finally:
-        _remove(part)
+        with suppress(OSError):  # its folder may be a file
+            part.unlink()
     return path
 
 
 def check_target(path: str | Path, force: bool = False) -> Path:
-    """Refuse a file that is not to be written, see :func:`write_safetensors`.
-
-    Returns:
-        Its path, without ``~``.
-    """
+    """The path without ``~``, unless it is not to be written, see :func:`write_safetensors`."""
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: the name must end in .safetensors, which is what is written")
@@ -93,15 +92,3 @@ def check_target(path: str | Path, force: bool = False) -> Path:
             f"{path} is there already; name another file, or replace it with --force"
         )
     return path
-
-
-def _umask() -> int:
-    """What new files may not have; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _remove(part: Path) -> None:
-    with suppress(OSError):  # its folder may be a file
-        part.unlink()

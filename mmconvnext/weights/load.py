@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.layouts import Found, extract_backbone, outside
+from mmconvnext.weights.layouts import extract_backbone, outside
 from mmconvnext.weights.matching import describe, first, match
 from mmconvnext.weights.sources import fetch_first
 
@@ -55,10 +55,30 @@ class LoadsAnyLayout(nn.Module):
     the backbone always is.
     """
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
-    ) -> None:  # torch's place for what a module does to a state dict before it is loaded
-        fit_state_dict(self, state_dict, prefix)
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Bring the part of a state dict that is for this module into our layout, in place.
+
+        It is torch's place for what a module does to a state dict before it is loaded.
+
+        Raises:
+            WeightsError: it does not fit.
+        """
+        part = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+        name = prefix.removesuffix(".") or "backbone"
+        fitted = _LOADING.get({}).get(self)
+        # Hooks change checkpoints, and what they changed is fitted like any other.
+        if fitted is None or _shapes(part) != _shapes(fitted.tensors):
+            if not part:
+                raise WeightsError(
+                    f"cannot load the {name}: the state dict has nothing under {prefix!r}. Weights "
+                    "of a backbone alone go into its init_cfg, or into load_from of this project's "
+                    "tools"
+                )
+            fitted = fit(self, part, "a state dict", prefix="", name=name)
+            for key in part:
+                del state_dict[prefix + key]
+            state_dict.update({prefix + key: value for key, value in fitted.tensors.items()})
+        print_log(fitted.line, logger="current")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -162,7 +182,7 @@ def fit(
         prefix: see :func:`load_pretrained`, as ``ema`` and ``adapt``.
         ema: see there.
         adapt: see there.
-        name: what to call the backbone in the line.
+        name: what to call the backbone.
 
     Raises:
         WeightsError: it does not fit.
@@ -174,52 +194,16 @@ def fit(
         matched = match(backbone.state_dict(), converted, adapt, found.layout.name)
     except ValueError as error:
         raise WeightsError(f"cannot load the {name} from {source}{layout}: {error}") from error
-    others = outside(tensors, found)
-    line = f"{name}: loaded {matched.report(source + layout + _choice(found))}"
-    if others:
-        line += f"; other parts of the file: {len(others)} tensors ({first(sorted(others))})"
+    origin = source + layout
+    if found.also:
+        kind = "averaged weights" if found.is_ema else "weights"
+        origin += f", the {kind} under {found.prefix!r}, not those under "
+        origin += ", ".join(map(repr, found.also))
+    line = f"{name}: loaded {matched.report(origin)}"
+    if others := sorted(outside(tensors, found)):
+        line += f"; other parts of the file: {len(others)} tensors ({first(others)})"
     return Fitted(matched.tensors, line)
-
-
-def fit_state_dict(
-    backbone: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str
-) -> None:
-    """Prepare a state dict that is about to be loaded into a backbone, and report it in one line.
-
-    Args:
-        backbone: about to be filled.
-        state_dict: changed in place: its part under ``prefix`` is brought into our layout.
-        prefix: of the backbone's names.
-
-    Raises:
-        WeightsError: it does not fit.
-    """
-    part = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
-    name = prefix.removesuffix(".") or "backbone"
-    fitted = _LOADING.get({}).get(backbone)
-    # Hooks change checkpoints, and what they changed is fitted like any other.
-    if fitted is None or _shapes(part) != _shapes(fitted.tensors):
-        if not part:
-            raise WeightsError(
-                f"cannot load the {name}: the state dict has nothing under {prefix!r}. Weights of "
-                "a backbone alone go into its init_cfg, or into load_from of this project's tools"
-            )
-        fitted = fit(backbone, part, "a state dict", prefix="", name=name)
-        for key in part:
-            del state_dict[prefix + key]
-        state_dict.update({prefix + key: value for key, value in fitted.tensors.items()})
-    print_log(fitted.line, logger="current")
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _choice(found: Found) -> str:
-    """Which of several backbones of a file was taken."""
-    if not found.also:
-        return ""
-    kind = "averaged weights" if found.is_ema else "weights"
-    return f", the {kind} under {found.prefix!r}, not those under " + ", ".join(
-        map(repr, found.also)
-    )
