@@ -39,5 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    args = build_parser().parse_args(arguments)
-    return main_guard(args.run)(args)
+
+    def run() -> int | None:
+        args = build_parser().parse_args(arguments)
+        return args.run(args)
+
+    return main_guard(run)()

@@ -29,7 +29,11 @@ def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> int:
         try:
-            code = main(*args, **kwargs) or 0
+            try:
+                code = main(*args, **kwargs) or 0
+            except SystemExit:  # of --help
+                sys.stdout.flush()
+                raise
             sys.stdout.flush()  # or Python would complain when it exits
             return code
         except UserError as error:

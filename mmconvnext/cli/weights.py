@@ -13,31 +13,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     inspect = commands.add_parser("inspect", help="layout, variant and counts; which configs fit")
-    inspect.set_defaults(action=run_inspect)
-    _add_source(inspect)
-    inspect.add_argument("--json", metavar="FILE", help="write it to a file, too")
-
     convert = commands.add_parser("convert", help="write our layout as safetensors")
-    convert.set_defaults(action=run_convert)
-    _add_source(convert)
+    zoo = commands.add_parser("list", help="the zoo: names, sources, licences, accuracy")
+    verify = commands.add_parser("verify", help="build a config's model and load its weights")
+    for command, action in (
+        (inspect, run_inspect),
+        (convert, run_convert),
+        (zoo, list_zoo),
+        (verify, run_verify),
+    ):
+        command.set_defaults(action=action)
+    for command in (inspect, convert):
+        command.add_argument("source", help="a path, a URL, timm://, hf:// or torchvision://")
+        command.add_argument("--prefix", help="which of several backbones in the file")
+        command.add_argument("--ema", action="store_true", help="the averaged weights of the file")
+    inspect.add_argument("--json", metavar="FILE", help="write it to a file, too")
     convert.add_argument("out", metavar="OUT.safetensors")
     convert.add_argument("--force", action="store_true", help="replace OUT")
-
-    zoo = commands.add_parser("list", help="the zoo: names, sources, licences, accuracy")
-    zoo.set_defaults(action=list_zoo)
     zoo.add_argument(
         "pattern", nargs="?", default="", help="a part of any fact: nano, timm://, dinov3, ..."
     )
-
-    verify = commands.add_parser("verify", help="build a config's model and load its weights")
-    verify.set_defaults(action=run_verify)
     common.add_config(verify, "model.backbone.init_cfg.checkpoint=timm://convnext_tiny.fb_in22k")
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a path, a URL, timm://, hf:// or torchvision://")
-    parser.add_argument("--prefix", help="which of several backbones in the file")
-    parser.add_argument("--ema", action="store_true", help="the averaged weights of the file")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -84,9 +84,6 @@ class FastCocoMetric(CocoMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics of ``CocoMetric``, under its names.
 
-        Args:
-            results: pairs of ground truth and prediction of each image, as ``process`` makes them.
-
         Returns:
             AP in 0-1, rounded to three digits; empty where nothing was detected.
 
@@ -98,11 +95,10 @@ class FastCocoMetric(CocoMetric):
         if self.backend == "pycocotools" or others or not set(self.metrics) <= FAST_METRICS:
             return super().compute_metrics(results)
         logger = MMLogger.get_current_instance()
-        for item in self.metric_items or ():
-            if item not in NAMES:
-                raise KeyError(
-                    f'metric item "{item}" is not supported; choose of {", ".join(NAMES)}'
-                )
+        if unknown := [item for item in self.metric_items or () if item not in NAMES]:
+            raise KeyError(
+                f'metric item "{unknown[0]}" is not supported; choose of {", ".join(NAMES)}'
+            )
         truths, predictions = zip(*results, strict=True)
         self._prepare(truths)
         try:
@@ -171,13 +167,7 @@ class FastCocoMetric(CocoMetric):
     def _evaluate(
         self, metric: str, truth: hotcoco.COCO, table: NDArray, masks: list[dict] | None
     ) -> COCOeval:
-        """Compare detections with ground truth.
-
-        Args:
-            metric: ``bbox`` or ``segm``.
-            truth: from :func:`read_truth`.
-            table: (N, 7) float64, from :meth:`_detections`.
-            masks: N run-length codes, for ``segm``.
+        """Compare detections, (N, 7) float64 and N masks for ``segm``, with ground truth.
 
         Returns:
             pycocotools' object, as after its ``summarize()``, which prints: ``stats`` (12,), and in

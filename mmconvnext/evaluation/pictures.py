@@ -36,11 +36,8 @@ class ComparisonVisualizer(DetLocalVisualizer):
     def add_datasample(self, name: str, image: NDArray, data_sample: Any = None, **kwargs: Any):
         """See ``DetLocalVisualizer.add_datasample``.
 
-        Args:
-            name: of the picture.
-            image: of shape (height, width, 3), RGB.
-            data_sample: with ``gt_instances``, ``ignored_instances``, ``pred_instances`` or none.
-            **kwargs: of ``DetLocalVisualizer.add_datasample``.
+        The image is RGB, (height, width, 3); the sample may have ``gt_instances``,
+        ``ignored_instances`` and ``pred_instances``.
         """
         there = () if data_sample is None else data_sample.keys()
         self._crowds = data_sample.ignored_instances if "ignored_instances" in there else None

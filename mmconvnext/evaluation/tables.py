@@ -28,23 +28,14 @@ SIZES = {"small": 32**2, "medium": 96**2, "large": math.inf}
 
 
 def format_table(
-    rows: Sequence[Sequence[str]],
-    *,
-    heading: bool = True,
-    footing: bool = False,
-    numbers: bool = True,
+    rows: Sequence[Sequence[str]], heading: bool = True, footing: bool = False, numbers: bool = True
 ) -> str:
-    """Format rows of cells.
+    """Format rows of equal length, maybe with lines below the first and above the last.
 
-    Args:
-        rows: of equal length.
-        heading: whether there is a line below the first row.
-        footing: whether there is a line above the last row.
-        numbers: whether all columns but the first are aligned to the right.
+    With ``numbers`` all columns but the first are aligned to the right.
     """
     table = AsciiTable([list(row) for row in rows])
-    table.inner_heading_row_border = heading
-    table.inner_footing_row_border = footing
+    table.inner_heading_row_border, table.inner_footing_row_border = heading, footing
     if numbers:
         table.justify_columns = dict.fromkeys(range(1, len(rows[0])), "right")
     return table.table
@@ -79,11 +70,7 @@ def split_metrics(
 
 
 def ap_table(metrics: Mapping[str, float]) -> str:
-    """Format metrics as tables of AP in 0-100, one row for boxes and one for masks.
-
-    Args:
-        metrics: as MMEngine's runner returns them, in 0-1; -1 where there is no object.
-    """
+    """Format MMEngine's metrics, in 0-1, as tables of AP in 0-100, a row for each kind."""
     overall, classwise = split_metrics(metrics)
     rows = [["COCO, 0-100", *COLUMNS.values()]]
     for kind, label in KINDS.items():
@@ -100,11 +87,7 @@ def ap_table(metrics: Mapping[str, float]) -> str:
 
 
 def dataset_table(ann_files: Mapping[str, Path]) -> str:
-    """Count the images and objects of COCO annotation files, in one column a split.
-
-    Args:
-        ann_files: the annotation file of each split.
-    """
+    """Count the images and objects of the COCO annotation files of splits, one column for each."""
     counts = {split: _count(path) for split, path in ann_files.items()}
     names = dict.fromkeys(name for count in counts.values() for name in count)
     rows = [[name, *(str(count[name]) for count in counts.values())] for name in names]

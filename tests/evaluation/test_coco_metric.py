@@ -110,16 +110,6 @@ def test_thresholds_may_be_a_list_or_a_number(data):
         assert numbers[0]["bbox_mAP_50"] > 0
 
 
-def test_without_any_detection(data):
-    path, results = data
-    empty = [
-        (size, {k: v if k == "img_id" else v[:0] for k, v in result.items()})
-        for size, result in results
-    ]
-    ours, theirs = both(path, empty, metric=KINDS)
-    assert ours == theirs == {}
-
-
 @pytest.mark.parametrize("kind", ["CocoMetric", FastCocoMetric])
 @pytest.mark.parametrize("prefixes", [("coco",), ("coco_bbox", "coco_segm")])
 def test_without_any_detection_ap_is_zero(kind, prefixes, notes):
@@ -147,11 +137,9 @@ def test_without_any_detection_ap_is_zero(kind, prefixes, notes):
 )
 def test_no_ap_is_made_up(metrics, evaluator):
     assert with_missing_ap(metrics, evaluator) == metrics
-
-
-def test_only_the_kinds_asked_for_are_zero():
-    found = with_missing_ap({}, [{"type": "FastCocoMetric"}])
-    assert {key.split("_mAP")[0] for key in found} == {"coco/bbox"}
+    boxes = with_missing_ap(metrics, [{"type": "FastCocoMetric"}]).keys() - metrics.keys()
+    assert len(boxes) in (0, 3)
+    assert all(name.startswith("coco/bbox_mAP") for name in boxes)
 
 
 def test_truth_from_the_data_samples(data):

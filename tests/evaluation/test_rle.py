@@ -17,20 +17,14 @@ SHAPES = st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9))
 @settings(deadline=None, max_examples=300)
 def test_any_masks(masks):
     assert encode_masks(masks) == encode_mask_results(masks)
-
-
-@pytest.mark.parametrize("value", [False, True])
-@pytest.mark.parametrize("shape", [(2, 1, 1), (1, 7, 1), (1, 1, 7), (2, 40, 60), (0, 5, 6)])
-def test_empty_and_full_masks(shape, value):
-    masks = np.full(shape, value)
-    assert encode_masks(masks) == encode_mask_results(masks)
-    assert len(encode_masks(masks)) == shape[0]
+    assert len(encode_masks(masks)) == len(masks)
 
 
 def test_large_masks_wherever_they_touch_the_border():
     rows, columns = np.mgrid[:480, :640]
     centres = [(0, 0), (479, 639), (240, 320), (0, 320), (479, 0)]
-    masks = np.stack([(rows - y) ** 2 + (columns - x) ** 2 < 200**2 for y, x in centres])
+    masks = [(rows - y) ** 2 + (columns - x) ** 2 < 200**2 for y, x in centres]
+    masks = np.stack([*masks, rows < 0, rows >= 0])  # the last two are empty and full
     codes = encode_masks(masks)
     assert codes == encode_mask_results(masks)
     np.testing.assert_array_equal(mask_utils.decode(codes).transpose(2, 0, 1), masks)

@@ -44,6 +44,12 @@ def set_every_fifth(key, value):
     return change
 
 
+def without(found, labels=np.int64):
+    """A prediction without detections."""
+    empty = {k: v[:0] for k, v in found.items() if k != "img_id"}
+    return {**found, **empty, "labels": np.zeros(0, labels)}
+
+
 def licensed(content, results):
     for image in content["images"]:
         image["license"] = "CC"
@@ -54,12 +60,8 @@ def licensed(content, results):
     [
         (numbered(lambda index: index), "an annotation has the id 0"),
         (numbered(lambda index: index // 2 + 1), "annotations have the same id"),
-        (numbered(lambda index: index - 5), "an annotation has the id 0"),
         (renamed("image {}".format), "ids of images or categories are no whole numbers"),
-        (
-            renamed(lambda number: 2**53 + number),
-            "ids of images or categories are no whole numbers",
-        ),
+        (renamed(lambda number: 2**53 + number), "are no whole numbers below 2**53"),
         (renamed(lambda number: number - 6), "hotcoco cannot read the ground truth: images"),
         (licensed, "hotcoco cannot read the ground truth: images[0]: field 'license'"),
         (set_every_fifth("scores", np.nan), "are not numbers"),
@@ -90,17 +92,9 @@ def test_pycocotools_does_it_and_the_log_says_why(data, change, reason, notes):
         lambda content, results: results.__delitem__(slice(3)),
         lambda content, results: results.extend(results[:2]),
         lambda content, results: [found.pop("mask_scores") for _, found in results],
-    ],
-    ids=[
-        "infinite scores",
-        "scores 0",
-        "descending ids",
-        "no objects",
-        "no annotations",
-        "no info",
-        "fewer images",
-        "an image twice",
-        "one score for both",
+        lambda content, results: [found.update(without(found)) for _, found in results],
+        # torch.zeros(0), from some heads, has another type
+        lambda content, results: results[3][1].update(without(results[3][1], np.float32)),
     ],
 )
 def test_hotcoco_does_it(data, change, notes):
@@ -110,16 +104,8 @@ def test_hotcoco_does_it(data, change, notes):
     path.write_text(json.dumps(content))
     ours, theirs = both(path, results, **SETTINGS)
     assert_same(ours, theirs)
-    assert ours
+    assert bool(ours) == any(len(found["labels"]) for _, found in results)
     assert not any("leaves" in line for line in notes())
-
-
-def test_an_image_without_detections_may_have_labels_of_any_type(data):
-    path, results = data
-    found = results[3][1]
-    found.update({key: found[key][:0] for key in ("bboxes", "scores", "mask_scores", "masks")})
-    found["labels"] = np.zeros(0, dtype=np.float32)  # torch.zeros(0), from some heads
-    assert_same(*both(path, results, **SETTINGS))
 
 
 def test_detections_on_an_unknown_image_are_an_error(data):
