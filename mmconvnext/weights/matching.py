@@ -188,15 +188,14 @@ class Match(NamedTuple):
 
     def report(self, origin: str) -> str:
         """One line: how much was loaded from where, what was not, what was adapted."""
-        line = f"{len(self.tensors)} of {self.total} tensors ({self.share:.2%} of the parameters)"
-        line += f" from {origin}"
-        if self.new:
-            line += f"; new, not in the file: {first(self.new)}"
-        if self.left_out:
-            line += f"; in the file, not needed: {first(self.left_out)}"
-        if self.adapted:
-            line += f"; adapted: {', '.join(self.adapted)}"
-        return line
+        loaded = f"{len(self.tensors)} of {self.total} tensors ({self.share:.2%} of the parameters)"
+        rest = {
+            "new, not in the file": self.new,
+            "in the file, not needed": self.left_out,
+            "adapted": self.adapted,
+        }
+        shown = (f"; {words}: {first(names)}" for words, names in rest.items() if names)
+        return f"{loaded} from {origin}{''.join(shown)}"
 
 
 def match(own: Tensors, tensors: Tensors, adapt: Collection[str] = (), layout: str = "") -> Match:
