@@ -86,7 +86,11 @@ def test_a_url_without_a_file_is_a_mistake(cache, url):
         place_of(url)
 
 
-def test_a_download_goes_on_where_it_broke_off(url, server, cache):
+@pytest.mark.parametrize(
+    "headers", [{}, {"ETag": 'W/"weak"', "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}]
+)
+def test_a_download_goes_on_where_it_broke_off(url, server, cache, headers):
+    server.headers |= headers
     server.cuts = [500, 700]
     assert download(url).read_bytes() == CONTENT
     assert server.requests == [GET, (PATH, "bytes=500-"), (PATH, "bytes=1200-")]
@@ -101,13 +105,6 @@ def test_a_later_call_goes_on_where_the_last_one_gave_up(url, server, cache):
     server.requests.clear()
     assert download(url).read_bytes() == CONTENT
     assert server.requests == [(PATH, "bytes=500-")]
-
-
-def test_dates_will_do_where_there_is_no_etag(url, server):
-    server.headers |= {"ETag": 'W/"weak"', "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
-    server.cuts = [500, 700]
-    assert download(url).read_bytes() == CONTENT
-    assert server.requests == [GET, (PATH, "bytes=500-"), (PATH, "bytes=1200-")]
 
 
 def test_without_either_a_later_call_starts_over(url, server, cache):
@@ -146,59 +143,47 @@ def test_nor_is_a_file_of_another_url_in_the_same_folder(url, server, tmp_path):
     assert path.read_bytes() == server.files["/other/x.pth"]
 
 
-def test_a_server_that_knows_no_ranges_sends_all(url, server):
-    server.ranges = False
+@pytest.mark.parametrize(
+    ("attribute", "value", "requests"),
+    [
+        ("ranges", False, [GET, (PATH, "bytes=500-")]),
+        ("compresses", True, [GET, (PATH, "bytes=500-")]),
+        ("shift", 3, [GET, (PATH, "bytes=500-"), GET]),
+    ],
+)
+def test_odd_servers_give_the_file_as_it_is(url, server, attribute, value, requests):
+    """They know no ranges, would compress on the way, or send another part than asked for."""
+    setattr(server, attribute, value)
     server.cuts = [500]
     assert download(url).read_bytes() == CONTENT
+    assert server.requests == requests
 
 
-def test_what_a_server_would_compress_on_its_way_comes_as_it_is(url, server):
-    server.compresses = True
-    server.cuts = [500]
-    assert download(url).read_bytes() == CONTENT
-    assert server.requests == [GET, (PATH, "bytes=500-")]
-
-
-def test_another_piece_than_asked_for_is_not_taken(url, server):
-    server.shift = 3
-    server.cuts = [500]
-    assert download(url).read_bytes() == CONTENT
-    assert server.requests == [GET, (PATH, "bytes=500-"), GET]
-
-
-def leave_part(content: bytes, url: str, size: int) -> Path:
+def leave_part(content: bytes, url: str, record: str = "") -> Path:
     """What a process that died left behind, with the right validator."""
     path = place_of(url)
     path.parent.mkdir(parents=True)
     path.with_name("x.pth.part").write_bytes(content)
-    record = {"url": url, "validator": f'"{sha256(CONTENT)}"', "size": size}
-    path.with_name("x.pth.part.json").write_text(json.dumps(record))
+    right = {"url": url, "validator": f'"{sha256(CONTENT)}"', "size": len(CONTENT)}
+    path.with_name("x.pth.part.json").write_text(record or json.dumps(right))
     return path
 
 
-def test_a_part_that_is_too_long_is_thrown_away(url, server):
-    leave_part(CONTENT + b"more", url, len(CONTENT))
+@pytest.mark.parametrize(
+    ("content", "record", "requests"),
+    [(CONTENT + b"more", "", [GET]), (CONTENT, "", []), (b"zeros", "{", [GET])],
+    ids=["too long", "whole", "without a readable record"],
+)
+def test_a_part_is_kept_only_if_it_is_whole(url, server, cache, content, record, requests):
+    leave_part(content, url, record)
     assert download(url).read_bytes() == CONTENT
-    assert server.requests == [GET]
-
-
-def test_a_part_that_is_whole_needs_no_server(url, server, cache):
-    leave_part(CONTENT, url, len(CONTENT))
-    assert download(url).read_bytes() == CONTENT
-    assert server.requests == []
+    assert server.requests == requests
     assert content_of(cache) == ["x.pth"]
-
-
-def test_a_part_without_a_readable_record_is_not_trusted(url, server):
-    path = leave_part(b"zeros", url, len(CONTENT))
-    path.with_name("x.pth.part.json").write_text("{")
-    assert download(url).read_bytes() == CONTENT
-    assert server.requests == [GET]
 
 
 @pytest.mark.parametrize("status", [404, 403, 410])
 def test_a_file_that_is_not_there(url, server, cache, status):
-    leave_part(CONTENT[:500], url, len(CONTENT))
+    leave_part(CONTENT[:500], url)
     server.refusals = [status]
     assert f"{status}" in refused(url)
     assert len(server.requests) == 1
@@ -273,16 +258,14 @@ def test_a_piece_that_the_server_takes_for_the_whole_is_not_kept(
 
 
 @pytest.mark.parametrize("kind", [str.lower, str.upper])
-def test_the_right_hash(url, server, kind):
+def test_the_right_hash_is_not_sent(url, server, cache, kind):
     digest = kind(sha256(CONTENT))
-    path = download(url, sha256=digest)
-    assert download(f"{url}#sha256={digest}") == path
+    path = download(f"{url}#sha256={digest}")
+    assert download(url, sha256=digest) == path
     assert server.requests == [GET]
-
-
-def test_a_hash_in_the_url_is_not_sent(url, server):
-    download(f"{url}#sha256={sha256(CONTENT)}")
-    assert server.requests == [GET]
+    path.unlink()
+    download(url, sha256=digest)
+    assert server.requests == [GET, GET]
 
 
 @pytest.mark.parametrize("in_url", [True, False])

@@ -71,8 +71,9 @@ def test_a_path_may_have_a_number_sign(local):
 
 
 def test_paths_where_there_is_nothing_to_read(tmp_path):
-    with pytest.raises(MissingCheckpointError, match=r"there is no checkpoint .*nothing\.pth"):
-        fetch(str(tmp_path / "nothing.pth"))
+    for function in (fetch, fetch_first):
+        with pytest.raises(MissingCheckpointError, match=r"there is no checkpoint .*nothing\.pth"):
+            function(str(tmp_path / "nothing.pth"))
     assert "is a folder" in failure(str(tmp_path))
 
 
@@ -127,11 +128,6 @@ def test_when_none_can_be_had_each_is_named_with_its_reason(server, cache, tmp_p
     assert [line.split(": ")[0] for line in lines] == [f"- {source}" for source in wanted]
     for line, reason in zip(lines, ["refused", "404 Client Error", "there is no ch"], strict=True):
         assert reason in line
-
-
-def test_the_error_of_a_single_source_is_its_own(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        fetch_first([str(tmp_path / "nothing.pth")])
 
 
 def test_one_hash_cannot_be_that_of_several_files(local, url):
@@ -192,16 +188,15 @@ def test_the_first_file_that_the_repository_has(server, hub, files):
     assert path.read_bytes() == files[0].encode()
 
 
-def test_a_revision_and_a_file(server, hub):
-    put(server, "a/b.pth", at="v1")
-    path = fetch("hf://o/n@v1:a/b.pth")
-    assert path.parts[-3:] == (COMMIT, "a", "b.pth")
+@pytest.mark.parametrize(
+    ("source", "at", "file"),
+    [("@v1:a/b.pth", "v1", "a/b.pth"), ("@refs/pr/1", "refs%2Fpr%2F1", "model.safetensors")],
+)
+def test_a_revision_and_a_file(server, hub, source, at, file):
+    put(server, file, at=at)
+    path = fetch(f"hf://o/n{source}")
+    assert path.as_posix().endswith(f"{COMMIT}/{file}")
     assert path.read_bytes() == CONTENT
-
-
-def test_a_revision_may_have_slashes(server, hub):
-    put(server, "model.safetensors", at="refs%2Fpr%2F1")
-    assert fetch("hf://o/n@refs/pr/1").name == "model.safetensors"
 
 
 def test_a_hash_of_a_file_on_the_hub(server, hub):
@@ -310,32 +305,26 @@ def test_a_model_without_a_tag(server, hub, logged):
     tag = timm.models.get_pretrained_cfg("convnext_tiny").tag
     put(server, "model.safetensors", repo=f"timm/convnext_tiny.{tag}")
     fetch("timm://convnext_tiny")
-    assert (
-        f"timm://convnext_tiny: no tag given, taking timm's default, convnext_tiny.{tag}" in logged
-    )
+    said = f"timm://convnext_tiny: no tag given, taking timm's default, convnext_tiny.{tag}"
+    assert said in logged
 
 
 @pytest.mark.parametrize(
-    ("name", "alike"),
+    ("name", "alike", "other"),
     [
-        ("convnext_tiny.fb_in23k", "convnext_tiny.fb_in22k"),
-        ("convnext_tinny", "convnext_tiny"),
-        ("convnextv2_small", "convnext_small"),
+        ("convnext_tiny.fb_in23k", "convnext_tiny.fb_in22k_ft_in1k, ", "convnextv2_tiny"),
+        ("convnext_tinny", "convnext_tiny", None),
+        ("convnextv2_small", "convnext_small", None),
     ],
 )
-def test_a_model_that_timm_does_not_have(server, hub, name, alike):
+def test_a_model_that_timm_does_not_have(server, hub, name, alike, other):
+    """Of a model that it has the tags are the choice, and no other model."""
     timm = pytest.importorskip("timm")
     message = failure(f"timm://{name}")
     assert message.startswith(f"timm {timm.__version__} has no pretrained '{name}'; did you mean ")
     assert alike in message
+    assert other is None or other not in message
     assert server.requests == []
-
-
-def test_of_a_model_that_timm_has_its_tags_are_the_choice():
-    pytest.importorskip("timm")
-    message = failure("timm://convnext_tiny.fb_in23k")
-    assert "convnext_tiny.fb_in22k_ft_in1k, " in message
-    assert "convnextv2_tiny" not in message
 
 
 def test_a_model_of_timm_that_is_not_on_the_hub(monkeypatch):
@@ -378,9 +367,8 @@ def test_weights_of_torchvision(source):
 
 @pytest.mark.usefixtures("vision")
 def test_the_hash_in_torchvisions_names_is_checked(cache):
-    assert f"sha256 {sha256(CONTENT)}, not 00000000 as asked for" in failure(
-        "torchvision://tiny.wrong"
-    )
+    wrong = failure("torchvision://tiny.wrong")
+    assert f"sha256 {sha256(CONTENT)}, not 00000000 as asked for" in wrong
     assert content_of(cache) == []
 
 
