@@ -91,14 +91,7 @@ def _is_remote(path: str) -> bool:
 
 
 def explain_annotation_file(path: str) -> str | None:
-    """Say why a file is not a COCO annotation file.
-
-    Args:
-        path: of a local JSON file.
-
-    Returns:
-        The first fault found, or None if there is none.
-    """
+    """Say why a local file is not a COCO annotation file: the first fault, or None."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
@@ -123,10 +116,7 @@ def explain_annotation_file(path: str) -> str | None:
 
 
 def check_dataset(dataset: Any) -> None:
-    """Check a data set that was built: it has images, and the first one is there.
-
-    Args:
-        dataset: built by MMDetection.
+    """Check a data set built by MMDetection: it has images, and the first one is there.
 
     Raises:
         DataError: there is nothing to train or test on.

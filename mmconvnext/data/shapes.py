@@ -50,13 +50,15 @@ TRIANGLE_RADIUS = 1.3  # gives a triangle about the area of a cross
 SUBPIXEL_BITS = 4
 
 Rng = np.random.Generator
+Object = tuple[int, np.ndarray, bool]  # category index, mask (S, S) bool, crowd
+Infos = dict[str, dict[str, Any]]  # of each split, what is at the head of its annotation file
 
 
 class Scene(NamedTuple):
-    """An image (S, S, 3) BGR uint8 and its objects: category index, mask (S, S) bool, crowd."""
+    """An image (S, S, 3) BGR uint8 and its objects, crowds last."""
 
     image: np.ndarray
-    objects: list[tuple[int, np.ndarray, bool]]
+    objects: list[Object]
 
 
 def generate_shapes(
@@ -112,22 +114,12 @@ def generate_shapes(
 
 
 def draw_scene(split: str, index: int, image_size: int, seed: int) -> Scene:
-    """Draw one image.
-
-    Args:
-        split: ``train`` or ``val``.
-        index: of the image within the split.
-        image_size: S, the side in pixels.
-        seed: of the data set.
-
-    Returns:
-        The image and its objects, crowds last.
-    """
+    """Draw the image of this index within ``train`` or ``val``, ``image_size`` pixels wide."""
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), index]))
     image, colour = _background(rng, image_size)
     if rng.random() < EMPTY_SHARE:
         return Scene(_finish(rng, image), [])
-    objects: list[tuple[int, np.ndarray, bool]] = []
+    objects: list[Object] = []
     if rng.random() < CROWD_SHARE:
         objects.append(_draw_crowd(rng, image, colour))
     positions = rng.random(rng.integers(1, MAX_OBJECTS + 1)) ** RADIUS_POWER
@@ -198,11 +190,7 @@ def _paint(
 
 
 def _draw_object(
-    rng: Rng,
-    image: np.ndarray,
-    background: np.ndarray,
-    radius: float,
-    objects: list[tuple[int, np.ndarray, bool]],
+    rng: Rng, image: np.ndarray, background: np.ndarray, radius: float, objects: list[Object]
 ) -> None:
     """Draw a shape over the others, unless it would hide too much of one of them."""
     size = len(image)
@@ -212,17 +200,15 @@ def _draw_object(
     if mask.sum() < MIN_PIXELS:
         return
     remains = [other & ~mask for _, other, _ in objects]
-    for (_, other, _), rest in zip(objects, remains, strict=True):
-        if rest.sum() < max(MIN_PIXELS, MIN_VISIBLE * other.sum()):
-            return
-    objects[:] = [(c, rest, crowd) for (c, _, crowd), rest in zip(objects, remains, strict=True)]
+    pairs = list(zip(objects, remains, strict=True))
+    if any(rest.sum() < max(MIN_PIXELS, MIN_VISIBLE * o.sum()) for (_, o, _), rest in pairs):
+        return
+    objects[:] = [(category, rest, crowd) for (category, _, crowd), rest in pairs]
     _paint(rng, image, mask, category, background)
     objects.append((category, mask, False))
 
 
-def _draw_crowd(
-    rng: Rng, image: np.ndarray, background: np.ndarray
-) -> tuple[int, np.ndarray, bool]:
+def _draw_crowd(rng: Rng, image: np.ndarray, background: np.ndarray) -> Object:
     """A cluster of tiny shapes of one class."""
     size, category = len(image), int(rng.integers(len(CLASSES)))
     centre = rng.uniform(0.25 * size, 0.75 * size, 2)
@@ -264,7 +250,7 @@ def _info(split: str, count: int, image_size: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _write(out_dir: Path, wanted: dict[str, dict[str, Any]]) -> None:
+def _write(out_dir: Path, wanted: Infos) -> None:
     """Draw into a temporary folder; then put what is new in the place of what is old."""
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".shapes-") as temporary:
         new = Path(temporary)
@@ -304,7 +290,7 @@ def _annotation_file(out_dir: Path, split: str) -> Path:
     return out_dir / "annotations" / f"instances_{split}.json"
 
 
-def _infos(out_dir: Path) -> dict[str, dict[str, Any]]:
+def _infos(out_dir: Path) -> Infos:
     """The parameters at the head of each annotation file that *shapes* wrote."""
     infos, start = {}, '{"info": '
     for split in SPLITS:
@@ -335,12 +321,7 @@ def _files(out_dir: Path) -> set[str]:
     return {path.relative_to(out_dir).as_posix() for path in paths}
 
 
-def _check_replaceable(
-    out_dir: Path,
-    found: dict[str, dict[str, Any]],
-    wanted: dict[str, dict[str, Any]],
-    overwrite: bool,
-) -> None:
+def _check_replaceable(out_dir: Path, found: Infos, wanted: Infos, overwrite: bool) -> None:
     """Refuse to replace what is not ours, or is ours with other parameters."""
     folder = f"out_dir={str(out_dir)!r}"
     if foreign := _files(out_dir) - _names(found.values()):

@@ -71,11 +71,7 @@ class FastPolygonMasks(PolygonMasks):
     translate = _same_type("translate")
 
     def crop(self, bbox: NDArray) -> FastPolygonMasks:
-        """See ``PolygonMasks.crop``.
-
-        Args:
-            bbox: x1, y1, x2, y2 of the window in pixels.
-        """
+        """See ``PolygonMasks.crop``; ``bbox`` is x1, y1, x2, y2 of the window in pixels."""
         window = np.clip(bbox, 0, [self.width, self.height] * 2)
         points = [np.concatenate(mask).reshape(-1, 2) for mask in self.masks]
         inside = [
@@ -165,10 +161,7 @@ class FastPackDetInputs(PackDetInputs):
     """
 
     def transform(self, results: dict) -> dict:
-        """Pack an image and its objects.
-
-        Args:
-            results: of the pipeline; ``img`` is of shape (height, width, channels).
+        """Pack ``img`` (height, width, channels) and its objects.
 
         Returns:
             ``inputs``, of shape (channels, height, width), and ``data_samples``.
@@ -180,14 +173,7 @@ class FastPackDetInputs(PackDetInputs):
 
 
 def channels_first(image: NDArray) -> torch.Tensor:
-    """Copy an image into a tensor.
-
-    Args:
-        image: of shape (height, width) or (height, width, channels).
-
-    Returns:
-        Of shape (channels, height, width), contiguous.
-    """
+    """Copy an image (height, width[, channels]) into a contiguous (channels, height, width)."""
     image = np.ascontiguousarray(image if image.ndim == 3 else image[..., None])
     planes = np.empty((image.shape[2], *image.shape[:2]), dtype=image.dtype)
     if image.dtype in OPENCV_TYPES:

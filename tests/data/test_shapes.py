@@ -42,22 +42,15 @@ def val(shapes):
     return COCO(str(shapes[1]["val"]))
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(tmp_path):
-    generate_shapes(tmp_path / "a", **SMALL)
-    generate_shapes(tmp_path / "b", **SMALL)
-    generate_shapes(tmp_path / "c", **SMALL, seed=1)
-    assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    images = [{d for n, d in digests(tmp_path / f).items() if n.endswith("png")} for f in "ac"]
-    assert not images[0] & images[1]
-
-
-def test_a_larger_set_contains_the_smaller_one(tmp_path):
-    generate_shapes(tmp_path / "small", **SMALL)
-    generate_shapes(tmp_path / "large", **{**SMALL, "num_train": 9})
-    small, large = digests(tmp_path / "small"), digests(tmp_path / "large")
-    for name in small:
-        if name.endswith("png"):
-            assert small[name] == large[name]
+def test_images_depend_on_the_seed_and_not_on_their_number(tmp_path):
+    changes = {"one": {}, "same": {}, "seed": {"seed": 1}, "large": {"num_train": 9}}
+    for name, change in changes.items():
+        generate_shapes(tmp_path / name, **{**SMALL, **change})
+    one, same, seed, large = (digests(tmp_path / name) for name in changes)
+    assert one == same
+    images = {name: digest for name, digest in one.items() if name.endswith("png")}
+    assert not {*images.values()} & {*seed.values()}
+    assert images.items() <= large.items()
 
 
 def test_train_and_val_share_no_image(shapes):

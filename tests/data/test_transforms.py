@@ -58,9 +58,12 @@ def ious(ours, theirs) -> np.ndarray:
     return np.where(union == 0, 1, (a & b).sum((1, 2)) / np.maximum(union, 1))
 
 
-@pytest.mark.parametrize("config", ["coco_instance", "coco_instance_lsj"])
-def test_the_pipelines_of_the_configs(repo, coco_tiny, config):
-    ours, theirs = (samples(repo, coco_tiny, config, poly2mask) for poly2mask in (None, False))
+@pytest.mark.parametrize(
+    ("config", "poly2mask"),
+    [("coco_instance", False), ("coco_instance_lsj", False), ("coco_instance", True)],
+)
+def test_the_pipelines_of_the_configs(repo, coco_tiny, config, poly2mask):
+    ours, theirs = (samples(repo, coco_tiny, config, masks) for masks in (None, poly2mask))
     objects = 0
     for (mine, my_next), (other, other_next) in zip(ours, theirs, strict=True):
         assert my_next == other_next
@@ -70,18 +73,10 @@ def test_the_pipelines_of_the_configs(repo, coco_tiny, config):
         assert a.metainfo == b.metainfo
         assert torch.equal(a.gt_instances.labels, b.gt_instances.labels)
         assert torch.equal(a.gt_instances.bboxes.tensor, b.gt_instances.bboxes.tensor)
-        assert ious(a.gt_instances.masks, b.gt_instances.masks).mean() > 0.999
+        # bitmaps are rounded to pixels before they are augmented
+        assert poly2mask or ious(a.gt_instances.masks, b.gt_instances.masks).mean() > 0.999
         objects += len(a.gt_instances)
     assert objects > 100
-
-
-def test_the_boxes_are_those_of_bitmaps(repo, coco_tiny):
-    ours, theirs = (samples(repo, coco_tiny, "coco_instance", masks) for masks in (None, True))
-    for (mine, my_next), (other, other_next) in zip(ours, theirs, strict=True):
-        assert my_next == other_next
-        assert torch.equal(mine["inputs"], other["inputs"])
-        boxes = [each["data_samples"].gt_instances.bboxes.tensor for each in (mine, other)]
-        assert torch.equal(*boxes)
 
 
 def test_crowds_are_cropped_with_the_image(repo, coco_tiny):
@@ -119,10 +114,14 @@ def load(transform, loaded: dict) -> dict:
     return transform(deepcopy(loaded))
 
 
+def load_both(*masks) -> tuple[dict, dict]:
+    """What ours and MMDetection's make of these masks."""
+    kinds = (FastLoadAnnotations, LoadAnnotations)
+    return tuple(load(kind(with_mask=True), results(*masks)) for kind in kinds)
+
+
 def test_polygons_stay_polygons():
-    loaded = results((TRIANGLE, False), (TRIANGLE * 2, False))
-    ours = load(FastLoadAnnotations(with_mask=True), loaded)
-    theirs = load(LoadAnnotations(with_mask=True), loaded)
+    ours, theirs = load_both((TRIANGLE, False), (TRIANGLE * 2, False))
     assert isinstance(ours["gt_masks"], FastPolygonMasks)
     assert np.array_equal(ours["gt_masks"].to_ndarray(), theirs["gt_masks"].to_ndarray())
     assert torch.equal(ours["gt_bboxes"].tensor, theirs["gt_bboxes"].tensor)
@@ -130,9 +129,7 @@ def test_polygons_stay_polygons():
 
 @pytest.mark.parametrize("as_list", [True, False])
 def test_crowds_are_ignored(as_list):
-    loaded = results((TRIANGLE, False), (run_lengths(as_list), True))
-    ours = load(FastLoadAnnotations(with_mask=True), loaded)
-    theirs = load(LoadAnnotations(with_mask=True), loaded)
+    ours, theirs = load_both((TRIANGLE, False), (run_lengths(as_list), True))
     assert ours["gt_ignore_flags"].tolist() == theirs["gt_ignore_flags"].tolist() == [False, True]
     assert isinstance(ours["gt_masks"], FastPolygonMasks)
     assert np.array_equal(ours["gt_masks"].to_ndarray(), theirs["gt_masks"].to_ndarray())
@@ -144,9 +141,8 @@ def test_crowds_are_ignored(as_list):
 @pytest.mark.parametrize("as_list", [True, False])
 def test_run_lengths_of_an_object_are_not_lost(as_list):
     """With poly2mask=False MMDetection ignores such an object."""
-    loaded = results((TRIANGLE, False), (run_lengths(as_list), False), (run_lengths(False), True))
-    ours = load(FastLoadAnnotations(with_mask=True), loaded)
-    theirs = load(LoadAnnotations(with_mask=True), loaded)
+    crowd = (run_lengths(False), True)
+    ours, theirs = load_both((TRIANGLE, False), (run_lengths(as_list), False), crowd)
     assert ours["gt_ignore_flags"].tolist() == [False, False, True]
     assert isinstance(ours["gt_masks"], BitmapMasks)
     assert np.array_equal(ours["gt_masks"].masks, theirs["gt_masks"].masks)
@@ -154,9 +150,7 @@ def test_run_lengths_of_an_object_are_not_lost(as_list):
 
 def test_broken_masks_are_ignored_as_before():
     no_size, line = {"counts": [3]}, [[1.0, 2, 3, 4]]
-    loaded = results((TRIANGLE, False), (line, False), ([], False), (no_size, False))
-    ours = load(FastLoadAnnotations(with_mask=True), loaded)
-    theirs = load(LoadAnnotations(with_mask=True), loaded)
+    ours, theirs = load_both((TRIANGLE, False), (line, False), ([], False), (no_size, False))
     flags = [False, True, True, True]
     assert ours["gt_ignore_flags"].tolist() == theirs["gt_ignore_flags"].tolist() == flags
     assert np.array_equal(ours["gt_masks"].to_ndarray(), theirs["gt_masks"].to_ndarray())
