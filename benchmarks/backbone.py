@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import roofline
-from benchmarks.comparison import (
-    BenchmarkError,
-    Candidate,
-    Check,
-    Results,
-    close_to,
-    run,
-)
+from benchmarks.comparison import BenchmarkError, Candidate, Check, Results, close_to, run
 from benchmarks.peers import (
     LIBRARIES,
     OURS,

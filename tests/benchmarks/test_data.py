@@ -97,10 +97,7 @@ def test_the_steps_of_each():
         {"type": "FastPackDetInputs"},
     ]
     assert steps(ours, OURS) == ours
-    assert [step["type"] for step in steps(ours, IMAGES)] == [
-        "LoadImageFromFile",
-        "FastRandomFlip",
-    ]
+    assert [step["type"] for step in steps(ours, IMAGES)] == ["LoadImageFromFile", "FastRandomFlip"]
     for kind, poly2mask in ((BITMAPS, True), (POLYGONS, False)):
         theirs = steps(ours, kind)
         assert [step["type"] for step in theirs] == [s["type"].removeprefix("Fast") for s in ours]
