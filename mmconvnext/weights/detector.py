@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from mmdet.registry import MODELS
@@ -56,22 +56,30 @@ def fit_detector(
     Raises:
         WeightsError: a tensor is missing or has another shape, or ``adapt`` is wrong.
     """
-    adapt = () if must_fill else _checked(adapt)
+    adapt = () if must_fill else adapt
+    try:
+        check_adaptations(adapt, LOAD_ADAPTATIONS)
+    except ValueError as error:
+        raise WeightsError(f"load_{error}") from error
     model = unwrapped(model)
     own = dict(model.state_dict())
-    backbones = {n: m for n, m in model.named_modules() if isinstance(m, LoadsAnyLayout)}
-    given = _state_dict(checkpoint, own, list(backbones), source)
+    # what the names of each begin with; a model may be a backbone itself
+    backbones = {
+        f"{n}." * bool(n): m for n, m in model.named_modules() if isinstance(m, LoadsAnyLayout)
+    }
+    starts = tuple(backbones)
+    given = _state_dict(checkpoint, own, starts, source)
     fitted: OrderedDict[str, Tensor] = OrderedDict()
     fitted._metadata = dict(getattr(checkpoint, "_metadata", None) or {})
     parts = {}
-    new = {}
-    for name, backbone in backbones.items():
-        part, mine = _pop_part(given, name), _pop_part(own, name)
+    for start, backbone in backbones.items():
+        names = [k for k in given if k.startswith(start)]
+        part = {k.removeprefix(start): given.pop(k) for k in names}
+        name = start.removesuffix(".") or "backbone"
         parts[backbone] = _fit_backbone(name, backbone, part, source, adapt)
-        tensors = parts[backbone].tensors
-        fitted.update({_inside(name) + k: v for k, v in tensors.items()})
-        new.update({_inside(name) + k: v for k, v in mine.items() if k not in tensors})
-    if backbones and own and not own.keys() & given.keys():
+        fitted.update({start + k: v for k, v in parts[backbone].tensors.items()})
+    rest = {k: v for k, v in own.items() if not k.startswith(starts)}
+    if backbones and rest and not rest.keys() & given.keys():
         if must_fill:
             raise WeightsError(
                 f"{source} has a backbone alone, not a detector: training starts from it where "
@@ -80,9 +88,9 @@ def fit_detector(
         note = f"{source} has a backbone alone: all else is randomly initialised"
         print_log(note, logger="current")
         return FittedDetector(fitted, parts)
-    # what may be missing of a backbone in a training, a test cannot do without
-    own = {**own, **new} if must_fill else own
-    fitted.update(_fit_rest(own, given, source, adapt, may_adapt=not must_fill))
+    if must_fill:  # what may be missing of a backbone in a training, a test cannot do without
+        rest = {k: v for k, v in own.items() if k not in fitted}
+    fitted.update(_fit_rest(rest, given, source, adapt, may_adapt=not must_fill))
     return FittedDetector(fitted, parts)
 
 
@@ -113,31 +121,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _checked(adapt: Collection[str]) -> Collection[str]:
-    try:
-        check_adaptations(adapt, LOAD_ADAPTATIONS)
-    except ValueError as error:
-        raise WeightsError(f"load_{error}") from error
-    return adapt
-
-
 def _state_dict(
-    checkpoint: object, own: Mapping[str, Tensor], backbones: Sequence[str], source: str
+    checkpoint: object, own: Mapping[str, Tensor], starts: tuple[str, ...], source: str
 ) -> dict[str, Tensor]:
     """The tensors by names that are the model's, but for those inside of its backbones."""
     found = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
     tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
     tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    starts = tuple(map(_inside, backbones))
     named = tensors.keys() & own.keys() or any(k.startswith(starts) for k in tensors)
-    if len(backbones) != 1 or named:
+    if len(starts) != 1 or named:
         return tensors
     # a backbone or a detector in other wrappers, or under another name
     try:
         tensors = flatten(checkpoint)
         place = find_backbone(tensors)
     except ValueError as error:
-        label = backbones[0] or "backbone"
+        label = starts[0].removesuffix(".") or "backbone"
         raise WeightsError(f"cannot load the {label} from {source}: {error}") from error
     part = {starts[0] + k: v for k, v in inside(tensors, place).items()}
     return part | beside(tensors, place)
@@ -146,25 +145,13 @@ def _state_dict(
 def _fit_backbone(
     name: str, backbone: nn.Module, part: Mapping[str, Tensor], source: str, adapt: Collection[str]
 ) -> Fitted:
-    label = name or "backbone"
     if not part and "parts" in adapt:
-        note = f"{label}: not in {source}, randomly initialised, as load_adapt has 'parts'"
+        note = f"{name}: not in {source}, randomly initialised, as load_adapt has 'parts'"
         return Fitted({}, note)
     if not part:
-        raise WeightsError(f"cannot load the {label} from {source}: it has nothing of that name")
+        raise WeightsError(f"cannot load the {name} from {source}: it has nothing of that name")
     wanted = [a for a in adapt if a in ADAPTATIONS]
-    return fit(backbone, part, source, prefix="", adapt=wanted, name=label)
-
-
-def _inside(name: str) -> str:
-    """What the names of a module's tensors begin with; a model may be a backbone itself."""
-    return f"{name}." if name else ""
-
-
-def _pop_part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Take a module's tensors out of a state dict, without the module's name."""
-    prefix = _inside(name)
-    return {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
+    return fit(backbone, part, source, prefix="", adapt=wanted, name=name)
 
 
 def _fit_rest(
@@ -187,7 +174,8 @@ def _fit_rest(
     ):
         if not names:
             continue
-        sentence = f"{len(names)} of {len(own)} tensors {what} ({_shown(names, own, given)})"
+        shown = [f"{k} {shape(given[k])} for {shape(own[k])}" if k in given else k for k in names]
+        sentence = f"{len(names)} of {len(own)} tensors {what} ({first(shown)})"
         if fix in adapt:
             notes.append(f"{sentence}: randomly initialised, as load_adapt has '{fix}'")
         else:
@@ -204,10 +192,6 @@ def _fit_rest(
     for note in notes:
         print_log(f"{source}: {note}", logger="current")
     return {k: v for k, v in given.items() if k in own and k not in other}
-
-
-def _shown(names: list[str], own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    return first([f"{k} {shape(given[k])} for {shape(own[k])}" if k in given else k for k in names])
 
 
 def verify_weights(cfg: Config) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
-Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
+Rules = Sequence[tuple[str, str]]
 
 # Averaged weights: of the official code, of timm, and the teacher of self-distillation (DINO).
 EMA = re.compile(r"(^|[._])(ema|teacher)([._]|$)")
@@ -34,12 +34,15 @@ class Layout(NamedTuple):
         name: as shown to users.
         depthwise: a pattern of the names of the depthwise convolutions' weights, which no other
             layout has; what stands before it is the prefix of the backbone.
-        convert: from names without the prefix to our names; names that it does not know stay.
+        rules: patterns and replacements, applied in turn to names without the prefix; they give our
+            names, and names that they do not know stay.
+        prepare: what is done to the tensors before.
     """
 
     name: str
     depthwise: str
-    convert: Callable[[Tensors], dict[str, Tensor]]
+    rules: Rules = ()
+    prepare: Callable[[Tensors], Tensors] = dict
 
 
 class Found(NamedTuple):
@@ -149,9 +152,10 @@ def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
         Our names and tensors that share memory with the checkpoint's; other names stay.
 
     Raises:
-        ValueError: two tensors would get the same name, or a sparse kernel has an odd shape.
+        ValueError: two tensors would get the same name, or a sparse kernel has a wrong shape.
     """
-    converted = found.layout.convert(inside(tensors, found))
+    layout = found.layout
+    converted = _renamed(layout.prepare(inside(tensors, found)), layout.rules)
     return {k: _in_our_shape(k, v) for k, v in converted.items()}
 
 
@@ -261,19 +265,13 @@ def _renamed(tensors: Tensors, rules: Rules) -> dict[str, Tensor]:
     return renamed
 
 
-def from_official(tensors: Tensors) -> dict[str, Tensor]:
-    """The official code: V1, V2, DINOv3 and detectors of MMDetection 2.x. The same names."""
-    return dict(tensors)
-
-
-def from_fcmae(tensors: Tensors) -> dict[str, Tensor]:
-    """The official V2 self-supervised models: an implementation with sparse convolutions.
+def _dense_kernels(tensors: Tensors) -> Tensors:
+    """Bring the kernels of sparse convolutions into the shape of dense ones.
 
     A ``kernel`` (k*k, C) is a depthwise weight, one of (k*k, in, out) a dense one; the positions
     run down the columns. The reference is ``remap_checkpoint_keys`` of the official code.
     """
-    dense = {k: _dense_kernel(k, v) if k.endswith(".kernel") else v for k, v in tensors.items()}
-    return _renamed(dense, ((r"\.kernel$", ".weight"), (r"\.(ln|linear)\.(\w+)$", r".\2")))
+    return {k: _dense_kernel(k, v) if k.endswith(".kernel") else v for k, v in tensors.items()}
 
 
 def _dense_kernel(name: str, kernel: Tensor) -> Tensor:
@@ -289,27 +287,38 @@ def _dense_kernel(name: str, kernel: Tensor) -> Tensor:
     return kernel.unflatten(0, (size, size)).permute(3, 2, 1, 0)
 
 
-def from_mmpretrain(tensors: Tensors) -> dict[str, Tensor]:
-    """mmpretrain, also inside of detectors of MMDetection 3.x.
+def _final_norm(tensors: Tensors) -> Tensors:
+    """Give a classifier's final norm its name.
 
-    Its classifiers call the final norm ``norm3``, as a detector does the norm of the last output;
-    a ``norm3`` without any of ``norm0`` to ``norm2`` is taken for the former.
+    mmpretrain calls it ``norm3``, as a detector does the norm of the last output; a ``norm3``
+    without any of ``norm0`` to ``norm2`` is taken for the former.
     """
-    rules = [(r"\.depthwise_conv\.", ".dwconv."), (r"\.pointwise_conv(\d)\.", r".pwconv\1.")]
-    if not any(re.match(r"norm[012]\.", key) for key in tensors):
-        rules.append((r"^norm3\.", "norm."))
-    return _renamed(tensors, rules)
+    if any(re.match(r"norm[012]\.", key) for key in tensors):
+        return tensors
+    return _renamed(tensors, ((r"^norm3\.", "norm."),))
 
 
 GRN_NAMES = ((r"\.grn\.weight$", ".grn.gamma"), (r"\.grn\.bias$", ".grn.beta"))
+MM_NAMES = ((r"\.depthwise_conv\.", ".dwconv."), (r"\.pointwise_conv(\d)\.", r".pwconv\1."))
 
-
-def from_timm(tensors: Tensors) -> dict[str, Tensor]:
-    """timm: plain and ``features_only`` (an underscore before the index), V1, V2, DINOv3, CLIP."""
-    return _renamed(
-        tensors,
+# The official layout: V1, V2, DINOv3 and detectors of MMDetection 2.x. FCMAE: the official V2
+# self-supervised models, of sparse convolutions. mmpretrain: also inside of detectors of
+# MMDetection 3.x. timm: plain and `features_only`, V1, V2, DINOv3, CLIP. transformers: ConvNext and
+# ConvNextV2, whose Backbone classes have our output norms, and DINOv3ConvNext.
+LAYOUTS = (
+    Layout("official", r"stages\.\d+\.\d+\.dwconv\.weight"),
+    Layout(
+        "official FCMAE, sparse",
+        r"stages\.\d+\.\d+\.dwconv\.kernel",
+        ((r"\.kernel$", ".weight"), (r"\.(ln|linear)\.(\w+)$", r".\2")),
+        _dense_kernels,
+    ),
+    Layout("mmpretrain", r"stages\.\d+\.\d+\.depthwise_conv\.weight", MM_NAMES, _final_norm),
+    Layout(
+        "timm",
+        r"stages[._]\d+\.blocks\.\d+\.conv_dw\.weight",
         (
-            (r"^(stem|stages)_(\d)\.", r"\1.\2."),
+            (r"^(stem|stages)_(\d)\.", r"\1.\2."),  # features_only
             (r"^stem\.", "downsample_layers.0."),
             (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
             (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
@@ -321,34 +330,25 @@ def from_timm(tensors: Tensors) -> dict[str, Tensor]:
             (r"^(head\.norm|norm_pre)\.", "norm."),
             (r"^head\.fc\.", "head."),
         ),
-    )
-
-
-def from_torchvision(tensors: Tensors) -> dict[str, Tensor]:
-    """torchvision: even ``features`` are downsampling layers, odd ones stages."""
-    parts = {"0": "dwconv", "2": "norm", "3": "pwconv1", "5": "pwconv2"}
-    return _renamed(
-        tensors,
+    ),
+    Layout(
+        "torchvision",
+        r"features\.\d+\.\d+\.block\.0\.weight",
         (
-            (
-                r"^features\.([1357])\.(\d+)\.block\.([0235])\.",
-                lambda m: f"stages.{int(m[1]) // 2}.{m[2]}.{parts[m[3]]}.",
-            ),
-            (
-                r"^features\.([1357])\.(\d+)\.layer_scale$",
-                lambda m: f"stages.{int(m[1]) // 2}.{m[2]}.gamma",
-            ),
-            (r"^features\.([0246])\.", lambda m: f"downsample_layers.{int(m[1]) // 2}."),
+            *((rf"^features\.{2 * i}\.", f"downsample_layers.{i}.") for i in range(4)),
+            *((rf"^features\.{2 * i + 1}\.", f"stages.{i}.") for i in range(4)),
+            (r"\.block\.0\.", ".dwconv."),
+            (r"\.block\.2\.", ".norm."),
+            (r"\.block\.3\.", ".pwconv1."),
+            (r"\.block\.5\.", ".pwconv2."),
+            (r"\.layer_scale$", ".gamma"),
             (r"^classifier\.0\.", "norm."),
             (r"^classifier\.2\.", "head."),
         ),
-    )
-
-
-def from_transformers(tensors: Tensors) -> dict[str, Tensor]:
-    """ConvNext and ConvNextV2 of transformers; the norms of its Backbone classes are ours."""
-    return _renamed(
-        tensors,
+    ),
+    Layout(
+        "transformers",
+        r"encoder\.stages\.\d+\.layers\.\d+\.dwconv\.weight",
         (
             (r"^embeddings\.patch_embeddings\.", "downsample_layers.0.0."),
             (r"^embeddings\.layernorm\.", "downsample_layers.0.1."),
@@ -357,43 +357,21 @@ def from_transformers(tensors: Tensors) -> dict[str, Tensor]:
             (r"\.layer_scale_parameter$", ".gamma"),
             (r"\.layernorm\.", ".norm."),
             *GRN_NAMES,
-            (r"^hidden_states_norms\.stage(\d)\.", lambda m: f"norm{int(m[1]) - 1}."),
+            *((rf"^hidden_states_norms\.stage{i + 1}\.", f"norm{i}.") for i in range(4)),
             (r"^layernorm\.", "norm."),
         ),
-    )
-
-
-def from_transformers_dinov3(tensors: Tensors) -> dict[str, Tensor]:
-    """DINOv3ConvNext of transformers."""
-    return _renamed(
-        tensors,
-        (
-            (r"^model\.", ""),
-            (r"^stages\.(\d)\.downsample_layers\.", r"downsample_layers.\1."),
-            (r"^stages\.(\d)\.layers\.", r"stages.\1."),
-            (r"\.depthwise_conv\.", ".dwconv."),
-            (r"\.pointwise_conv(\d)\.", r".pwconv\1."),
-            (r"\.layer_norm\.", ".norm."),
-            (r"^layer_norm\.", "norm."),
-        ),
-    )
-
-
-LAYOUTS = (
-    Layout("official", r"stages\.\d+\.\d+\.dwconv\.weight", from_official),
-    Layout("official FCMAE, sparse", r"stages\.\d+\.\d+\.dwconv\.kernel", from_fcmae),
-    Layout("mmpretrain", r"stages\.\d+\.\d+\.depthwise_conv\.weight", from_mmpretrain),
-    Layout("timm", r"stages[._]\d+\.blocks\.\d+\.conv_dw\.weight", from_timm),
-    Layout("torchvision", r"features\.\d+\.\d+\.block\.0\.weight", from_torchvision),
-    Layout(
-        "transformers",
-        r"encoder\.stages\.\d+\.layers\.\d+\.dwconv\.weight",
-        from_transformers,
     ),
     Layout(
         "transformers DINOv3",
         r"(?:model\.)?stages\.\d+\.layers\.\d+\.depthwise_conv\.weight",
-        from_transformers_dinov3,
+        (
+            (r"^model\.", ""),
+            (r"^stages\.(\d)\.downsample_layers\.", r"downsample_layers.\1."),
+            (r"^stages\.(\d)\.layers\.", r"stages.\1."),
+            *MM_NAMES,
+            (r"\.layer_norm\.", ".norm."),
+            (r"^layer_norm\.", "norm."),
+        ),
     ),
 )
 # As short a prefix as can be.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from textwrap import wrap
 
@@ -55,18 +55,13 @@ class ZooEntry:
 def read_zoo() -> list[ZooEntry]:
     """Read the table."""
     with TABLE.open(encoding="utf-8", newline="") as file:
-        return [
-            ZooEntry(
-                **row
-                | {
-                    "version": int(row["version"]),
-                    "accuracy": float(row["accuracy"]) if row["accuracy"] else None,
-                    "accuracy_source": row["accuracy_source"] or None,
-                    "sources": tuple(row["sources"].split()),
-                }
-            )
-            for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["version"] = int(row["version"])
+        row["accuracy"] = float(row["accuracy"]) if row["accuracy"] else None
+        row["accuracy_source"] = row["accuracy_source"] or None
+        row["sources"] = tuple(row["sources"].split())
+    return [ZooEntry(**row) for row in rows]
 
 
 def zoo_table(entries: Iterable[ZooEntry]) -> str:
@@ -79,13 +74,14 @@ def zoo_table(entries: Iterable[ZooEntry]) -> str:
     entries = list(entries)
     rows = [[["name, sources"], ["arch"], ["top-1"], ["pretraining"], ["licence"]]]
     rows += [_cells(entry) for entry in entries]
-    widths = [
-        max(len(line) for cell in column for line in cell) for column in zip(*rows, strict=True)
-    ]
-    header, *facts = [_row(row, widths) for row in rows]
-    lines = [*header, "-" * (sum(widths) + 2 * (len(widths) - 1))]
-    for entry, fact in zip(entries, facts, strict=True):
-        lines += [*fact, *(f"  {source}" for source in entry.sources)]
+    widths = [max(map(len, chain(*column))) for column in zip(*rows, strict=True)]
+    sources = [["-" * (sum(widths) + 2 * (len(widths) - 1))]]
+    sources += [[f"  {source}" for source in entry.sources] for entry in entries]
+    lines = []
+    for row, below in zip(rows, sources, strict=True):
+        for cells in zip_longest(*row, fillvalue=""):
+            lines.append("  ".join(map(str.ljust, cells, widths)).rstrip())
+        lines += below
     return "\n".join(lines)
 
 
@@ -97,12 +93,4 @@ def _cells(entry: ZooEntry) -> list[list[str]]:
         ["-" if entry.accuracy is None else f"{entry.accuracy:.1f}%"],
         wrap(entry.pretraining, PRETRAINING_WIDTH, break_on_hyphens=False),
         wrap(entry.licence, LICENCE_WIDTH),
-    ]
-
-
-def _row(cells: list[list[str]], widths: list[int]) -> list[str]:
-    lines = zip_longest(*cells, fillvalue="")
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
     ]

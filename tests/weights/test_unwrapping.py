@@ -1,18 +1,17 @@
-"""The parts of formats.py that no library's checkpoint shows; test_layouts.py has the rest."""
+"""The parts of layouts.py that no library's checkpoint shows; test_layouts.py has the rest."""
 
 import pytest
 import torch
 
-from mmconvnext.weights.layouts import (
-    LAYOUTS,
-    convert,
-    find_backbone,
-    flatten,
-    from_fcmae,
-    from_timm,
-)
+from mmconvnext.weights.layouts import LAYOUTS, convert, find_backbone, flatten
 
 ONE = torch.ones(1)
+DEPTHWISE = {"timm": "stages.0.blocks.0.conv_dw.weight", "sparse": "stages.1.0.dwconv.kernel"}
+
+
+def converted(layout, tensors):
+    tensors = tensors | {DEPTHWISE[layout]: torch.ones(1, 1)}
+    return convert(tensors, find_backbone(tensors))
 
 
 def test_nested_dicts_are_joined_by_dots_and_only_tensors_are_kept():
@@ -52,22 +51,22 @@ def test_of_mixed_names_the_most_frequent_layout_counts():
 
 def test_two_tensors_of_one_name_are_an_error():
     with pytest.raises(ValueError, match=r"two tensors would be called norm\.weight"):
-        from_timm({"head.norm.weight": ONE, "norm_pre.weight": ONE})
+        converted("timm", {"head.norm.weight": ONE, "norm_pre.weight": ONE})
 
 
 def test_sparse_kernels_run_down_the_columns():
     kernel = torch.arange(9.0).reshape(9, 1)
-    weight = from_fcmae({"stages.0.0.dwconv.kernel": kernel})["stages.0.0.dwconv.weight"]
+    weight = converted("sparse", {"stages.0.0.dwconv.kernel": kernel})["stages.0.0.dwconv.weight"]
     assert weight.shape == (1, 1, 3, 3)
     assert weight[0, 0, :, 0].tolist() == [0, 1, 2]
-    dense = from_fcmae({"downsample_layers.1.1.kernel": torch.rand(4, 3, 5)})
+    dense = converted("sparse", {"downsample_layers.1.1.kernel": torch.rand(4, 3, 5)})
     assert dense["downsample_layers.1.1.weight"].shape == (5, 3, 2, 2)
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 6), (9,)])
 def test_sparse_kernels_of_other_shapes(shape):
     with pytest.raises(ValueError, match=r"x\.kernel has the shape .*a sparse kernel has"):
-        from_fcmae({"x.kernel": torch.ones(shape)})
+        converted("sparse", {"x.kernel": torch.ones(shape)})
 
 
 def test_nothing_is_copied():
@@ -75,9 +74,9 @@ def test_nothing_is_copied():
         "stages.0.0.dwconv.kernel": torch.rand(49, 8),
         "stages.0.0.pwconv1.linear.bias": torch.rand(1, 32),
     }
-    converted = convert(tensors, find_backbone(tensors))
-    assert converted["stages.0.0.pwconv1.bias"].shape == (32,)
-    for old, new in zip(tensors.values(), converted.values(), strict=True):
+    ours = convert(tensors, find_backbone(tensors))
+    assert ours["stages.0.0.pwconv1.bias"].shape == (32,)
+    for old, new in zip(tensors.values(), ours.values(), strict=True):
         assert old.untyped_storage().data_ptr() == new.untyped_storage().data_ptr()
 
 
@@ -85,6 +84,6 @@ def test_nothing_is_copied():
 def test_mmpretrains_last_norm_is_final_in_a_classifier(norms):
     tensors = {f"backbone.{n}.weight": ONE for n in norms} | {"head.fc.weight": ONE}
     tensors["backbone.stages.0.0.depthwise_conv.weight"] = ONE
-    converted = convert(tensors, find_backbone(tensors))
-    assert ("norm.weight" in converted) == (len(norms) == 1)
-    assert ("norm3.weight" in converted) == (len(norms) == 4)
+    ours = convert(tensors, find_backbone(tensors))
+    assert ("norm.weight" in ours) == (len(norms) == 1)
+    assert ("norm3.weight" in ours) == (len(norms) == 4)
