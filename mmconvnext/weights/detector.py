@@ -73,10 +73,8 @@ def fit_detector(
     fitted._metadata = dict(getattr(checkpoint, "_metadata", None) or {})
     parts = {}
     for start, backbone in backbones.items():
-        names = [k for k in given if k.startswith(start)]
-        part = {k.removeprefix(start): given.pop(k) for k in names}
-        name = start.removesuffix(".") or "backbone"
-        parts[backbone] = _fit_backbone(name, backbone, part, source, adapt)
+        part = {k.removeprefix(start): given.pop(k) for k in [*given] if k.startswith(start)}
+        parts[backbone] = _fit_backbone(start, backbone, part, source, adapt)
         fitted.update({start + k: v for k, v in parts[backbone].tensors.items()})
     rest = {k: v for k, v in own.items() if not k.startswith(starts)}
     if backbones and rest and not rest.keys() & given.keys():
@@ -143,8 +141,9 @@ def _state_dict(
 
 
 def _fit_backbone(
-    name: str, backbone: nn.Module, part: Mapping[str, Tensor], source: str, adapt: Collection[str]
+    start: str, backbone: nn.Module, part: Mapping[str, Tensor], source: str, adapt: Collection[str]
 ) -> Fitted:
+    name = start.removesuffix(".") or "backbone"
     if not part and "parts" in adapt:
         note = f"{name}: not in {source}, randomly initialised, as load_adapt has 'parts'"
         return Fitted({}, note)
