@@ -67,9 +67,10 @@ class _Finder(MetaPathFinder):
         """Return the module's spec with a loader that acts, None where no action waits for it."""
         if fullname not in ACTIONS:
             return None
-        for finder in sys.meta_path:
+        # Only those behind it: the finder of another copy of this module looks behind itself, too.
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             find = getattr(finder, "find_spec", None)
-            spec = find(fullname, path, target) if find and finder is not self else None
+            spec = find(fullname, path, target) if find else None
             if spec is not None:
                 if spec.loader is not None:
                     spec.loader = _ActingLoader(spec.loader)

@@ -94,6 +94,16 @@ def test_an_error_of_an_action_is_not_lost(name):
     assert name not in sys.modules
 
 
+def test_two_copies_of_the_finder_do_not_ask_each_other_in_turn(name, monkeypatch):
+    spec = importlib.util.spec_from_file_location("second_copy", imports.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    for module, action in ((imports, "double"), (copy, "add_5")):
+        module.after_import(name, __name__, action)
+    assert importlib.import_module(name).value == 7
+
+
 def test_what_is_not_installed_stays_missing(name):
     after_import("no_such_module", __name__, "double")
     assert importlib.util.find_spec("no_such_module") is None
