@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+PEERS = Path(sys.prefix) / "peers"
 STAT = Path("/proc/stat")
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -31,11 +32,15 @@ class MissingError(Exception):
 
 
 def start(log: str, python_path: Sequence[str]) -> None:
-    """Send what libraries print to a file, and let them be found before everything else."""
+    """Send what libraries print to a file; of the peers' folders, leave the candidate's alone.
+
+    A spawned process has its parent's ``sys.path``, and some of the peers exclude each other.
+    """
     with open(log, "wb") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
-    sys.path[:0] = python_path
+    others = [entry for entry in sys.path if PEERS not in Path(entry).parents]
+    sys.path[:] = [*python_path, *others]
 
 
 def build(factory: str, arguments: dict[str, Any]) -> None:

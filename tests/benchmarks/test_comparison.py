@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from benchmarks import worker
 from benchmarks.comparison import (
     BenchmarkError,
     NotInstalledError,
@@ -176,3 +178,13 @@ def test_equality_of_arrays():
 def test_wrong_arrays_differ(theirs, words):
     with pytest.raises(UnequalResultsError, match=words):
         close_to(1.0)("x", {"a": np.ones(2)}, theirs)
+
+
+def test_a_peer_does_not_see_the_folders_of_others(monkeypatch, tmp_path):
+    """A spawned process has the path of its parent, which may have looked into another peer's."""
+    own, other = (str(worker.PEERS / name) for name in ("mmpretrain", "transformers"))
+    monkeypatch.setattr(sys, "path", [*sys.path, other])
+    monkeypatch.setattr(os, "dup2", lambda *descriptors: None)
+    worker.start(str(tmp_path / "log"), [own])
+    assert sys.path[0] == own
+    assert other not in sys.path
