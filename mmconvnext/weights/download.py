@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
-import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import WeakFileLock, get_session
+from huggingface_hub.utils import WeakFileLock, http_backoff
 from mmengine.logging import print_log
 
 from mmconvnext.compat.checkpoint_io import is_safetensors, looks_of, read_checkpoint
@@ -28,10 +27,8 @@ from mmconvnext.weights.checksum import check_sha256, sha256_of, split_sha256
 # Their file names carry a hash or the whole recipe: no two of their files share one. Such files lie
 # where torch and MMEngine put them, so that what they downloaded is found.
 FLAT_HOSTS = ("dl.fbaipublicfiles.com", "download.openmmlab.com", "download.pytorch.org")
-HASH_OF_URL = 16  # digits
-SERVER_ERROR = 500  # and above: another attempt may help
-ATTEMPTS = 3  # at a server that is busy
-PAUSE = 1.0  # seconds before the next attempt
+HASH_DIGITS = 16  # of what keeps files of one name apart
+RETRIES = 2  # at a server that is busy
 TIMEOUT = 20.0  # seconds until the server answers
 # A file that is compressed on its way has another length than the server says.
 HEADERS = {"Accept-Encoding": "identity"}
@@ -75,11 +72,10 @@ def obtain(url: str, path: Path, digest: str = "") -> Path:
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            asked = time.time()
             # the lock file stays: removing it would let two processes lock at once
             with WeakFileLock(path.with_name(f".{path.name}.lock")):
                 if not path.is_file():
-                    _bring_or_note(url, path, digest, asked)
+                    _bring(url, path, digest)
                     return path
     except (OSError, DownloadError) as error:
         raise DownloadError(
@@ -109,42 +105,67 @@ def place_of(url: str, folder: Path | None = None) -> Path:
     if parts.hostname in FLAT_HOSTS:
         return cache / name
     # every other host may have a model.safetensors in each of its folders
-    return cache / hashlib.sha256(url.encode()).hexdigest()[:HASH_OF_URL] / name
-
-
-def _bring_or_note(url: str, path: Path, digest: str, asked: float) -> None:
-    """Download, unless another process failed at it after this one ``asked``.
-
-    Of many processes that want the same file from a host that is down, one waits for it.
-    """
-    note = path.with_name(f".{path.name}.failed")
-    if note.is_file() and note.stat().st_mtime >= asked:
-        raise DownloadError(f"another process has just failed: {note.read_text(encoding='utf-8')}")
-    try:
-        _bring(url, path, digest)
-    except DownloadError as error:
-        note.write_text(str(error), encoding="utf-8")
-        raise
-    note.unlink(missing_ok=True)
+    return cache / hashlib.sha256(url.encode()).hexdigest()[:HASH_DIGITS] / name
 
 
 def _bring(url: str, path: Path, digest: str) -> None:
     """Download to ``path``, which appears at once, whole and checked."""
-    part = _Part(path)
+    identity = _identity(url)
+    part = _part(path, identity)
     print_log(f"downloading {url} to {path}", logger="current")
-    part.receive(url)
+    _receive(url, part, identity)
     try:
-        actual = sha256_of(part.path) if digest else ""
+        actual = sha256_of(part) if digest else ""
         if not actual.startswith(digest):
             raise DownloadError(
                 f"what came has the sha256 {actual}, not {digest} as asked for, and was removed"
             )
-        _check_whole(part.path, path.suffix)
+        _check_whole(part, path.suffix)
     except DownloadError:
-        part.remove()
+        part.unlink()
         raise
-    os.replace(part.path, path)
-    part.remove()
+    os.replace(part, path)
+
+
+def _part(path: Path, identity: dict[str, Any] | None) -> Path:
+    """The file of what came so far; its name says which file on the server it is a part of.
+
+    Parts of other files that the server had, or that cannot be resumed, are removed.
+    """
+    tag = hashlib.sha256(repr(identity).encode()).hexdigest()[:HASH_DIGITS]
+    part = path.with_name(f"{path.name}.{tag}.part")
+    for found in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        if found != part or identity is None or found.stat().st_size > identity["size"]:
+            found.unlink()
+    return part
+
+
+def _receive(url: str, part: Path, identity: dict[str, Any] | None) -> None:
+    """Bring what is missing of a part; after broken connections ``http_get`` resumes by itself."""
+    validator = identity and identity["validator"]
+    try:
+        with part.open("ab") as file:
+            http_get(
+                url,
+                file,
+                resume_size=file.tell(),
+                headers={**HEADERS, **({"If-Range": validator} if validator else {})},
+                expected_size=identity and identity["size"],
+                displayed_filename=part.with_suffix("").with_suffix("").name,
+            )
+            # on disk before the file gets its name, which outlives a power cut
+            file.flush()
+            os.fsync(file.fileno())
+    except Exception as error:  # the hub's library has changed its client's errors twice
+        local = isinstance(error, OSError) and not isinstance(error, HfHubHTTPError)
+        if local and error.errno is not None:  # of the disk
+            raise
+        # Without an errno: it has not the size that was announced.
+        size = part.stat().st_size if part.is_file() and identity and not local else 0
+        if not size:
+            part.unlink(missing_ok=True)
+        kept = f"; the {size} bytes that came are kept" if size else ""
+        raise DownloadError(_first_line(error) + kept) from error
 
 
 def _check_whole(part: Path, suffix: str) -> None:
@@ -166,94 +187,27 @@ def _check_whole(part: Path, suffix: str) -> None:
         ) from error
 
 
-class _Part:
-    """A file that is not whole yet, ``NAME.part``, and beside it which file it is a part of."""
-
-    def __init__(self, whole: Path) -> None:
-        self.name = whole.name
-        self.path = whole.with_name(f"{whole.name}.part")
-        self._identity = whole.with_name(f"{whole.name}.part.json")
-
-    def receive(self, url: str) -> None:
-        """Bring the file, resuming what is there of it; a busy server is asked again.
-
-        Raises:
-            DownloadError: the host cannot be reached, has no such file for us (nothing of it is
-                left then), or broke off each time (what came stays).
-        """
-        identity = self._resume_or_restart(url)
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self._get(url, identity)
-            except HfHubHTTPError as error:
-                reason, may_pass = error, error.response.status_code >= SERVER_ERROR
-                if not may_pass:
-                    self.remove()
-            except OSError as error:
-                if error.errno is not None:  # of the disk
-                    raise
-                reason, may_pass = error, True  # it has not the size that was announced
-                self.remove()
-            except Exception as error:  # of the network, after http_get's own attempts
-                kept = f"; the {self._size} bytes that came are kept" if identity else ""
-                raise DownloadError(f"{error or type(error).__name__}{kept}") from error
-            reason = str(reason).partition("\n")[0]
-            if attempt == ATTEMPTS or not may_pass:
-                raise DownloadError(reason)
-            print_log(f"{url}: {reason}; trying again", logger="current")
-            time.sleep(PAUSE)
-
-    def remove(self) -> None:
-        """Leave nothing behind."""
-        self.path.unlink(missing_ok=True)
-        self._identity.unlink(missing_ok=True)
-
-    @property
-    def _size(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else 0
-
-    def _resume_or_restart(self, url: str) -> dict[str, Any] | None:
-        """Keep the bytes that are there if they are of the file that the server has now."""
-        identity = _identity(url)
-        try:
-            same = identity == json.loads(self._identity.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            same = False
-        if identity is None or not same or self._size > identity["size"]:
-            self.remove()
-        if identity is not None:
-            self._identity.write_text(json.dumps(identity), encoding="utf-8")
-        return identity
-
-    def _get(self, url: str, identity: dict[str, Any] | None) -> None:
-        validator = identity and identity["validator"]
-        with self.path.open("ab") as file:
-            http_get(
-                url,
-                file,
-                resume_size=file.tell(),
-                headers={**HEADERS, **({"If-Range": validator} if validator else {})},
-                expected_size=identity and identity["size"],
-                displayed_filename=self.name,
-            )
-            # on disk before the file gets its name, which outlives a power cut
-            file.flush()
-            os.fsync(file.fileno())
-
-
 def _identity(url: str) -> dict[str, Any] | None:
-    """Ask a server which file it has: its size and its ETag or, without one, its date.
+    """Ask a server, again while it is busy, which file it has: its size and its ETag or date.
 
     Returns:
         None where the server does not say: a download cannot be resumed then.
 
     Raises:
-        DownloadError: the server cannot be reached.
+        DownloadError: the server cannot be reached, or stays busy.
     """
     try:
-        response = get_session().head(url, headers=HEADERS, follow_redirects=True, timeout=TIMEOUT)
-    except Exception as error:  # the hub's library has changed its client's errors twice
-        raise DownloadError(str(error) or type(error).__name__) from error
+        response = http_backoff(
+            "HEAD",
+            url,
+            headers=HEADERS,
+            follow_redirects=True,
+            timeout=TIMEOUT,
+            max_retries=RETRIES,
+            retry_on_exceptions=(),
+        )
+    except Exception as error:  # as above
+        raise DownloadError(_first_line(error)) from error
     etag = response.headers.get("ETag", "")
     # a weak ETag does not promise the same bytes
     validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
@@ -261,3 +215,7 @@ def _identity(url: str) -> dict[str, Any] | None:
     if not response.is_success or not validator or not size.isdigit():
         return None
     return {"url": url, "validator": validator, "size": int(size)}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub import file_download
+from huggingface_hub.utils import _http
 
 from mmconvnext.weights import download, sources
 from tests.weights.server import Server, running
@@ -15,9 +16,9 @@ from tests.weights.server import Server, running
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0)
     nap = SimpleNamespace(sleep=lambda seconds: None)
-    monkeypatch.setattr(file_download, "time", nap)
+    for module in (file_download, _http):
+        monkeypatch.setattr(module, "time", nap)
     monkeypatch.setattr(file_download.constants, "DOWNLOAD_CHUNK_SIZE", 100)
     with running() as server:
         yield server

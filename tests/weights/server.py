@@ -25,10 +25,10 @@ def sha256(content: bytes) -> str:
 
 
 def content_of(folder: Path) -> list[str]:
-    """The files at all depths, without the hidden ones: locks, and notes on what failed."""
+    """The files at all depths, without the hidden ones: locks."""
     files = [p for p in folder.rglob("*") if p.is_file()]
     hidden = [p for p in files if p.name.startswith(".")]
-    assert all(p.name.endswith((".lock", ".failed")) for p in hidden)
+    assert all(p.name.endswith(".lock") for p in hidden)
     return sorted(p.name for p in files if not p.name.startswith("."))
 
 
@@ -40,7 +40,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []  # paths and ranges
         self.cuts: list[int] = []  # bytes after which to hang up, one for each of the next requests
-        self.refusals: list[int] = []  # status codes, one for each of the next requests
+        self.busy = 0  # how many of the next requests get 503
         self.errors: dict[str, tuple[int, str]] = {}  # start of a path: status, the hub's word
         self.headers = {"X-Repo-Commit": COMMIT}
         self.ranges = True
@@ -69,8 +69,9 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if body:
             server.requests.append((self.path, self.headers["Range"]))
-        if body and server.refusals:
-            return self.refuse(server.refusals.pop(0))
+        if server.busy:
+            server.busy -= 1
+            return self.refuse(503)
         for start, (status, word) in server.errors.items():
             if path.startswith(start):
                 return self.refuse(status, word)
