@@ -27,7 +27,7 @@ from benchmarks.peers import OURS, ours
 from benchmarks.report import MIB, UNKNOWN, Column, Report, titled
 from benchmarks.roofline import choose_device
 from mmconvnext.analysis.flops import count_flops as count_detector
-from mmconvnext.data.checks import check_data_paths
+from mmconvnext.data.paths import check_data_paths
 from mmconvnext.engine.config import load_config, set_data_root
 from mmconvnext.errors import UserError
 

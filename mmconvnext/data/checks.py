@@ -1,151 +1,391 @@
-"""Whether a config's data is there and is COCO, before any time is spent on it."""
+"""One pass over a COCO annotation file: what is wrong in it, and the file as it should be. Pure."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
-from mmengine.config import Config, ConfigDict
+import numpy as np
 
-from mmconvnext.errors import DataError
+from mmconvnext.data.findings import Findings
+from mmconvnext.data.objects import FAULTS, check_object, is_finite, surely_sound
 
-COCO_LISTS = ("images", "annotations", "categories")
+Entries = list[dict[str, Any]]
 REQUIRED_KEYS = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("image_id", "category_id", "bbox"),
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id"),
     "categories": ("id", "name"),
 }
+NEAR = 0.66  # likeness of names from which one is taken for a misspelling of the other
+CHUNK = 50_000  # annotations that are looked at together: bounds the memory
+# Shares of boxes that are corners (x1, y1, x2, y2) within the picture, and that reach beyond it as
+# (x, y, width, height), from which on a file is taken to have corners.
+CORNERS, BEYOND = 0.95, 0.25
 
 
-def leaf_datasets(dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The data sets inside of wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
-    if "dataset" in dataset:
-        return leaf_datasets(dataset["dataset"])
-    if "datasets" in dataset:
-        return [leaf for each in dataset["datasets"] for leaf in leaf_datasets(each)]
-    return [dataset]
+class Checked(NamedTuple):
+    """What :func:`check_annotations` returns.
+
+    Attributes:
+        content: the file as it should be; the given one where nothing had to be changed.
+        findings: what was wrong.
+        classes: the names of the labels 0, 1, 2, ...
+    """
+
+    content: dict[str, Any]
+    findings: Findings
+    classes: tuple[str, ...]
 
 
-def metrics_of(evaluator: Mapping[str, Any] | Sequence | None) -> list[ConfigDict]:
-    """The metrics of an evaluator, which MMEngine takes as one dict or a list of them."""
-    if evaluator is None:
-        return []
-    return [evaluator] if isinstance(evaluator, Mapping) else list(evaluator)
+class Size(NamedTuple):
+    """Width and height of a picture as it is loaded, in pixels."""
+
+    width: int
+    height: int
 
 
-def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the files and folders of the data sets exist.
+def check_annotations(
+    content: Any,
+    classes: Sequence[str] | None = None,
+    masks: bool = True,
+    pictures: Mapping[str, Size] | None = None,
+    labels: Sequence[str] | None = None,
+) -> Checked:
+    """Check the content of a COCO annotation file and repair what can be repaired.
+
+    In what it returns, label ``i`` of MMDetection, which numbers the categories in the order of the
+    file, is ``labels[i]``; ids are whole numbers, used once; every object has what training and
+    evaluation ask for.
 
     Args:
-        cfg: a complete config.
-        splits: out of ``train``, ``val`` and ``test``; those without a data loader are skipped.
-
-    Raises:
-        DataError: a path is missing; the message shows the layout that is expected.
+        content: what the file has, not changed.
+        classes: of the config's ``metainfo``; None for those of the file.
+        masks: whether objects need masks.
+        pictures: sizes by ``file_name``, where pictures were read.
+        labels: all classes of the detector in its order, where ``classes`` are some of them.
     """
-    for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if loader is None:
-            continue
-        for dataset in leaf_datasets(loader["dataset"]):
-            _check_dataset_paths(dataset, split)
-        for metric in metrics_of(cfg.get(f"{split}_evaluator")):
-            ann_file = metric.get("ann_file")
-            if isinstance(ann_file, str) and not _is_remote(ann_file):
-                _check_file(Path(ann_file), f"{split}_evaluator.ann_file")
+    findings = Findings()
+    if not _check_structure(content, findings):
+        return Checked(content, findings, tuple(classes or ()))
+    categories, category_ids, classes = _check_categories(content, classes, labels, findings)
+    images, image_ids = _check_images(content["images"], pictures or {}, findings)
+    if findings.of("error"):
+        return Checked(content, findings, classes)
+    annotations = _check_references(content["annotations"], image_ids, category_ids, findings)
+    annotations = _check_objects(annotations, images, masks, findings)
+    kept = [annotation for _, annotation in annotations]
+    _check_crowds(kept, findings)
+    kept = _check_annotation_ids(kept, findings)
+    repaired = {**content, "images": images, "annotations": kept, "categories": categories}
+    return Checked(content if repaired == content else repaired, findings, classes)
 
 
-def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:
-    root = dataset.get("data_root") or ""
-    if _is_remote(root):
-        return
-    ann_file = dataset.get("ann_file")
-    prefix = (dataset.get("data_prefix") or {}).get("img")
-    layout = ", ".join(str(p) for p in (ann_file, prefix) if p)
-    if root and not Path(root).is_dir():
-        raise DataError(
-            f"the data folder {root} ({split}_dataloader) does not exist; it should have {layout}. "
-            "Give another one with --data-root"
-        )
-    if ann_file:
-        _check_file(Path(root, ann_file), f"{split}_dataloader.dataset.ann_file")
-    if prefix and not Path(root, prefix).is_dir():
-        raise DataError(
-            f"the image folder {Path(root, prefix)} ({split}_dataloader.dataset.data_prefix) does "
-            "not exist; give the data set's folder with --data-root, or the right prefix"
-        )
+def _check_structure(content: Any, findings: Findings) -> bool:
+    def fault(text: str) -> bool:
+        findings.add("error", "not COCO", text)
+        return False
 
-
-def _check_file(path: Path, setting: str) -> None:
-    if not path.is_file():
-        raise DataError(
-            f"the annotation file {path} ({setting}) does not exist; give the data set's folder "
-            "with --data-root, or the right file with --cfg-options"
-        )
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
-
-
-def explain_annotation_file(path: str) -> str | None:
-    """Say why a local file is not a COCO annotation file: the first fault, or None."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    except ValueError as error:
-        return f"it is not JSON: {error}"
     if not isinstance(content, dict):
-        return f"it has a {type(content).__name__}, not an object with {', '.join(COCO_LISTS)}"
-    for name in COCO_LISTS:
+        names = ", ".join(REQUIRED_KEYS)
+        return fault(f"it has a {type(content).__name__}, not an object with {names}")
+    for name, keys in REQUIRED_KEYS.items():
         entries = content.get(name)
         if not isinstance(entries, list):
             found = ", ".join(map(str, list(content)[:8])) or "nothing"
-            return f"it has no list {name!r} (found: {found})"
+            return fault(f"it has no list {name!r} (found: {found})")
         for index, entry in enumerate(entries):
-            missing = [
-                k for k in REQUIRED_KEYS[name] if not isinstance(entry, dict) or k not in entry
-            ]
+            missing = [k for k in keys if not isinstance(entry, dict) or k not in entry]
             if missing:
-                return f"{name}[{index}] has no {missing[0]!r}"
-    return None
+                return fault(f"{name}[{index}] has no {missing[0]!r}")
+    return True
 
 
-def check_dataset(dataset: Any) -> None:
-    """Check a data set built by MMDetection: it has images, and the first one is there.
+def key_of(value: Any) -> str | None:
+    """An id as text, the same for 7, 7.0 and "7"; None for what is no id."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is int:
+        return str(value)
+    return value.strip() or None if isinstance(value, str) else None
 
-    Raises:
-        DataError: there is nothing to train or test on.
+
+def _check_categories(
+    content: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    findings: Findings,
+) -> tuple[Entries, dict[Hashable, int | None], tuple[str, ...]]:
+    """The categories in the order of the labels, the new ids by the old ones, and the labels.
+
+    None stands for a category that is no class: its objects are left out.
     """
-    name = getattr(dataset, "ann_file", type(dataset).__name__)
-    metainfo = getattr(dataset, "metainfo", None)
-    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
-    if isinstance(classes, str):
-        raise DataError(
-            f"metainfo=dict(classes={classes!r}) of {name} is a string, not a tuple of names; "
-            f"write ({classes!r},)"
-        )
-    if hasattr(dataset, "cat_ids") and not dataset.cat_ids:
-        raise DataError(
-            f"{name} has none of the classes {_short(classes)}; set "
-            "metainfo=dict(classes=(...)) of the data set to the names of its categories"
-        )
-    if len(dataset) == 0:
-        raise DataError(f"{name} has no image to use (images without annotations are left out)")
-    if not hasattr(dataset, "get_data_info"):
+    entries = content["categories"]
+    _check_category_entries(entries, findings)
+    names = [entry["name"] for entry in entries]
+    classes = tuple(names if classes is None else classes)
+    labels = tuple(classes if labels is None else labels)
+    if findings.of("error"):
+        return entries, {}, labels
+    counts = Counter(key_of(a["category_id"]) for a in content["annotations"])
+    objects = {entry["name"]: counts[key_of(entry["id"])] for entry in entries}
+    _check_class_names(classes, objects, findings)
+    in_order = [name for name in names if name in classes] == list(labels)
+    if in_order and all(type(entry["id"]) is int for entry in entries):
+        return entries, _with_text_keys({entry["id"]: entry["id"] for entry in entries}), labels
+    findings.add(
+        "fill",
+        "order of categories",
+        "labels are numbered in the order of the classes, not of the file",
+    )
+    by_name = {entry["name"]: entry for entry in entries}
+    new = [{**by_name.get(c, {}), "id": i, "name": c} for i, c in enumerate(labels, start=1)]
+    ids = {entry["name"]: entry["id"] for entry in new if entry["name"] in classes}
+    return new, _with_text_keys({e["id"]: ids.get(e["name"]) for e in entries}), labels
+
+
+def _with_text_keys(ids: Mapping[Hashable, int | None]) -> dict[Hashable, int | None]:
+    """Ids as they are and as :func:`key_of` writes them."""
+    return {**{key_of(old): new for old, new in ids.items()}, **ids}
+
+
+def _check_category_entries(entries: Entries, findings: Findings) -> None:
+    by_id: dict[str, str] = {}
+    by_name: dict[str, str] = {}
+    for entry in entries:
+        key, name = key_of(entry["id"]), entry["name"]
+        if key is None or not isinstance(name, str) or not name.strip():
+            text = "a category has a number as its id and a text as its name"
+            findings.add("error", "category", text, f"id {entry['id']!r}, name {name!r}")
+            continue
+        if key in by_id:
+            text = "of two categories: give each its own id"
+            findings.add("error", "one category id", text, f"{key}: {by_id[key]!r} and {name!r}")
+        if name in by_name:
+            text = "of two categories: merge them, or give each its own name"
+            findings.add("error", "one category name", text, f"{name!r}: {by_name[name]} and {key}")
+        by_id[key], by_name[name] = name, key
+
+
+def _check_class_names(
+    classes: Sequence[str], objects: Mapping[str, int], findings: Findings
+) -> None:
+    """Compare the config's classes with the categories of the file and their counts of objects."""
+    for name, count in Counter(classes).items():
+        if count > 1:
+            findings.add("error", "class twice", "in metainfo.classes", repr(name))
+    missing = [name for name in classes if name not in objects]
+    extra = [name for name in objects if name not in classes]
+    if missing and len(missing) == len(classes):
+        found = ", ".join(map(repr, list(objects)[:8])) or "none"
+        text = f"metainfo.classes has none of the file's categories; they are {found}"
+        findings.add("error", "other classes", text, ", ".join(map(repr, classes[:4])))
         return
-    first = dataset.get_data_info(0).get("img_path")
-    if first and not _is_remote(first) and not Path(first).is_file():
-        raise DataError(
-            f"{first}, an image of {name}, does not exist; set data_prefix=dict(img=...) of the "
-            "data set to the folder of its images"
-        )
+    for name in missing:
+        if near := _nearest(name, extra):
+            text = "a name in metainfo.classes is not the file's; write both alike"
+            findings.add("error", "misspelt class", text, f"{name!r}, in the file {near!r}")
+        else:
+            text = "the file has no such category; no object has this label"
+            findings.add("note", "class without category", text, repr(name))
+    for name in extra:
+        text = "it is not in metainfo.classes; its objects are left out"
+        record = f"{name!r} with {objects[name]} objects"
+        findings.add("note", "category without class", text, record)
 
 
-def _short(classes: Any) -> str:
-    names = list(classes or ())
-    return ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")
+def _nearest(name: str, others: Sequence[str]) -> str | None:
+    plain = {re.sub(r"[\s_-]+", " ", other).strip().casefold(): other for other in others}
+    wanted = re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    near = get_close_matches(wanted, plain, n=1, cutoff=NEAR)
+    return plain[near[0]] if near else None
+
+
+def _check_images(
+    entries: Entries, pictures: Mapping[str, Size], findings: Findings
+) -> tuple[Entries, dict[Hashable, int | None]]:
+    """The images with sizes and with numbers as ids, and the new ids by the old ones."""
+    seen: dict[str, str] = {}
+    names: dict[str, str] = {}
+    images = []
+    for index, entry in enumerate(entries):
+        key, name = key_of(entry["id"]), entry["file_name"]
+        record = f"images[{index}] with id {entry['id']!r}, {name!r}"
+        if key is None:
+            findings.add("error", "image id", "it is neither number nor text", record)
+            continue
+        if key in seen:
+            text = "of two images, whose objects cannot be told apart: give each its own id"
+            findings.add("error", "one image id", text, f"{seen[key]} and {record}")
+        name = check_file_name(name, record, findings)
+        if name in names:
+            text = "of two images: merge them, or remove one"
+            findings.add("error", "one file name", text, f"{names[name]} and {record}")
+        seen[key] = names[name] = record
+        size = _check_size(entry, pictures.get(name), record, findings)
+        changed = {"file_name": name, "width": size.width, "height": size.height}
+        same = all(type(entry.get(k)) is type(v) and entry[k] == v for k, v in changed.items())
+        images.append(entry if same else {**entry, **changed})
+    if all(type(image["id"]) is int for image in images):
+        return images, _with_text_keys({image["id"]: image["id"] for image in images})
+    findings.add("fill", "image ids", "not all are whole numbers; renumbered from 1")
+    ids = {image["id"]: index for index, image in enumerate(images, start=1)}
+    return [{**image, "id": ids[image["id"]]} for image in images], _with_text_keys(ids)
+
+
+def check_file_name(name: Any, record: str, findings: Findings) -> str:
+    """A picture's path below the data set's folder, with slashes; others are errors."""
+    if not isinstance(name, str) or not name.strip():
+        findings.add("error", "file name", "it is no text", record)
+        return str(name)
+    if "://" in name:
+        text = "a URL; download the pictures and name the files"
+        findings.add("error", "file name", text, record)
+        return name
+    if "\\" in name:
+        text = "backslashes, which are Windows'; read as slashes"
+        findings.add("fill", "backslashes in file names", text, record)
+        name = name.replace("\\", "/")
+    if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in name.split("/"):
+        text = "a path that leaves the folder of the pictures; make it relative to data_prefix"
+        findings.add("error", "file name outside", text, record)
+    return name
+
+
+def _check_size(
+    entry: Mapping[str, Any], actual: Size | None, record: str, findings: Findings
+) -> Size:
+    """Width and height of an image: what the file says, and what the picture has."""
+    given = [entry.get("width"), entry.get("height")]
+    given = [int(v) if isinstance(v, str) and v.strip().isdigit() else v for v in given]
+    if not all(is_finite(v) and v > 0 and v == int(v) for v in given):
+        if actual is None:
+            text = "absent or no whole number of pixels, and no picture was read to take it from"
+            findings.add("error", "image size", text, f"{record}: {given[0]!r} x {given[1]!r}")
+            return Size(1, 1)
+        text = "absent or no whole number of pixels; taken from the pictures"
+        findings.add("fill", "image size", text, record)
+        return actual
+    size = Size(*map(int, given))
+    if actual is not None and size != actual:
+        swapped = size == (actual.height, actual.width)
+        kind = "width and height swapped" if swapped else "another size than the picture's"
+        text = "objects would be drawn at wrong places; correct the annotation file"
+        sizes = f"{size.width}x{size.height}, the picture has {actual.width}x{actual.height}"
+        findings.add("error", kind, text, f"{record}: {sizes}")
+    return size
+
+
+def _check_references(
+    entries: Entries,
+    image_ids: Mapping[Hashable, int | None],
+    category_ids: Mapping[Hashable, int | None],
+    findings: Findings,
+) -> list[tuple[int, dict[str, Any]]]:
+    """The objects whose image and category are there, with their places in the file."""
+    kept = []
+    for index, entry in enumerate(entries):
+        image = _known(entry["image_id"], image_ids)
+        category = _known(entry["category_id"], category_ids)
+        if image is None:
+            text = "no image has this id; object left out"
+            findings.add("repair", "unknown image", text, object_name(entry, index))
+            findings.repaired_objects.add(index)
+            continue
+        if category is None:
+            text = "no category has this id; object left out"
+            record = f"{object_name(entry, index)}, category {entry['category_id']!r}"
+            findings.add("repair", "unknown category", text, record)
+            findings.repaired_objects.add(index)
+        elif category_ids[category] is not None:
+            new = {"image_id": image_ids[image], "category_id": category_ids[category]}
+            if any(type(entry[k]) is not int for k in new):
+                text = "as text or with a fraction; read as whole numbers"
+                findings.add("fill", "ids of another type", text, object_name(entry, index))
+            same = all(type(entry[k]) is int and entry[k] == v for k, v in new.items())
+            kept.append((index, entry if same else {**entry, **new}))
+    return kept
+
+
+def _known(value: Any, ids: Mapping[Hashable, int | None]) -> Hashable | None:
+    """The key of an id that is there."""
+    key = value if type(value) is int else key_of(value)
+    return key if key in ids else None
+
+
+def object_name(entry: Mapping[str, Any], index: int) -> str:
+    """What messages call an object."""
+    if "id" in entry:
+        return f"annotation {entry['id']!r} of image {entry['image_id']!r}"
+    return f"annotations[{index}] of image {entry['image_id']!r}"
+
+
+def _check_objects(
+    entries: list[tuple[int, dict[str, Any]]], images: Entries, masks: bool, findings: Findings
+) -> list[tuple[int, dict[str, Any]]]:
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    _check_box_form([entry for _, entry in entries], sizes, findings)
+    kept = []
+    for start in range(0, len(entries), CHUNK):
+        chunk = entries[start : start + CHUNK]
+        limits = np.array([sizes[entry["image_id"]] for _, entry in chunk])
+        sound = surely_sound([entry for _, entry in chunk], limits, masks)
+        for (index, entry), skip in zip(chunk, sound.tolist(), strict=True):
+            if skip:
+                kept.append((index, entry))
+                continue
+            repaired, kinds = check_object(entry, *sizes[entry["image_id"]], masks)
+            for kind in kinds:
+                severity, text = FAULTS[kind]
+                findings.add(severity, kind, text, object_name(entry, index))
+                if severity == "repair":
+                    findings.repaired_objects.add(index)
+            if repaired is not None:
+                kept.append((index, entry if repaired == entry else repaired))
+    return kept
+
+
+def _check_box_form(
+    entries: Entries, sizes: Mapping[int, tuple[int, int]], findings: Findings
+) -> None:
+    """Find out whether the boxes of a file are corners (x1, y1, x2, y2) and not (x, y, w, h)."""
+    usable = [
+        entry
+        for entry in entries
+        if isinstance(entry.get("bbox"), list)
+        and len(entry["bbox"]) == 4
+        and all(map(is_finite, entry["bbox"]))
+    ]
+    if len(usable) < 3:
+        return
+    boxes = np.array([entry["bbox"] for entry in usable], np.float64)
+    limits = np.array([sizes[entry["image_id"]] for entry in usable], np.float64)
+    over = (boxes[:, :2] + boxes[:, 2:] > limits + 1).any(1)
+    corners = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)).all(1)
+    if corners.mean() >= CORNERS and over.mean() >= BEYOND:
+        text = "boxes are (x1, y1, x2, y2); COCO's are (x, y, width, height): convert the file"
+        findings.add("error", "boxes of corners", text, object_name(usable[0], 0))
+
+
+def _check_crowds(entries: Entries, findings: Findings) -> None:
+    if not entries:
+        findings.add("error", "no objects", "nothing to train on or to evaluate with")
+    elif all(entry["iscrowd"] for entry in entries):
+        text = "every object has iscrowd=1, is ignored in training and not counted in AP: set 0"
+        findings.add("error", "only crowds", text)
+
+
+def _check_annotation_ids(entries: Entries, findings: Findings) -> Entries:
+    ids = [entry.get("id") for entry in entries]
+    if all(type(each) is int and each > 0 for each in ids) and len(set(ids)) == len(ids):
+        return entries
+    counts: dict[str, list[int]] = defaultdict(list)
+    for index, each in enumerate(ids):
+        sound = type(each) is int and each > 0
+        counts[str(each) if sound else "none"].append(index)
+    doubtful = sum(len(v) for k, v in counts.items() if k == "none" or len(v) > 1)
+    text = f"{doubtful} are absent, used twice or no number above 0; all are renumbered from 1"
+    findings.add("fill", "annotation ids", text)
+    return [{**entry, "id": index} for index, entry in enumerate(entries, start=1)]

@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import PretrainedInit
 
 from mmconvnext.compat.config_names import PREFIX, config_path
-from mmconvnext.data.checks import leaf_datasets, metrics_of
+from mmconvnext.data.paths import leaf_datasets, metrics_of
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.coco_metric import is_coco_metric, kinds_of
 from mmconvnext.evaluation.pictures import ComparisonVisualizer

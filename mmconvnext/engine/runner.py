@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,27 +9,20 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
+import mmengine
 from mmcv.cnn import VGG
-from mmdet.datasets import CocoDataset
-from mmdet.engine.hooks import NumClassCheckHook
 from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
-from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmconvnext.data.checks import (
-    check_data_paths,
-    check_dataset,
-    explain_annotation_file,
-    leaf_datasets,
-    metrics_of,
-)
+from mmconvnext.compat.checkpoint_io import read_checkpoint
+from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
+from mmconvnext.data.prepare import prepare_data
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.device import (
     adapt_to_device,
@@ -39,7 +31,7 @@ from mmconvnext.engine.device import (
     init_distributed_on_cpu,
 )
 from mmconvnext.engine.provenance import write_run_info
-from mmconvnext.errors import ConfigError, DataError, UserError
+from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.weights.detector import fit_detector, load_fitted, unwrapped
 from mmconvnext.weights.sources import fetch_first
 
@@ -159,10 +151,8 @@ class DetectionRunner(Runner):
         if split == "test":
             return built
         fault = explain_num_classes(unwrapped(self.model), built.dataloader.dataset)
-        if fault and any(isinstance(hook, NumClassCheckHook) for hook in self.hooks):
-            raise ConfigError(fault)  # as the hook would, when the first epoch begins
-        if fault:  # a config without the hook may mean it
-            print_log(fault, logger="current", level=logging.WARNING)
+        if fault:
+            raise ConfigError(fault)
         return built
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
@@ -181,12 +171,9 @@ class DetectionRunner(Runner):
         """Build a data loader and check that it has something to load."""
         try:
             built = Runner.build_dataloader(dataloader, *args, **kwargs)
-        except Exception as error:
-            datasets = leaf_datasets(dataloader["dataset"])
-            for dataset in filter(is_coco, datasets):
-                path = Path(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-                check_annotation_file(str(path), error)
-            name = datasets[0].get("ann_file") or datasets[0].get("type")
+        except Exception:
+            dataset = leaf_datasets(dataloader["dataset"])[0]
+            name = dataset.get("ann_file") or dataset.get("type")
             with config_errors(f"the data loader of {name}", reads_files=True):
                 raise
         check_dataset(built.dataset)
@@ -194,13 +181,8 @@ class DetectionRunner(Runner):
 
     def build_evaluator(self, evaluator: Any) -> Any:
         """Build the metrics."""
-        try:
+        with config_errors(f"the evaluator of {self.cfg.filename}", reads_files=True):
             return super().build_evaluator(evaluator)
-        except Exception as error:
-            for metric in metrics_of(evaluator):
-                check_annotation_file(metric.get("ann_file") or "", error)
-            with config_errors(f"the evaluator of {self.cfg.filename}"):
-                raise
 
 
 def resume_from(cfg: Config, checkpoint: str) -> list[str]:
@@ -253,7 +235,8 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         if split != "val" and cfg.get(f"{split}_dataloader") is None:
             raise ConfigError(f"{cfg.filename} has no {split}_dataloader: nothing to {split} on")
     check_data_paths(cfg, tuple(splits))
-    notes = list(notes)
+    found, report = prepare_data(cfg, splits, _classes_of_checkpoint(cfg, splits))
+    notes = [*notes, *found]
     if isinstance(cfg.get("load_from"), Sequence) and not isinstance(cfg.load_from, str):
         cfg.load_from = str(fetch_first(list(cfg.load_from))[1])
     if cfg.get("load_from"):
@@ -271,8 +254,20 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     for note in notes:
         runner.logger.info(note)
     if is_main_process():
+        mmengine.dump(report, Path(runner.log_dir) / "data_checks.json", indent=2)
         runner.logger.info("versions and hardware: %s", write_run_info(cfg, runner.log_dir))
     return runner
+
+
+def _classes_of_checkpoint(cfg: Config, splits: Sequence[str]) -> Sequence[str] | None:
+    """The classes of the detector that is tested, as MMDetection 3 or 2 wrote them."""
+    if "test" not in splits or not cfg.get("load_from"):
+        return None
+    checkpoint = read_checkpoint(fetch_first(cfg.load_from)[1], mmap=True)
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    dataset_meta = meta.get("dataset_meta") or {}
+    return dataset_meta.get("classes") or meta.get("CLASSES")
 
 
 @contextmanager
@@ -343,21 +338,3 @@ def explain_num_classes(model: nn.Module, dataset: Any) -> str | None:
         f"{heads}, and {getattr(dataset, 'ann_file', 'the data set')} has {len(classes)} classes: "
         f"--cfg-options {options}, or set metainfo=dict(classes=(...)) of every data set"
     )
-
-
-def is_coco(dataset: Mapping[str, Any]) -> bool:
-    """Whether the settings of a data set are those of MMDetection's ``CocoDataset``."""
-    kind = dataset.get("type")
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(kind, type) and issubclass(kind, CocoDataset)
-
-
-def check_annotation_file(path: str, cause: Exception) -> None:
-    """Look for the cause of an error in a COCO annotation file.
-
-    Raises:
-        DataError: the file is there and not COCO.
-    """
-    fault = explain_annotation_file(path) if Path(path).is_file() else None
-    if fault:
-        raise DataError(f"{path} is not a COCO annotation file: {fault}") from cause

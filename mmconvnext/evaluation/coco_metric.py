@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger, print_log
 from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
 
-from mmconvnext.data.checks import metrics_of
+from mmconvnext.data.paths import metrics_of
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.rle import encode_masks
 from mmconvnext.evaluation.tables import KINDS, format_table, split_metrics

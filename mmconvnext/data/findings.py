@@ -1,0 +1,61 @@
+"""What a check of annotations found: errors, repairs and notes, counted and with examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["error", "repair", "fill", "note"]
+EXAMPLES = 3  # that a line names; the JSON file has all
+
+
+@dataclass
+class Finding:
+    """Faults of one kind in one file.
+
+    Attributes:
+        kind: a short name, for example ``box outside``.
+        severity: ``error``: the file is refused; ``repair``: what the file says was changed or an
+            object left out; ``fill``: what follows from the rest of the file was added; ``note``:
+            nothing was changed.
+        text: what is wrong and what was done, or what to do.
+        records: where, each in words: ``annotation 7 of image 3``.
+    """
+
+    kind: str
+    severity: Severity
+    text: str
+    records: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """For example ``box outside: object left out (2: annotation 7 of image 3, ...)``."""
+        if not self.records:
+            return f"{self.kind}: {self.text}"
+        shown = ", ".join(self.records[:EXAMPLES]) + ", ..." * (len(self.records) > EXAMPLES)
+        return f"{self.kind}: {self.text} ({len(self.records)}: {shown})"
+
+
+class Findings:
+    """The findings of one annotation file, one for each kind, in the order of their discovery."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, Finding] = {}
+        self.repaired_objects: set[int] = set()  # their places in the file
+
+    def add(self, severity: Severity, kind: str, text: str, record: str = "") -> None:
+        """Count a fault; its text is said once for each kind."""
+        finding = self._by_kind.setdefault(kind, Finding(kind, severity, text))
+        if record:
+            finding.records.append(record)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self._by_kind.values())
+
+    def of(self, *severities: Severity) -> list[Finding]:
+        """Those of some severities."""
+        return [finding for finding in self if finding.severity in severities]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """All of them, with every record."""
+        return [{**asdict(finding), "count": len(finding.records)} for finding in self]

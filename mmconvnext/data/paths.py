@@ -1,0 +1,120 @@
+"""Where a config's data lies, and whether it is there, before any time is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmconvnext.errors import DataError
+
+
+def leaf_datasets(dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The data sets inside of wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
+    if "dataset" in dataset:
+        return leaf_datasets(dataset["dataset"])
+    if "datasets" in dataset:
+        return [leaf for each in dataset["datasets"] for leaf in leaf_datasets(each)]
+    return [dataset]
+
+
+def metrics_of(evaluator: Mapping[str, Any] | Sequence | None) -> list[ConfigDict]:
+    """The metrics of an evaluator: one, a list, or those of a ``MultiDatasetsEvaluator``."""
+    if evaluator is None:
+        return []
+    if isinstance(evaluator, Mapping):
+        return metrics_of(evaluator["metrics"]) if "metrics" in evaluator else [evaluator]
+    return list(evaluator)
+
+
+def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check that the files and folders of the data sets exist.
+
+    Args:
+        cfg: a complete config.
+        splits: out of ``train``, ``val`` and ``test``; those without a data loader are skipped.
+
+    Raises:
+        DataError: a path is missing; the message shows the layout that is expected.
+    """
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        if loader is None:
+            continue
+        for dataset in leaf_datasets(loader["dataset"]):
+            _check_dataset_paths(dataset, split)
+        for metric in metrics_of(cfg.get(f"{split}_evaluator")):
+            ann_file = metric.get("ann_file")
+            if isinstance(ann_file, str) and not _is_remote(ann_file):
+                _check_file(Path(ann_file), f"{split}_evaluator.ann_file")
+
+
+def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:
+    root = dataset.get("data_root") or ""
+    if _is_remote(root):
+        return
+    ann_file = dataset.get("ann_file")
+    prefix = (dataset.get("data_prefix") or {}).get("img")
+    layout = ", ".join(str(p) for p in (ann_file, prefix) if p)
+    if root and not Path(root).is_dir():
+        raise DataError(
+            f"the data folder {root} ({split}_dataloader) does not exist; it should have {layout}. "
+            "Give another one with --data-root"
+        )
+    if ann_file:
+        _check_file(Path(root, ann_file), f"{split}_dataloader.dataset.ann_file")
+    if prefix and not Path(root, prefix).is_dir():
+        raise DataError(
+            f"the image folder {Path(root, prefix)} ({split}_dataloader.dataset.data_prefix) does "
+            "not exist; give the data set's folder with --data-root, or the right prefix"
+        )
+
+
+def _check_file(path: Path, setting: str) -> None:
+    if not path.is_file():
+        raise DataError(
+            f"the annotation file {path} ({setting}) does not exist; give the data set's folder "
+            "with --data-root, or the right file with --cfg-options"
+        )
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def check_dataset(dataset: Any) -> None:
+    """Check a data set built by MMDetection: it has images, and the first one is there.
+
+    Raises:
+        DataError: there is nothing to train or test on.
+    """
+    name = getattr(dataset, "ann_file", type(dataset).__name__)
+    metainfo = getattr(dataset, "metainfo", None)
+    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
+    if isinstance(classes, str):
+        raise DataError(
+            f"metainfo=dict(classes={classes!r}) of {name} is a string, not a tuple of names; "
+            f"write ({classes!r},)"
+        )
+    if hasattr(dataset, "cat_ids") and not dataset.cat_ids:
+        raise DataError(
+            f"{name} has none of the classes {_short(classes)}; set "
+            "metainfo=dict(classes=(...)) of the data set to the names of its categories"
+        )
+    if len(dataset) == 0:
+        raise DataError(f"{name} has no image to use (images without annotations are left out)")
+    if not hasattr(dataset, "get_data_info"):
+        return
+    first = dataset.get_data_info(0).get("img_path")
+    if first and not _is_remote(first) and not Path(first).is_file():
+        raise DataError(
+            f"{first}, an image of {name}, does not exist; set data_prefix=dict(img=...) of the "
+            "data set to the folder of its images"
+        )
+
+
+def _short(classes: Any) -> str:
+    names = list(classes or ())
+    return ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")

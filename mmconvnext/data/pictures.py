@@ -1,0 +1,136 @@
+"""What the headers of picture files say: size, orientation, depth; which files are broken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mmconvnext.data.findings import Findings
+
+ORIENTATION = 0x0112  # the EXIF tag
+MAX_PIXELS = 2**28
+LONGEST = 50  # times the shorter side
+TAIL = 4096  # bytes in which a whole file has its end
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+class Picture(NamedTuple):
+    """A picture file.
+
+    Attributes:
+        stored: width and height in pixels.
+        loaded: the same as OpenCV gives them, which turns pictures as EXIF says.
+        orientation: EXIF's, 1 to 8.
+        mode: Pillow's: ``RGB``, ``L``, ``I;16``, ...
+        fault: why it cannot be used, or nothing.
+    """
+
+    stored: tuple[int, int] = (0, 0)
+    loaded: tuple[int, int] = (0, 0)
+    orientation: int = 1
+    mode: str = ""
+    fault: str = ""
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a picture's header, and look whether the file is whole.
+
+    Only files with an orientation, and of rarer formats than JPEG and PNG, are decoded.
+    """
+    try:
+        if not path.stat().st_size:
+            return Picture(fault="is empty (0 bytes)")
+        with Image.open(path) as image:
+            size, mode, kind = image.size, image.mode, image.format
+            orientation = image.getexif().get(ORIENTATION, 1)
+        if size[0] * size[1] > MAX_PIXELS:
+            return Picture(fault=f"has {size[0]}x{size[1]} pixels, more than {MAX_PIXELS}")
+        if kind in ENDS and not _has_end(path, ENDS[kind]):
+            return Picture(fault="is cut off: its end is missing")
+        if kind in ENDS and orientation == 1:
+            return Picture(size, size, orientation, mode)
+        decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        if decoded is None:
+            return Picture(fault="cannot be decoded by OpenCV")
+        return Picture(size, decoded.shape[1::-1], orientation, mode)
+    except FileNotFoundError:
+        return Picture(fault="does not exist")
+    except UnidentifiedImageError:
+        return Picture(fault="is no picture")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return Picture(fault=f"cannot be read: {error}")
+
+
+def _has_end(path: Path, end: bytes) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - TAIL, 0))
+        return end in file.read()
+
+
+def read_pictures(folder: Path, names: Iterable[str]) -> dict[str, Picture]:
+    """Read the headers of a folder's pictures, several at a time."""
+    names = list(names)
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 4)) as pool:
+        found = pool.map(lambda name: read_picture(folder / name), names)
+        return dict(zip(names, found, strict=True))
+
+
+def check_pictures(
+    pictures: Mapping[str, Picture],
+    sizes: Mapping[str, tuple[int, int] | None],
+    findings: Findings,
+) -> bool:
+    """Note what is wrong with pictures, and decide whether EXIF's orientation is to be applied.
+
+    Annotations are in the coordinates of what their tool showed: of the turned picture as a rule,
+    of the stored one in some. The size in the annotation file tells which.
+
+    Args:
+        pictures: by ``file_name``.
+        sizes: width and height that the annotation file says, where it does.
+        findings: what is wrong is added.
+
+    Returns:
+        True where pictures are to be turned as EXIF says, which is what MMDetection does.
+    """
+    turned, stored = [], []
+    for name, picture in pictures.items():
+        if picture.fault:
+            findings.add(
+                "error", "broken picture", "replace or remove it", f"{name} {picture.fault}"
+            )
+            continue
+        if "16" in picture.mode or picture.mode in ("I", "F"):
+            text = "more than 8 bits a channel, which MMDetection cuts to 8; convert the pictures"
+            findings.add("error", "deep picture", text, f"{name} ({picture.mode})")
+        if max(picture.stored) > LONGEST * min(picture.stored):
+            text = "resized, its short side has few pixels"
+            findings.add("note", "very long picture", text, name)
+        if picture.mode not in ("RGB", "L", "I;16", "I", "F"):
+            text = "loaded as 8-bit RGB, transparency is dropped"
+            findings.add("note", f"{picture.mode} picture", text, name)
+        if picture.stored != picture.loaded:
+            if sizes.get(name) == picture.loaded:
+                turned.append(name)
+            elif sizes.get(name) == picture.stored:
+                stored.append(name)
+    rotated = [n for n, p in pictures.items() if p.orientation != 1 and not p.fault]
+    if turned and stored:
+        text = (
+            "some annotations are of the turned picture and some of the stored one; remove the "
+            "tag from the files, turning their pixels where the size says so"
+        )
+        findings.add("error", "EXIF orientation", text, f"{turned[0]} against {stored[0]}")
+    elif rotated:
+        how = "not turned: the sizes in the file are those of the stored pixels"
+        text = how if stored else "turned upright, as the sizes in the file say or do not deny"
+        for name in rotated:
+            findings.add("note", "EXIF orientation", text, name)
+    return not stored
