@@ -76,9 +76,10 @@ class OptionsAction(argparse.Action):
             parser.error(f"{name}: cannot read {' '.join(values)}: {error}")
 
 
-def add_config(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add the config and ``--cfg-options``, with an example for its help."""
-    parser.add_argument("config", help="config file, or the name of one that the package brings")
+def add_config(parser: argparse.ArgumentParser, example: str, other: str = "") -> None:
+    """Add the config and ``--cfg-options``, with an example for its help, or what else it takes."""
+    text = f"config file, or the name of one that the package brings{other and f'; {other}'}"
+    parser.add_argument("config", help=text)
     parser.add_argument(
         "--cfg-options",
         nargs="+",

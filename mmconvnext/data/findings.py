@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 Severity = Literal["error", "repair", "fill", "note"]
 EXAMPLES = 3  # that a line names; the JSON file has all
@@ -55,7 +55,3 @@ class Findings:
     def of(self, *severities: Severity) -> list[Finding]:
         """Those of some severities."""
         return [finding for finding in self if finding.severity in severities]
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """All of them, with every record."""
-        return [{**asdict(finding), "count": len(finding.records)} for finding in self]

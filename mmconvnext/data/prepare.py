@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
@@ -86,6 +86,17 @@ class CheckedFile:
     objects: int
     repaired: int
 
+    def to_json(self, path: Path) -> dict[str, Any]:
+        """What was found in the file of a path, with every record."""
+        return {
+            "file": str(path),
+            "used": self.path,
+            "classes": self.classes,
+            "objects": self.objects,
+            "repaired_objects": self.repaired,
+            "findings": [{**vars(f), "count": len(f.records)} for f in self.findings],
+        }
+
     def errors(self, options: CheckOptions) -> list[str]:
         """Why the file is refused, a line for each kind."""
         refused = ("error", "repair", "fill") if options.mode == "strict" else ("error",)
@@ -94,14 +105,15 @@ class CheckedFile:
             for finding in self.findings
             if finding.severity in refused and finding.kind not in options.allow
         ]
-        if lines or self.repaired <= options.max_repaired * self.objects:
-            return lines
-        kinds = "; ".join(str(f) for f in self.findings if f.severity == "repair")
-        return [
-            f"{self.repaired} of {self.objects} objects ({self.repaired / self.objects:.1%}) would "
-            f"be repaired, more than data_checks.max_repaired={options.max_repaired:g}; correct "
-            f"the file, or allow more: {kinds}"
-        ]
+        if self.repaired > options.max_repaired * self.objects:
+            kinds = "; ".join(str(f) for f in self.findings if f.severity == "repair")
+            lines.insert(
+                0,
+                f"{self.repaired} of {self.objects} objects ({self.repaired / self.objects:.1%}) "
+                f"would be repaired, more than data_checks.max_repaired={options.max_repaired:g}; "
+                f"correct the file, or allow more: {kinds}",
+            )
+        return lines
 
 
 def check_file(
@@ -179,8 +191,9 @@ def _check(
         }
     result = check_annotations(content, classes, masks, sizes, labels)
     found = [*findings, *result.findings]
-    objects = len(content["annotations"]) if not result.findings.of("error") else 0
     repaired = len(result.findings.repaired_objects)
+    entries = content.get("annotations") if isinstance(content, dict) else None
+    objects = len(entries) if isinstance(entries, list) else 0
     checked = CheckedFile(str(path), result.classes, found, turn, objects, repaired)
     return checked, None if result.content is content else result.content
 
@@ -225,9 +238,28 @@ def _write(path: Path, content: Any) -> None:
     os.replace(part, path)
 
 
+class PreparedData(NamedTuple):
+    """What :func:`prepare_data` found.
+
+    Attributes:
+        notes: lines for the log.
+        refusals: why files are refused, one text for each.
+        report: all findings, to be written as JSON.
+    """
+
+    notes: list[str]
+    refusals: list[str]
+    report: list[dict[str, Any]]
+
+    def raise_refusals(self) -> None:
+        """Raise DataError if a file is refused."""
+        if self.refusals:
+            raise DataError("\n".join(self.refusals))
+
+
 def prepare_data(
     cfg: Config, splits: Sequence[str], labels: Sequence[str] | None = None
-) -> tuple[list[str], list[dict[str, Any]]]:
+) -> PreparedData:
     """Check every annotation file that a config uses, and let it use the repaired ones.
 
     Args:
@@ -237,18 +269,16 @@ def prepare_data(
         labels: classes of the detector that is tested, in its order; those of the training set
             otherwise. Data with some of these classes is evaluated on these alone.
 
-    Returns:
-        Lines for the log, and all findings, to be written as JSON.
-
     Raises:
-        DataError: a file is refused.
+        DataError: classes or files do not fit each other.
         ConfigError: ``data_checks`` is wrong.
     """
     options = CheckOptions.of(cfg.get("data_checks"))
     if options.mode == "off":
-        return ["data_checks: off, annotation files are taken as they are"], []
+        return PreparedData(["data_checks: off, annotation files are taken as they are"], [], [])
     labels = labels or _training_classes(cfg)
     notes: dict[str, None] = {}  # in their order, each once
+    refusals: dict[str, None] = {}
     report: list[dict[str, Any]] = []
     for split in splits:
         datasets = _coco_datasets(cfg, split)
@@ -259,16 +289,18 @@ def prepare_data(
             known = _labels(labels, classes, path)
             masks = scored or _loads_masks(dataset)
             checked = check_file(path, _folder(dataset), classes, masks, options, known)
+            report.append(checked.to_json(path))
             if errors := checked.errors(options):
-                raise DataError(_refusal(path, errors))
+                refusals[_refusal(path, errors)] = None
+                continue
             notes |= dict.fromkeys(f"{path}: {finding}" for finding in checked.findings)
-            report.append({"file": str(path), "findings": [vars(f) for f in checked.findings]})
             _use(dataset, checked)
             for metric in metrics:
                 if Path(metric["ann_file"]).resolve() == path.resolve():
                     metric["ann_file"] = checked.path
-        _check_metrics(metrics, datasets, split)
-    return list(notes), report
+        if not refusals:
+            _check_metrics(metrics, datasets, split)
+    return PreparedData(list(notes), list(refusals), report)
 
 
 def _coco_datasets(cfg: Config, split: str) -> list[Mapping[str, Any]]:
@@ -384,3 +416,20 @@ def _classes(dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
             f"({classes!r},)"
         )
     return None if classes is None else tuple(classes)
+
+
+def check_one(path: Path, folder: Path | None, options: CheckOptions) -> PreparedData:
+    """Check an annotation file without a config; objects need masks if any object has one.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    for place, there in ((path, path.is_file()), (folder, folder is None or folder.is_dir())):
+        if not there:
+            raise DataError(f"{place} does not exist")
+    masks = b'"segmentation"' in path.read_bytes()
+    checked = check_file(path, folder, None, masks, options)
+    errors = checked.errors(options)
+    refusals = [_refusal(path, errors)] if errors else []
+    notes = [f"{path}: {finding}" for finding in checked.findings] * (not errors)
+    return PreparedData(notes, refusals, [checked.to_json(path)])

@@ -235,8 +235,9 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         if split != "val" and cfg.get(f"{split}_dataloader") is None:
             raise ConfigError(f"{cfg.filename} has no {split}_dataloader: nothing to {split} on")
     check_data_paths(cfg, tuple(splits))
-    found, report = prepare_data(cfg, splits, _classes_of_checkpoint(cfg, splits))
-    notes = [*notes, *found]
+    data = prepare_data(cfg, splits, _classes_of_checkpoint(cfg, splits))
+    data.raise_refusals()
+    notes = [*notes, *data.notes]
     if isinstance(cfg.get("load_from"), Sequence) and not isinstance(cfg.load_from, str):
         cfg.load_from = str(fetch_first(list(cfg.load_from))[1])
     if cfg.get("load_from"):
@@ -254,7 +255,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     for note in notes:
         runner.logger.info(note)
     if is_main_process():
-        mmengine.dump(report, Path(runner.log_dir) / "data_checks.json", indent=2)
+        mmengine.dump(data.report, Path(runner.log_dir) / "data_checks.json", indent=2)
         runner.logger.info("versions and hardware: %s", write_run_info(cfg, runner.log_dir))
     return runner
 
