@@ -343,6 +343,8 @@ def _refusal(path: Path, errors: Sequence[str]) -> str:
 def _use(dataset: Mapping[str, Any], checked: CheckedFile) -> None:
     dataset["ann_file"] = str(Path(checked.path).absolute())
     dataset["metainfo"] = {**(dataset.get("metainfo") or {}), "classes": checked.classes}
+    # MMDetection's own default has another key, which its CocoDataset then misses.
+    dataset["data_prefix"] = {"img": "", **(dataset.get("data_prefix") or {})}
     if checked.turn:
         return
     for transform in dataset.get("pipeline") or ():
