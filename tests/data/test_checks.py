@@ -3,11 +3,16 @@
 import json
 import os
 
+import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mmdet.datasets import CocoDataset
 from mmdet.structures import DetDataSample
+from pycocotools import mask as coco_mask
 
-from mmconvnext.data.checks import check_annotations
+from mmconvnext.data.checks import Size, check_annotations
+from mmconvnext.data.objects import FAULTS, check_object, read_counts, surely_sound
 from mmconvnext.data.transforms import FastLoadAnnotations, FastPackDetInputs
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
 from mmconvnext.evaluation.oracle import answer
@@ -75,3 +80,225 @@ def test_a_clean_file_is_used_as_it_is(content):
     checked = check_annotations(content, CLASSES)
     assert checked.content is content
     assert not checked.findings.of("error", "repair", "fill")
+
+
+def messages(content: dict, classes=CLASSES, **kwargs) -> dict[str, str]:
+    """The findings of a file by their kinds."""
+    return {f.kind: str(f) for f in check_annotations(content, classes, **kwargs).findings}
+
+
+def file_of(**changes) -> dict:
+    """Two pictures with an object each; ``changes`` are of the first object."""
+    box = [10, 20, 30, 40]
+    entry = {"bbox": box, "area": 1200, "iscrowd": 0}
+    entry["segmentation"] = [[10, 20, 40, 20, 40, 60, 10, 60]]
+    annotations = [
+        {**entry, "id": index, "image_id": index, "category_id": index} for index in (1, 2)
+    ]
+    for key, value in changes.items():
+        annotations[0][key] = value
+        if value is ...:
+            del annotations[0][key]
+    size = {"width": 100, "height": 80}
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", **size} for i in (1, 2)],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "expected"),
+    [
+        ({"bbox": None}, "no box", {"bbox": [10, 20, 30, 40]}),
+        ({"bbox": ["10", "20", "30", "40"]}, "numbers as text", {"bbox": [10, 20, 30, 40]}),
+        ({"bbox": [40, 60, -30, -40]}, "box of negative size", {"bbox": [10, 20, 30, 40]}),
+        ({"bbox": [-20, 20, 60, 40]}, "box over the border", {"bbox": [0, 20, 40, 40]}),
+        ({"bbox": [10, 20, 0.5, 40]}, "box under one pixel", None),
+        ({"bbox": [300, 20, 30, 40]}, "box outside", None),
+        ({"segmentation": ...}, "no mask", None),
+        ({"segmentation": []}, "no mask", None),
+        (
+            {"segmentation": [10, 20, 40, 20, 40, 60, 10, 60]},
+            "flat polygon",
+            {"segmentation": [[10, 20, 40, 20, 40, 60, 10, 60]]},
+        ),
+        (
+            {"segmentation": [[10, 20], [40, 20], [40, 60]]},
+            "polygon of points",
+            {"segmentation": [[10, 20, 40, 20, 40, 60]]},
+        ),
+        (
+            {"segmentation": [[[10, 20], [40, 20], [40, 60]]]},
+            "polygon of points",
+            {"segmentation": [[10, 20, 40, 20, 40, 60]]},
+        ),
+        (
+            {"segmentation": [[10, 20, 40, 20, 40, 60], [1, 2, 3, 4]]},
+            "broken polygon",
+            {"segmentation": [[10, 20, 40, 20, 40, 60]]},
+        ),
+        ({"segmentation": [[float("nan"), 20, 40, 20, 40, 60]]}, "broken polygon", None),
+        (
+            {"segmentation": [[-4, 20, 40, 20, 40, 60]]},
+            "polygon outside",
+            {"segmentation": [[0, 20, 40, 20, 40, 60]]},
+        ),
+        (
+            {"segmentation": {"size": [100, 80], "counts": [0, 8000]}},
+            "run lengths of another size",
+            None,
+        ),
+        ({"segmentation": {"size": [80, 100], "counts": [5, 20]}}, "broken run lengths", None),
+        ({"segmentation": {"size": [80, 100], "counts": "PPYo1"}}, "broken run lengths", None),
+        ({"segmentation": {"size": [80, 100], "counts": [8000]}}, "mask without a pixel", None),
+        ({"area": ...}, "no area", {"area": 1200}),
+        ({"area": 0}, "no area", {"area": 1200}),
+        ({"area": 12}, "area unlike the mask's", {"area": 12}),
+        ({"iscrowd": ...}, "no iscrowd", {"iscrowd": 0}),
+        ({"ignore": 1}, "ignore", {"iscrowd": 1}),
+        ({"bbox": [60, 20, 30, 40]}, "mask unlike the box", {"bbox": [60, 20, 30, 40]}),
+    ],
+)
+def test_what_is_done_about_an_object(changes, kind, expected):
+    content = file_of(**changes)
+    checked = check_annotations(content, CLASSES)
+    (finding,) = checked.findings
+    assert (finding.kind, finding.severity) == (kind, FAULTS[kind][0])
+    assert finding.records == ["annotation 1 of image 1"]
+    objects = {entry["id"]: entry for entry in checked.content["annotations"]}
+    assert objects[2] == content["annotations"][1]
+    assert checked.findings.repaired_objects == ({0} if finding.severity == "repair" else set())
+    if expected is None:
+        assert 1 not in objects
+    else:
+        assert objects[1] == {
+            **{k: v for k, v in content["annotations"][0].items() if k != "ignore"},
+            **expected,
+        }
+
+
+def test_boxes_alone_need_no_masks():
+    content = file_of(segmentation=...)
+    assert check_annotations(content, CLASSES, masks=False).content is content
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "named"),
+    [
+        (lambda c: c["images"][1].update(id=1), "one image id", "images[0] with id 1, '1.png'"),
+        (lambda c: c["images"][1].update(file_name="1.png"), "one file name", "images[1]"),
+        (lambda c: c["images"][0].update(id=None), "image id", "id None"),
+        (lambda c: c["images"][0].update(file_name="../x.png"), "file name outside", "../x.png"),
+        (lambda c: c["images"][0].update(file_name="C:\\x.png"), "file name outside", "C:"),
+        (lambda c: c["images"][0].update(file_name="http://h/x.png"), "file name", "http://h"),
+        (lambda c: c["images"][0].update(file_name=3), "file name", "3"),
+        (lambda c: c["images"][0].pop("width"), "image size", "None x 80"),
+        (lambda c: c["categories"][1].update(id=1), "one category id", "'cat' and 'dog'"),
+        (lambda c: c["categories"].append({"id": 9, "name": "cat"}), "one category name", "9"),
+        (lambda c: c["categories"][1].update(name=None), "category", "name None"),
+        (lambda c: c["categories"][1].update(name="dgo"), "misspelt class", "in the file 'dgo'"),
+        (lambda c: c["categories"][1].update(name="Dog "), "misspelt class", "in the file 'Dog '"),
+        (lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "only crowds", "iscrowd=1"),
+        (lambda c: c["annotations"].clear(), "no objects", "nothing"),
+        (lambda c: c.pop("images"), "not COCO", "no list 'images' (found: annotations"),
+        (lambda c: c["annotations"][0].pop("image_id"), "not COCO", "annotations[0] has no"),
+    ],
+)
+def test_what_refuses_a_file(change, kind, named):
+    content = file_of()
+    change(content)
+    checked = check_annotations(content, CLASSES)
+    errors = {f.kind: str(f) for f in checked.findings.of("error")}
+    assert named in errors[kind]
+
+
+def test_corners_in_place_of_sizes_refuse_a_file():
+    content = file_of()
+    entry = content["annotations"][1]
+    content["annotations"] += [{**entry, "id": i, "bbox": [50, 40, 90, 70]} for i in (3, 4)]
+    content["annotations"][0]["bbox"] = entry["bbox"] = [10, 20, 40, 60]
+    assert "(x1, y1, x2, y2)" in messages(content)["boxes of corners"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda c: c["annotations"][0].update(image_id=9), "unknown image"),
+        (lambda c: c["annotations"][0].update(category_id=9), "unknown category"),
+    ],
+)
+def test_an_object_of_nothing_is_left_out(change, kind):
+    content = file_of()
+    change(content)
+    checked = check_annotations(content, CLASSES)
+    assert [f.kind for f in checked.findings] == [kind]
+    assert checked.findings.repaired_objects == {0}
+    assert checked.content["annotations"] == content["annotations"][1:]
+
+
+def test_ids_as_text_on_one_side_meet():
+    content = file_of()
+    for entry in content["annotations"]:
+        entry.update(image_id=str(entry["image_id"]), category_id=float(entry["category_id"]))
+    checked = check_annotations(content, CLASSES)
+    assert [f.kind for f in checked.findings] == ["ids of another type"]
+    assert checked.content["annotations"] == file_of()["annotations"]
+
+
+def test_ids_that_are_no_numbers_are_renumbered():
+    content = file_of()
+    for image, entry in zip(content["images"], content["annotations"], strict=True):
+        image["id"] = entry["image_id"] = f"img_{image['id']}"
+        del entry["id"]
+    checked = check_annotations(content, CLASSES)
+    assert checked.content["images"] == file_of()["images"]
+    assert checked.content["annotations"] == [
+        {**entry, "id": i} for i, entry in enumerate(file_of()["annotations"], start=1)
+    ]
+
+
+@pytest.mark.parametrize("labels", [None, ("bird", "dog", "cat", "cow")])
+def test_labels_are_numbered_by_the_classes(labels):
+    content = file_of()
+    chosen = ("dog", "cat")
+    checked = check_annotations(content, chosen, labels=labels)
+    names = [category["name"] for category in checked.content["categories"]]
+    assert tuple(names) == checked.classes == (labels or chosen)
+    by_id = {category["id"]: category["name"] for category in checked.content["categories"]}
+    assert [by_id[a["category_id"]] for a in checked.content["annotations"]] == ["cat", "dog"]
+    assert "'bird' with 0 objects" in messages(content, chosen)["category without class"]
+
+
+def test_sizes_of_pictures_are_filled_in_and_compared():
+    content = file_of()
+    del content["images"][0]["height"]
+    pictures = {"1.png": Size(100, 80), "2.png": Size(100, 80)}
+    checked = check_annotations(content, CLASSES, pictures=pictures)
+    assert [f.kind for f in checked.findings] == ["image size"]
+    assert checked.content["images"] == file_of()["images"]
+    pictures["2.png"] = Size(80, 100)
+    assert (
+        "100x80, the picture has 80x100"
+        in messages(content, pictures=pictures)["width and height swapped"]
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(content=faulty_files(), masks=st.booleans())
+def test_what_is_surely_sound_is_not_changed(content, masks):
+    entries = [e for e in content["annotations"] if isinstance(e, dict)]
+    sound = surely_sound(entries, np.full((len(entries), 2), (60, 50)), masks)
+    for entry in np.array(entries, dtype=object)[sound]:
+        repaired, kinds = check_object(entry, 60, 50, masks)
+        assert repaired == entry
+        assert not [kind for kind in kinds if FAULTS[kind][0] != "note"]
+
+
+@given(mask=st.lists(st.booleans(), min_size=12, max_size=12))
+def test_run_lengths_are_read_as_pycocotools_writes_them(mask):
+    bitmap = np.array(mask, np.uint8).reshape(3, 4)
+    text = coco_mask.encode(np.asfortranarray(bitmap))["counts"].decode()
+    counts = read_counts(text)
+    flat = np.repeat(np.arange(len(counts)) % 2, counts)
+    assert np.array_equal(flat, bitmap.flatten(order="F"))
