@@ -75,7 +75,11 @@ def check_annotations(
     if findings.of("error"):
         return Checked(content, findings, classes)
     annotations = _check_references(content["annotations"], image_ids, category_ids, findings)
-    annotations = _check_objects(annotations, images, masks, findings)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    _check_box_form([entry for _, entry in annotations], sizes, findings)
+    if findings.of("error"):
+        return Checked(content, findings, classes)
+    annotations = _check_objects(annotations, sizes, masks, findings)
     kept = [annotation for _, annotation in annotations]
     _check_crowds(kept, findings)
     kept = _check_annotation_ids(kept, findings)
@@ -323,10 +327,11 @@ def object_name(entry: Mapping[str, Any], index: int) -> str:
 
 
 def _check_objects(
-    entries: list[tuple[int, dict[str, Any]]], images: Entries, masks: bool, findings: Findings
+    entries: list[tuple[int, dict[str, Any]]],
+    sizes: Mapping[int, tuple[int, int]],
+    masks: bool,
+    findings: Findings,
 ) -> list[tuple[int, dict[str, Any]]]:
-    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
-    _check_box_form([entry for _, entry in entries], sizes, findings)
     kept = []
     for start in range(0, len(entries), CHUNK):
         chunk = entries[start : start + CHUNK]
@@ -370,9 +375,9 @@ def _check_box_form(
 
 
 def _check_crowds(entries: Entries, findings: Findings) -> None:
-    if not entries:
+    if not entries and not findings.of("repair"):
         findings.add("error", "no objects", "nothing to train on or to evaluate with")
-    elif all(entry["iscrowd"] for entry in entries):
+    elif entries and all(entry["iscrowd"] for entry in entries):
         text = "every object has iscrowd=1, is ignored in training and not counted in AP: set 0"
         findings.add("error", "only crowds", text)
 

@@ -68,7 +68,9 @@ def check_object(
         faults, keys of :data:`FAULTS`.
     """
     kinds: list[str] = []
-    repaired = {k: v for k, v in annotation.items() if k != "ignore"}
+    repaired = dict(annotation)
+    if annotation.get("ignore"):
+        del repaired["ignore"]
     try:
         mask = _mask(annotation.get("segmentation"), width, height, kinds) if masks else None
         if masks and mask is None:
