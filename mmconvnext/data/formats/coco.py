@@ -1,0 +1,113 @@
+"""COCO's JSON files in the places where people and tools put them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmconvnext.data.formats.common import Split, bring_pictures, split_of
+from mmconvnext.errors import DataError
+
+LISTS = ("images", "annotations", "categories")
+OTHER_TASKS = ("captions", "person_keypoints", "image_info", "panoptic", "stuff")
+
+
+def find(root: Path) -> list[Path]:
+    """The COCO files of a folder, at most two folders deep."""
+    paths = [p for depth in ("*", "*/*", "*/*/*") for p in root.glob(f"{depth}.json")]
+    return [path for path in sorted(paths) if _is_coco(path)]
+
+
+def _is_coco(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    if b'"shapes"' in head:
+        return False
+    # the lists of a large file are far apart: only a small one is read
+    if path.stat().st_size > len(head):
+        return any(f'"{name}"'.encode() in head for name in LISTS)
+    try:
+        content = json.loads(head)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and all(name in content for name in LISTS)
+
+
+def read(root: Path) -> dict[str, Split]:
+    """Read the splits of a folder; which one a file is, its name or its folder's says.
+
+    Raises:
+        DataError: two files are one split, or no folder has a file's pictures.
+    """
+    chosen: dict[str, Path] = {}
+    for path in find(root):
+        if path.stem.startswith(OTHER_TASKS):
+            continue
+        split = split_of(path.stem) or split_of(path.parent.name) or "train"
+        if split in chosen:
+            raise DataError(
+                f"{chosen[split]} and {path} are both taken for {split}: call them train.json and "
+                "val.json, or remove one"
+            )
+        chosen[split] = path
+    splits = {}
+    for split, path in chosen.items():
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise DataError(f"{path} is not JSON: {error}") from None
+        cleaned = without_dummies(content)
+        folder = _pictures(root, path, split, content)
+        splits[split] = Split(folder, cleaned, path if cleaned is content else None)
+    return splits
+
+
+def _pictures(root: Path, path: Path, split: str, content: Mapping[str, Any]) -> Path:
+    """The folder below which most of a file's pictures lie."""
+    names = [str(i.get("file_name")).replace("\\", "/") for i in content["images"] if i][:50]
+    stem = path.stem.removeprefix("instances_")
+    bases = (path.parent, root, path.parent.parent)
+    inner = ("", "images", stem, split, f"images/{stem}", f"images/{split}", f"{split}/images")
+    others = ("data", "valid", "JPEGImages", f"{split}2017")
+    places = [base / each for base in bases for each in (*inner, *others)]
+    counts = Counter({p: sum((p / n).is_file() for n in names) for p in dict.fromkeys(places)})
+    folder, count = counts.most_common(1)[0]
+    if not count:
+        raise DataError(
+            f"the pictures of {path}, {names[0] if names else 'none'} and others, are in no folder "
+            f"of {root}: put them into {root / 'images'}"
+        )
+    return folder
+
+
+def without_dummies(content: dict[str, Any]) -> dict[str, Any]:
+    """Drop Roboflow's categories that stand for the data set and have no objects.
+
+    Such a category is the supercategory, or has the name, of another one.
+    """
+    categories = [c for c in content["categories"] if isinstance(c, dict)]
+    used = {a.get("category_id") for a in content["annotations"] if isinstance(a, dict)}
+    above = {c.get("supercategory") for c in categories}
+    names = Counter(c.get("name") for c in categories)
+
+    def is_dummy(category: Mapping[str, Any]) -> bool:
+        name = category.get("name")
+        return category.get("id") not in used and (name in above or names[name] > 1)
+
+    dummies = [c for c in categories if is_dummy(c)]
+    if not dummies or len(dummies) == len(categories):
+        return content
+    return {**content, "categories": [c for c in content["categories"] if c not in dummies]}
+
+
+def write(splits: Mapping[str, Split], root: Path) -> list[str]:
+    """Write splits as ``annotations/instances_SPLIT.json`` and folders of pictures."""
+    for split, each in splits.items():
+        bring_pictures(each, root / split, each.content["images"])
+        path = root / "annotations" / f"instances_{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(each.content), encoding="utf-8")
+    return []
