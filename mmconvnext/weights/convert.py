@@ -19,11 +19,8 @@ def in_our_layout(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Convert a checkpoint as a whole: a backbone, a classifier, or a detector.
 
-    Args:
-        checkpoint: the content of a file.
-        source: what to call it.
-        prefix: of the backbone, see :func:`mmconvnext.weights.layouts.find_backbone`, as ``ema``.
-        ema: see there.
+    ``source`` is what to call it; ``prefix`` and ``ema`` choose the backbone, see
+    :func:`mmconvnext.weights.layouts.find_backbone`.
 
     Returns:
         Names and tensors: of a detector all of its parts, of other files the ConvNeXt with the
@@ -52,14 +49,10 @@ def write_safetensors(
 ) -> Path:
     """Write tensors to a file, in one move: it is never half there.
 
-    Args:
-        path: ends in ``.safetensors``.
-        tensors: by name.
-        notes: text to keep in the file's header.
-        force: replace a file that is there.
+    ``notes`` are kept in its header; ``force`` replaces a file that is there.
 
     Raises:
-        WeightsError: the name ends otherwise, the file is there, or it cannot be written.
+        WeightsError: the name is refused by :func:`check_target`, or it cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -83,7 +76,7 @@ def write_safetensors(
 
 
 def check_target(path: str | Path, force: bool = False) -> Path:
-    """The path without ``~``, unless it is not to be written, see :func:`write_safetensors`."""
+    """The path without ``~``; WeightsError if it is there or does not end in ``.safetensors``."""
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: the name must end in .safetensors, which is what is written")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.layouts import beside, find_backbone, flatten, inside
+from mmconvnext.weights.layouts import below, beside, find_backbone, find_names, flatten
 from mmconvnext.weights.load import Fitted, LoadsAnyLayout, fit, loading, pretrained_cfg
 from mmconvnext.weights.matching import ADAPTATIONS, check_adaptations, first, shape
 from mmconvnext.weights.sources import fetch_first
@@ -47,10 +47,9 @@ def fit_detector(
         model: the detector; may be wrapped, for distributed running or test-time augmentation.
         checkpoint: of MMEngine, or a state dict.
         source: what to call it in messages.
-        adapt: differences to adapt, out of ``in_channels`` and ``kernel_size`` (see
-            :func:`mmconvnext.weights.matching.match`), ``num_classes`` (tensors that differ in
-            their first axis alone are randomly initialised) and ``parts`` (as are parts that the
-            file lacks).
+        adapt: differences to adapt: those of :func:`mmconvnext.weights.matching.match`,
+            ``num_classes`` (tensors that differ in their first axis alone are randomly initialised)
+            and ``parts`` (as are parts that the file lacks).
         must_fill: every tensor has to have its value, as in a test; ``adapt`` is ignored.
 
     Raises:
@@ -67,8 +66,7 @@ def fit_detector(
     backbones = {
         f"{n}." * bool(n): m for n, m in model.named_modules() if isinstance(m, LoadsAnyLayout)
     }
-    starts = tuple(backbones)
-    given = _state_dict(checkpoint, own, starts, source)
+    given = _in_own_names(checkpoint, own, list(backbones), source)
     fitted: OrderedDict[str, Tensor] = OrderedDict()
     fitted._metadata = dict(getattr(checkpoint, "_metadata", None) or {})
     parts = {}
@@ -76,19 +74,18 @@ def fit_detector(
         part = {k.removeprefix(start): given.pop(k) for k in [*given] if k.startswith(start)}
         parts[backbone] = _fit_backbone(start, backbone, part, source, adapt)
         fitted.update({start + k: v for k, v in parts[backbone].tensors.items()})
-    rest = {k: v for k, v in own.items() if not k.startswith(starts)}
+    rest = {k: v for k, v in own.items() if not k.startswith(tuple(backbones))}
     if backbones and rest and not rest.keys() & given.keys():
         if must_fill:
             raise WeightsError(
                 f"{source} has a backbone alone, not a detector: training starts from it where "
                 "model.backbone.init_cfg.checkpoint names it"
             )
-        note = f"{source} has a backbone alone: all else is randomly initialised"
-        print_log(note, logger="current")
-        return FittedDetector(fitted, parts)
-    if must_fill:  # what may be missing of a backbone in a training, a test cannot do without
-        rest = {k: v for k, v in own.items() if k not in fitted}
-    fitted.update(_fit_rest(rest, given, source, adapt, may_adapt=not must_fill))
+        _log(f"{source} has a backbone alone: all else is randomly initialised")
+    else:
+        # what may be missing of a backbone in a training, a test cannot do without
+        rest = {k: v for k, v in own.items() if k not in fitted} if must_fill else rest
+        fitted.update(_fit_rest(rest, given, source, adapt, may_adapt=not must_fill))
     return FittedDetector(fitted, parts)
 
 
@@ -102,14 +99,11 @@ def load_fitted(
     model = unwrapped(model)
     with loading(backbones):
         model.load_state_dict(state_dict, strict=strict)
-    if isinstance(model, LoadsAnyLayout):
-        return
-    own = model.state_dict()
-    counts = Counter(k.partition(".")[0] for k in state_dict if k in own)
-    parts = ", ".join(f"{name} {count}" for name, count in counts.items())
-    print_log(
-        f"detector: loaded {counts.total()} of {len(own)} tensors ({parts})", logger="current"
-    )
+    if not isinstance(model, LoadsAnyLayout):
+        own = model.state_dict()
+        counts = Counter(k.partition(".")[0] for k in state_dict if k in own)
+        parts = ", ".join(f"{name} {count}" for name, count in counts.items())
+        _log(f"detector: loaded {counts.total()} of {len(own)} tensors ({parts})")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -119,25 +113,28 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _state_dict(
-    checkpoint: object, own: Mapping[str, Tensor], starts: tuple[str, ...], source: str
+def _log(line: str) -> None:
+    print_log(line, logger="current")
+
+
+def _in_own_names(
+    checkpoint: object, own: Mapping[str, Tensor], starts: list[str], source: str
 ) -> dict[str, Tensor]:
     """The tensors by names that are the model's, but for those inside of its backbones."""
-    found = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
-    tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
-    tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    named = tensors.keys() & own.keys() or any(k.startswith(starts) for k in tensors)
-    if len(starts) != 1 or named:
-        return tensors
-    # a backbone or a detector in other wrappers, or under another name
     try:
         tensors = flatten(checkpoint)
-        place = find_backbone(tensors)
+        before = find_names(tensors, own)
+        if before is not None:
+            return below(tensors, before)
+        if len(starts) != 1:
+            return tensors  # what is missing will be said
+        # a backbone alone, or in a detector under another name
+        found = find_backbone(tensors)
     except ValueError as error:
-        label = starts[0].removesuffix(".") or "backbone"
-        raise WeightsError(f"cannot load the {label} from {source}: {error}") from error
-    part = {starts[0] + k: v for k, v in inside(tensors, place).items()}
-    return part | beside(tensors, place)
+        name = "".join(starts[:1]).removesuffix(".") or "backbone"
+        raise WeightsError(f"cannot load the {name} from {source}: {error}") from error
+    part = {starts[0] + k: v for k, v in below(tensors, found.prefix).items()}
+    return part | beside(tensors, found)
 
 
 def _fit_backbone(
@@ -165,19 +162,18 @@ def _fit_rest(
     missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
     other = [k for k in own if k in given and given[k].shape != own[k].shape]
     classes = [k for k in other if given[k].shape[1:] == own[k].shape[1:]]
+    unused = [k for k in given if k not in own]
     faults, notes = [], []
     for names, what, fix in (
         (missing, "are missing", "parts"),
         (classes, "have another first axis (number of classes)", "num_classes"),
         ([k for k in other if k not in classes], "have another shape", None),
     ):
-        if not names:
-            continue
         shown = [f"{k} {shape(given[k])} for {shape(own[k])}" if k in given else k for k in names]
         sentence = f"{len(names)} of {len(own)} tensors {what} ({first(shown)})"
-        if fix in adapt:
+        if names and fix in adapt:
             notes.append(f"{sentence}: randomly initialised, as load_adapt has '{fix}'")
-        else:
+        elif names:
             advice = f"; load_adapt=['{fix}'] leaves them randomly initialised"
             faults.append(sentence + advice * bool(fix and may_adapt))
     if faults:
@@ -185,11 +181,10 @@ def _fit_rest(
             f"{source} does not fit the model: {', '.join(faults)}. Otherwise give the config that "
             "it was trained with"
         )
-    unused = [k for k in given if k not in own]
     if unused:
         notes.append(f"{len(unused)} tensors of it are not in the model ({first(unused)})")
     for note in notes:
-        print_log(f"{source}: {note}", logger="current")
+        _log(f"{source}: {note}")
     return {k: v for k, v in given.items() if k in own and k not in other}
 
 
@@ -209,8 +204,7 @@ def verify_weights(cfg: Config) -> int:
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(cfg.model)
     if cfg.get("load_from"):
-        sources = cfg.load_from if isinstance(cfg.load_from, str) else list(cfg.load_from)
-        source, path = fetch_first(sources)
+        source, path = fetch_first(cfg.load_from)
         fitted = fit_detector(model, read_checkpoint(path), source, cfg.get("load_adapt") or ())
         load_fitted(model, *fitted)
         return 1
@@ -218,6 +212,7 @@ def verify_weights(cfg: Config) -> int:
     pretrained = [m for m in backbones if pretrained_cfg(m.init_cfg) is not None]
     for backbone in pretrained:
         backbone.init_weights()
-    if model.init_cfg and model not in backbones:  # MMDetection's own way for whole detectors
+    whole = bool(model.init_cfg) and model not in backbones
+    if whole:  # MMDetection's own way
         initialize(model, model.init_cfg)
-    return len(pretrained) + bool(model.init_cfg and model not in backbones)
+    return len(pretrained) + whole

@@ -281,6 +281,12 @@ def test_a_classifier_fills_the_backbone(state, notes):
     assert "FILE has a backbone alone: all else is randomly initialised" in notes()
 
 
+def test_two_detectors_in_a_file_are_no_choice_of_ours(state):
+    says = "FILE: several models; it has one under 'rgb.', 'depth.': give a file with one of them"
+    with pytest.raises(WeightsError, match=f"cannot load the backbone from {says}"):
+        fit_detector(small(), {"rgb": state, "depth": state}, "FILE")
+
+
 def test_several_backbones_need_their_names(state):
     two = torch.nn.ModuleDict({"student": small(), "teacher": small()})
     file = {f"{who}.{k}": v for who in two for k, v in state.items()}
