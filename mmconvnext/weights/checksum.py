@@ -12,10 +12,7 @@ CHUNK = 1 << 20
 
 
 def split_sha256(source: str, sha256: str | None = None) -> tuple[str, str | None]:
-    """Take the hash off the end of a source, where one may stand as ``#sha256=…``.
-
-    Returns:
-        The source without its fragment, and the hash from there or beside it, in lower case.
+    """Split a source from its ``#sha256=…``; the hash, from there or beside it, in lower case.
 
     Raises:
         SourceError: the hash is no sha256, or there are two that differ.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmconvnext.errors import WeightsError
 from mmconvnext.weights.layouts import IN_DETECTOR, beside, extract_backbone
-from mmconvnext.weights.matching import describe, explain_incomplete
+from mmconvnext.weights.matching import explain_incomplete
 
 
 def in_our_layout(
@@ -23,9 +23,8 @@ def in_our_layout(
     :func:`mmconvnext.weights.layouts.find_backbone`.
 
     Returns:
-        Names and tensors: of a detector all of its parts, of other files the ConvNeXt with the
-        final norm and classifier that are in it (those of transformers are beside it); and what to
-        write down about their origin.
+        Names and tensors, of a detector all of its parts, of other files the ConvNeXt with the
+        final norm and classifier that are in it; and what to write down about their origin.
 
     Raises:
         WeightsError: it has no ConvNeXt of a known layout, or not the whole of one.
@@ -35,8 +34,7 @@ def in_our_layout(
     except ValueError as error:
         raise WeightsError(f"cannot convert {source}: {error}") from error
     # in our layout nothing would tell an unsupported model of timm from ours any more
-    unsupported = " and ".join(describe(converted, found.layout.name).unsupported)
-    if fault := f"its model has {unsupported}" if unsupported else explain_incomplete(converted):
+    if fault := explain_incomplete(converted, found.layout.name):
         raise WeightsError(f"cannot convert {source} ({found.layout.name} layout): {fault}")
     if IN_DETECTOR.fullmatch(found.prefix):
         converted = {f"backbone.{k}": v for k, v in converted.items()} | beside(tensors, found)

@@ -56,10 +56,7 @@ def fit_detector(
         WeightsError: a tensor is missing or has another shape, or ``adapt`` is wrong.
     """
     adapt = () if must_fill else adapt
-    try:
-        check_adaptations(adapt, LOAD_ADAPTATIONS)
-    except ValueError as error:
-        raise WeightsError(f"load_{error}") from error
+    check_adaptations(adapt, LOAD_ADAPTATIONS, "load_adapt")
     model = unwrapped(model)
     own = dict(model.state_dict())
     # what the names of each begin with; a model may be a backbone itself
@@ -191,11 +188,8 @@ def _fit_rest(
 def verify_weights(cfg: Config) -> int:
     """Build a config's model and load the weights that it names; the log reports each load.
 
-    Args:
-        cfg: of a detector, with ``init_cfg`` of ConvNeXt backbones, ``load_from``, or both.
-
-    Returns:
-        How many loads there were.
+    They are named by ``init_cfg`` of ConvNeXt backbones, or by ``load_from``, which stands before
+    them. Returns how many loads there were.
 
     Raises:
         WeightsError: a file does not fit.
@@ -209,7 +203,7 @@ def verify_weights(cfg: Config) -> int:
         load_fitted(model, *fitted)
         return 1
     backbones = [m for m in model.modules() if isinstance(m, LoadsAnyLayout)]
-    pretrained = [m for m in backbones if pretrained_cfg(m.init_cfg) is not None]
+    pretrained = [m for m in backbones if pretrained_cfg(m.init_cfg)]
     for backbone in pretrained:
         backbone.init_weights()
     whole = bool(model.init_cfg) and model not in backbones

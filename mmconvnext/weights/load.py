@@ -50,13 +50,7 @@ class LoadsAnyLayout(nn.Module):
     """
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Bring the part of a state dict that is for this module into our layout, in place.
-
-        It is torch's place for what a module does to a state dict before it is loaded.
-
-        Raises:
-            WeightsError: it does not fit.
-        """
+        """Bring the part of a state dict that is for this module into our layout, in place."""
         part = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
         name = prefix.removesuffix(".") or "backbone"
         fitted = _LOADING.get({}).get(self)
@@ -117,15 +111,14 @@ def load_pretrained(
 ) -> None:
     """Load a checkpoint of any known layout into a ConvNeXt backbone, strictly.
 
-    The layout is found by itself (:mod:`mmconvnext.weights.layouts`). Which differences are allowed
-    is said in :func:`mmconvnext.weights.matching.match`; anything else is an error that changes
-    nothing: users have lost whole trainings to weights that silently did not load.
+    Which differences are allowed is said in :func:`mmconvnext.weights.matching.match`; anything
+    else is an error that changes nothing: users have lost whole trainings to weights that silently
+    did not load.
 
     Args:
         backbone: the module to fill; its parameter names are the official ones.
-        checkpoint: where the file is: a path (``.pth``, ``.pt``, ``.safetensors``), an http(s) URL,
-            ``timm://NAME``, ``hf://ORG/NAME[@REVISION][:FILE]``, ``torchvision://NAME``; or several
-            of these, which are tried in order.
+        checkpoint: a source, see :func:`mmconvnext.weights.sources.fetch`, or several, which are
+            tried in order.
         prefix: where the backbone is inside of the file's names, for files that have several.
         map_location: the device to read the file to.
         sha256: what the file's SHA-256 must be, in hexadecimal digits.
@@ -155,16 +148,10 @@ def fit(
     adapt: Collection[str] = (),
     name: str = "backbone",
 ) -> Fitted:
-    """Find a backbone in a checkpoint, convert it, and match it strictly; nothing is loaded.
+    """Find a backbone in the content of a file, convert it, and match it; nothing is loaded.
 
-    Args:
-        backbone: what it is for.
-        checkpoint: the content of a file: a dict of tensors, or nested ones.
-        source: what to call it in messages, as ``name`` for the backbone.
-        prefix: see :func:`load_pretrained`, as ``ema`` and ``adapt``.
-        ema: see there.
-        adapt: see there.
-        name: see above.
+    ``source`` and ``name`` are what to call the file and the backbone; for the others see
+    :func:`load_pretrained`.
 
     Raises:
         WeightsError: it does not fit.

@@ -14,6 +14,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 from torch.nn import functional
 
+from mmconvnext.errors import WeightsError
 from mmconvnext.variants import VARIANTS
 
 Tensors = Mapping[str, Tensor]
@@ -91,8 +92,11 @@ def describe(tensors: Tensors, layout: str = "") -> ArchSpec:
     )
 
 
-def explain_incomplete(tensors: Tensors) -> str | None:
-    """What is missing, unexpected or of another shape for the backbone that tensors describe."""
+def explain_incomplete(tensors: Tensors, layout: str = "") -> str | None:
+    """What is missing, unexpected or of another shape for the backbone that tensors describe.
+
+    It names, too, what this backbone has not; see :func:`describe` for ``layout``.
+    """
     spec = describe(tensors)
     if not spec.in_channels:
         return "it is not the whole of a ConvNeXt: the stem is missing"
@@ -103,7 +107,7 @@ def explain_incomplete(tensors: Tensors) -> str | None:
         with torch.device("meta"):
             # with the scope: of any other there may be a ConvNeXt, too
             own = MODELS.build({"type": "mmdet.ConvNeXt", **cfg}).state_dict()
-        match(own, tensors)
+        match(own, tensors, layout=layout)
     except MisfitError as error:
         return str(error)
     except ValueError as error:  # depths or widths with a gap: whole stages are missing
@@ -159,18 +163,16 @@ def match(own: Tensors, tensors: Tensors, adapt: Collection[str] = (), layout: s
 
     Exactly these differences are allowed: the classifier and the final norm of a classification
     model, which a detector does without; the detector's output norms, which a classification file
-    lacks; stages that the backbone did not build.
-
-    ``adapt`` names what else is adapted: ``in_channels`` (the stem's weights are summed for one
-    channel, and otherwise repeated and scaled) and ``kernel_size`` (depthwise kernels are padded
-    with zeros, which changes nothing, or cut to their centre).
+    lacks; stages that the backbone did not build; and on request, in ``adapt``, ``in_channels``
+    (the stem's weights are summed for one channel, and otherwise repeated and scaled) and
+    ``kernel_size`` (depthwise kernels are padded with zeros, or cut to their centre).
 
     Raises:
         MisfitError: anything else is different; the message shows the first names and shapes, and
             the likely reason.
-        ValueError: ``adapt`` has something else.
+        WeightsError: ``adapt`` has something else.
     """
-    check_adaptations(adapt)
+    check_adaptations(adapt, ADAPTATIONS, "adapt")
     stages = {m[1] for m in map(STAGE.match, own) if m}
     not_built = [k for k in tensors if (m := STAGE.match(k)) and m[1] not in stages]
     spare = {k for k in tensors if CLASSIFIER.match(k) or OUTPUT_NORM.fullmatch(k)} | {*not_built}
@@ -194,10 +196,10 @@ def match(own: Tensors, tensors: Tensors, adapt: Collection[str] = (), layout: s
     )
 
 
-def check_adaptations(adapt: Collection[str], choices: Collection[str] = ADAPTATIONS) -> None:
-    """Raise ValueError unless every adaptation is one of the choices."""
-    if isinstance(adapt, str) or any(name not in tuple(choices) for name in adapt):
-        raise ValueError(f"adapt={adapt!r} must be a list out of {', '.join(choices)}")
+def check_adaptations(adapt: Collection[str], choices: Collection[str], name: str) -> None:
+    """Raise WeightsError unless every adaptation of a setting is one of the choices."""
+    if isinstance(adapt, str) or not set(adapt) <= set(choices):
+        raise WeightsError(f"{name}={adapt!r} must be a list out of {', '.join(choices)}")
 
 
 def first(items: Sequence[str]) -> str:

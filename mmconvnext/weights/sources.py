@@ -49,33 +49,26 @@ def fetch(source: str, sha256: str | None = None) -> Path:
     if not found:
         path = Path(source).expanduser()
         check_file(path)
-        sha256 = valid_sha256(source, sha256) if sha256 is not None else None
-    else:
-        bare, sha256 = split_sha256(source, sha256)
-        scheme, name = found[1].lower(), bare[found.end() :]
-        if scheme in ("http", "https"):
-            from mmconvnext.weights.download import download  # needs the hub's library: takes time
+        check_sha256(path, "" if sha256 is None else valid_sha256(source, sha256))
+        return path
+    bare, sha256 = split_sha256(source, sha256)
+    scheme, name = found[1].lower(), bare[found.end() :]
+    if scheme in ("http", "https"):
+        from mmconvnext.weights.download import download  # needs the hub's library: takes time
 
-            return download(bare, sha256=sha256)
-        if scheme not in NAMED:
-            raise SourceError(
-                f"{source}: unknown scheme {scheme}://; a source is a path or starts with "
-                f"{', '.join(f'{known}://' for known in ('http', 'https', *NAMED))}"
-            )
-        path = NAMED[scheme](name)
+        return download(bare, sha256=sha256)
+    if scheme not in NAMED:
+        raise SourceError(
+            f"{source}: unknown scheme {scheme}://; a source is a path or starts with "
+            f"{', '.join(f'{known}://' for known in ('http', 'https', *NAMED))}"
+        )
+    path = NAMED[scheme](name)
     check_sha256(path, sha256 or "")
     return path
 
 
 def fetch_first(sources: str | Sequence[str], sha256: str | None = None) -> tuple[str, Path]:
-    """Bring the first source that can be had to a local file; the others stand in for it.
-
-    Args:
-        sources: one source, or several in the order of preference, each as for :func:`fetch`.
-        sha256: the hash of the file, for a single source only.
-
-    Returns:
-        The source that was taken, and its file.
+    """Bring the first source that can be had, see :func:`fetch`, to a local file; give both.
 
     Raises:
         SourceError: a source is a mistake in itself, there is none, or the hash is for several.
@@ -166,19 +159,14 @@ def _fetch_timm(name: str) -> Path:
     except ImportError:
         _log(f"timm is not installed: taking timm://{name} to be hf://timm/{name}")
         return _from_hub(f"timm/{name}", TIMM_FILES)
-    try:
-        cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError:  # an unknown model, or an unknown tag of it
-        cfg = None
-    if not cfg or not (cfg.hf_hub_id or cfg.url):  # timm has an entry of an untrained model, too
+    if not timm.is_model_pretrained(name):
         near = _closest(name, timm.list_pretrained())
         raise CheckpointError(f"timm {timm.__version__} has no pretrained {name!r}; {near}")
-    if not cfg.hf_hub_id:
-        raise CheckpointError(
-            f"timm {timm.__version__} has no weights on the hub for {name}; name its URL: {cfg.url}"
-        )
+    cfg = timm.models.get_pretrained_cfg(name)
     if "." not in name:
         _log(f"timm://{name}: no tag given, taking timm's default, {name}.{cfg.tag}")
+    if not cfg.hf_hub_id:
+        return fetch(cfg.url)
     return _from_hub(cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else TIMM_FILES)
 
 
@@ -187,19 +175,12 @@ def _closest(name: str, there: Sequence[str]) -> str:
     model = name.partition(".")[0]
     models = {k.partition(".")[0] for k in there}
     near = {model} & models or difflib.get_close_matches(model, sorted(models), n=SHOWN_MODELS)
-    alike = [k for k in there if k.partition(".")[0] in near]
-    if not alike:
-        return f"nothing among its {len(there)} names is like it"
-    return f"did you mean {', '.join(alike)}?"
+    alike = ", ".join(k for k in there if k.partition(".")[0] in near)
+    return f"did you mean {alike}?" if alike else f"nothing among its {len(there)} names is like it"
 
 
 def _from_hub(name: str, files: Sequence[str] = FILES) -> Path:
-    """Find a checkpoint of the hub in its cache, after downloading it if it is not there.
-
-    Args:
-        name: ``org/name[@revision][:file]``.
-        files: which to look for where the name has none; the first that the repository has.
-    """
+    """Find a checkpoint of the hub; of ``files``, the first it has, where the name has none."""
     from huggingface_hub import constants, errors, hf_hub_download
 
     found = HUB_NAME.fullmatch(name)
@@ -211,6 +192,7 @@ def _from_hub(name: str, files: Sequence[str] = FILES) -> Path:
     repo, revision, file = found["repo"], found["revision"], found["file"]
     files = (file,) if file else files
     shown = f"{repo} at revision {revision}" if revision else repo
+    hub = constants.ENDPOINT
     down: Exception | None = None
     for file in files:
         try:
@@ -226,15 +208,13 @@ def _from_hub(name: str, files: Sequence[str] = FILES) -> Path:
             message = " ".join(str(error).split())
             if isinstance(error, errors.RepositoryNotFoundError):  # or one with a gate
                 message += (
-                    f" If it is private or asks to accept a licence, do so on {constants.ENDPOINT}/"
-                    f"{repo}, then `hf auth login` (or set HF_TOKEN)"
+                    f" If it is private or asks to accept a licence, do so on {hub}/{repo}, then "
+                    "`hf auth login` (or set HF_TOKEN)"
                 )
-            raise CheckpointError(
-                f"cannot get {file} of {shown} from {constants.ENDPOINT}: {message}"
-            ) from error
+            raise CheckpointError(f"cannot get {file} of {shown} from {hub}: {message}") from error
     if down:
         raise CheckpointError(
-            f"cannot get {' or '.join(files)} of {shown} from {constants.ENDPOINT}, and the cache "
+            f"cannot get {' or '.join(files)} of {shown} from {hub}, and the cache "
             f"{constants.HF_HUB_CACHE} has none: {down.__cause__ or down}. Fix the connection, set "
             f"HF_ENDPOINT to a mirror, fill the cache with `hf download {repo}` where there is a "
             "network, or name the path of a file that you have"

@@ -117,7 +117,7 @@ def test_what_kind_incomplete_tensors_are():
 
 @pytest.mark.parametrize("use_grn", [True, False])
 @pytest.mark.parametrize(("in_channels", "kernel_size", "scale"), [(3, 7, 1e-6), (1, 5, 0.0)])
-def test_what_is_missing_is_told_by_the_tensors_themselves(use_grn, in_channels, kernel_size, scale):
+def test_tensors_tell_what_is_missing_of_them(use_grn, in_channels, kernel_size, scale):
     arch = {"depths": (1, 2, 3, 1), "widths": (8, 16, 24, 32)}
     settings = {"in_channels": in_channels, "kernel_size": kernel_size, "use_grn": use_grn}
     state = ConvNeXt(arch, layer_scale_init_value=scale, **settings).state_dict()

@@ -327,11 +327,12 @@ def test_a_model_that_timm_does_not_have(server, hub, name, alike, other):
     assert server.requests == []
 
 
-def test_a_model_of_timm_that_is_not_on_the_hub(monkeypatch):
+def test_a_model_of_timm_that_is_not_on_the_hub(url, monkeypatch):
     timm = pytest.importorskip("timm")
-    cfg = timm.models.PretrainedCfg(url="https://host/x.pth")
-    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda *_, **__: cfg)
-    assert failure("timm://a.b").endswith("on the hub for a.b; name its URL: https://host/x.pth")
+    monkeypatch.setattr(timm, "is_model_pretrained", lambda name: True)
+    cfg = timm.models.PretrainedCfg(url=url)
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: cfg)
+    assert fetch("timm://a.b").read_bytes() == CONTENT
 
 
 # ---- torchvision
