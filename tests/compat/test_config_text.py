@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
 import mmconvnext
-from mmconvnext.compat.checkpoint_io import multiarray, read_checkpoint
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.compat.config_text import is_only_settings
 from mmconvnext.errors import UnreadableCheckpointError
 from tests.compat.test_resume import make_runner, saved  # noqa: F401 (a fixture)
@@ -85,7 +85,7 @@ def fields(**values) -> Reduced:
     """A scalar of numpy with fields, in a file that is read with weights_only=True."""
     kinds = [(name, np.array(value).dtype.str) for name, value in values.items()]
     content = np.array([tuple(values.values())], kinds).tobytes()
-    return Reduced(multiarray.scalar, Reduced(np.dtype, kinds), content)
+    return Reduced(np.float64(0).__reduce__()[0], Reduced(np.dtype, kinds), content)
 
 
 def test_a_scalar_with_fields_does_not_stand_in_for_a_dict(tmp_path):

@@ -418,7 +418,7 @@ def test_mmengines_own_names_still_load():
 @pytest.mark.parametrize("scheme", ["", "open-mmlab://", "openmmlab://", "mmcls://"])
 def test_no_way_into_mmengine_runs_code(server, catalogue, scheme):
     server.files["/x.pth"] = checkpoint({"model": torch.nn.Linear(1, 1)})
-    with pytest.raises(UnsafeCheckpointError, match=r"x\.pth contains torch\.nn\.modules"):
+    with pytest.raises(UnsafeCheckpointError, match=r"x\.pth contains .*torch\.nn\.modules"):
         load(f"{scheme}x" if scheme else catalogue)
 
 
