@@ -4,7 +4,7 @@ import mmcv.ops
 import pytest
 from mmengine.utils.dl_utils import collect_env
 
-from mmconvnext.compat.ops import info
+from mmconvnext.compat import ops
 from tests.compat.which_mmcv import stand_in_only
 
 
@@ -25,5 +25,5 @@ def test_the_report_does_without_torchvision(monkeypatch):
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(info, "version", absent)
-    assert info.get_compiler_version() == "none (and torchvision is not installed)"
+    monkeypatch.setattr(ops, "version", absent)
+    assert ops.get_compiler_version() == "none (and torchvision is not installed)"

@@ -5,7 +5,7 @@ from mmcv.ops import batched_nms, bbox_overlaps, nms, nms_match, soft_nms
 from torch import Tensor
 
 from tests.compat.ops import references
-from tests.compat.which_mmcv import parameter_of_stand_in, stand_in_only
+from tests.compat.which_mmcv import parameter_of_stand_in
 
 ONLY_FLOAT32 = "its CPU kernels take float32 only"
 OTHER_DTYPES = [
@@ -112,15 +112,6 @@ def test_soft_nms_of_other_precisions_is_that_of_float32(dtype):
     expected, order = soft_nms(boxes.float(), scores.float(), 0.3)
     assert torch.equal(kept, order)
     torch.testing.assert_close(dets, expected.to(dtype))
-
-
-@stand_in_only("it trusts mmcv's Python code")
-def test_an_unknown_method_of_soft_nms_is_named():
-    from mmcv import _ext
-
-    boxes, scores = crowd(3)
-    with pytest.raises(ValueError, match=r"method of soft-NMS is 7; choose from .*2: 'gaussian'"):
-        _ext.softnms(boxes, scores, torch.empty(3, 5), 0.3, 0.5, 0.0, 7, 0)
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
