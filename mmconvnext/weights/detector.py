@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, initialize, is_model_wrapper
+from mmengine.model import initialize
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
 from mmconvnext.weights.layouts import below, beside, find_backbone, find_names, flatten
-from mmconvnext.weights.load import Fitted, LoadsAnyLayout, fit, loading, pretrained_cfg
+from mmconvnext.weights.load import (
+    Fitted,
+    LoadsAnyLayout,
+    fit,
+    load_fitted,
+    pretrained_cfg,
+    unwrapped,
+)
 from mmconvnext.weights.matching import ADAPTATIONS, check_adaptations, first, shape
 from mmconvnext.weights.sources import fetch_first
 
@@ -84,30 +91,6 @@ def fit_detector(
         rest = {k: v for k, v in own.items() if k not in fitted} if must_fill else rest
         fitted.update(_fit_rest(rest, given, source, adapt, may_adapt=not must_fill))
     return FittedDetector(fitted, parts)
-
-
-def load_fitted(
-    model: nn.Module,
-    state_dict: Mapping[str, Tensor],
-    backbones: Mapping[nn.Module, Fitted],
-    strict: bool = False,
-) -> None:
-    """Load what :func:`fit_detector` gave; what is missing has been said, or is on request."""
-    model = unwrapped(model)
-    with loading(backbones):
-        model.load_state_dict(state_dict, strict=strict)
-    if not isinstance(model, LoadsAnyLayout):
-        own = model.state_dict()
-        counts = Counter(k.partition(".")[0] for k in state_dict if k in own)
-        parts = ", ".join(f"{name} {count}" for name, count in counts.items())
-        _log(f"detector: loaded {counts.total()} of {len(own)} tensors ({parts})")
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of wrappers for distributed running and test-time augmentation."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def _log(line: str) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -56,25 +57,21 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     So wrappers such as ``model``, ``state_dict`` or ``model_ema`` become prefixes like any other.
 
     Raises:
-        ValueError: it has no tensor under a name, or two under the same.
+        ValueError: it has no tensor under a name.
     """
-    tensors: dict[str, Tensor] = {}
-
-    def collect(node: object, name: str) -> None:
-        if isinstance(node, Tensor) and name:
-            if name in tensors:
-                raise ValueError(f"two tensors would be called {name}")
-            tensors[name] = node
-        elif isinstance(node, Mapping):
-            for key, value in node.items():
-                collect(value, f"{name}.{key}" if name else str(key))
-
-    collect(checkpoint, "")
+    tensors = {name: tensor for name, tensor in _walk(checkpoint) if name}
     if not tensors:
-        kind = type(checkpoint).__name__
-        keys = ", ".join(map(str, checkpoint))[:80] if isinstance(checkpoint, Mapping) else ""
-        raise ValueError(f"it has no named tensors, but a {kind}" + f" with {keys}" * bool(keys))
+        kind, content = type(checkpoint).__name__, reprlib.repr(checkpoint)
+        raise ValueError(f"it has no named tensors, but a {kind}: {content}")
     return tensors
+
+
+def _walk(node: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(node, Tensor):
+        yield name, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _walk(value, f"{name}.{key}" if name else str(key))
 
 
 def find_backbone(tensors: Tensors, prefix: str | None = None, ema: bool = False) -> Found:
@@ -135,11 +132,7 @@ def find_names(tensors: Tensors, names: Collection[str]) -> str | None:
 def extract_backbone(
     checkpoint: object, prefix: str | None = None, ema: bool = False
 ) -> tuple[dict[str, Tensor], Found, dict[str, Tensor]]:
-    """Flatten a checkpoint, find a backbone in it and convert that; arguments as there.
-
-    Returns:
-        All tensors of the checkpoint, the place of the backbone, and the backbone in our layout.
-    """
+    """Flatten a checkpoint, find a backbone in it and convert that; give all three."""
     tensors = flatten(checkpoint)
     found = find_backbone(tensors, prefix, ema)
     return tensors, found, convert(tensors, found)
@@ -148,8 +141,7 @@ def extract_backbone(
 def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
     """Take a backbone, see :func:`find_backbone`, out of a whole checkpoint, in our layout.
 
-    Returns:
-        Our names and tensors that share memory with the checkpoint's; other names stay.
+    Tensors share memory with the checkpoint's; unknown names stay.
 
     Raises:
         ValueError: two tensors would get the same name, or a sparse kernel has a wrong shape.
@@ -179,9 +171,7 @@ def below(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
 def beside(tensors: Tensors, found: Found) -> dict[str, Tensor]:
     """Take what a detector or classifier has beside its backbone out of a whole checkpoint.
 
-    Returns:
-        Tensors by names without ``state_dict.`` or the like before them; none where the backbone's
-        prefix does not end in ``backbone.``: it is no part of anything.
+    A backbone whose prefix does not end in ``backbone.`` is no part of anything.
     """
     in_detector = IN_DETECTOR.fullmatch(found.prefix)
     others = {k: tensors[k] for k in outside(tensors, found)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
-from mmengine.model import PretrainedInit
+from mmengine.model import BaseTTAModel, PretrainedInit, is_model_wrapper
 from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
@@ -31,14 +31,30 @@ class Fitted(NamedTuple):
 _LOADING: ContextVar[Mapping[nn.Module, Fitted]] = ContextVar("loading")
 
 
-@contextmanager
-def loading(fitted: Mapping[nn.Module, Fitted]) -> Iterator[None]:
-    """Say what was fitted for the backbones that are loaded meanwhile: it is not fitted again."""
-    token = _LOADING.set(fitted)
-    try:
-        yield
-    finally:
-        _LOADING.reset(token)
+def load_fitted(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    backbones: Mapping[nn.Module, Fitted],
+    strict: bool = False,
+) -> None:
+    """Load what was fitted for a detector or a backbone; missing tensors have been said."""
+    model = unwrapped(model)
+    context = copy_context()
+    context.run(_LOADING.set, backbones)
+    context.run(model.load_state_dict, state_dict, strict=strict)
+    if not isinstance(model, LoadsAnyLayout):
+        own = model.state_dict()
+        counts = Counter(k.partition(".")[0] for k in state_dict if k in own)
+        parts = ", ".join(f"{name} {count}" for name, count in counts.items())
+        line = f"detector: loaded {counts.total()} of {len(own)} tensors ({parts})"
+        print_log(line, logger="current")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of wrappers for distributed running and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 class LoadsAnyLayout(nn.Module):
@@ -135,8 +151,7 @@ def load_pretrained(
     # Mapped, not read: a tensor is copied once, from the file into the model.
     raw = read_checkpoint(path, map_location, mmap=True)
     fitted = fit(backbone, raw, source, prefix=prefix, ema=ema, adapt=adapt)
-    with loading({backbone: fitted}):
-        backbone.load_state_dict(fitted.tensors, strict=False)
+    load_fitted(backbone, fitted.tensors, {backbone: fitted})
 
 
 def fit(

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmconvnext.errors import UnsafeCheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights.load import Fitted, fit, load_pretrained, loading
+from mmconvnext.weights.load import Fitted, fit, load_fitted, load_pretrained
 from tests.weights.small_files import KIND, SMALL, backbone, official
 
 
@@ -296,13 +296,13 @@ def test_mmengines_loading_is_strict_and_reported(lines):
 def test_what_happens_to_a_fitted_state_dict_on_its_way_is_noticed(lines):
     """Hooks edit checkpoints."""
     model, state = backbone(), OrderedDict(backbone(1).state_dict())
-    with loading({model: Fitted(dict(state), "backbone: loaded all of it")}):
-        model.load_state_dict(state)
-        assert lines() == ["backbone: loaded all of it"]
-        assert not hasattr(state, "_metadata")  # which would be saved with a checkpoint
-        del state["stages.2.0.gamma"]
-        with pytest.raises(WeightsError, match=r"Missing: stages\.2\.0\.gamma 24"):
-            model.load_state_dict(state, strict=False)
+    fitted = {model: Fitted(dict(state), "backbone: loaded all of it")}
+    load_fitted(model, state, fitted)
+    assert lines() == ["backbone: loaded all of it"]
+    assert not hasattr(state, "_metadata")  # which would be saved with a checkpoint
+    del state["stages.2.0.gamma"]
+    with pytest.raises(WeightsError, match=r"Missing: stages\.2\.0\.gamma 24"):
+        load_fitted(model, state, fitted)
 
 
 def test_a_detector_without_a_backbone_is_no_silent_load():
