@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -79,11 +80,7 @@ class DetectionRunner(Runner):
             self._loads_for = "train"
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume from a checkpoint; see :meth:`load_checkpoint`.
-
-        Raises:
-            UserError: it has no state of a training, or that of another optimizer.
-        """
+        """Resume from a checkpoint; UserError for one without the state of this training."""
         try:
             with self._loading_for("resume"):
                 super().resume(filename, *args, **kwargs)
@@ -131,8 +128,7 @@ class DetectionRunner(Runner):
         state = checkpoint["state_dict"]
         for pattern, replacement in revise_keys:
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
-        adapt = self.cfg.get("load_adapt") or ()
-        must_fill = self._loads_for != "train"
+        adapt, must_fill = self.cfg.get("load_adapt") or (), self._loads_for != "train"
         fitted = fit_detector(self.model, state, filename, adapt, must_fill)
         checkpoint["state_dict"] = fitted.state_dict
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
@@ -141,19 +137,8 @@ class DetectionRunner(Runner):
         self.logger.info("loaded %s", filename)
         return checkpoint
 
-    def build_train_loop(self, loop: Any) -> Any:
-        """Build the loop and its data."""
-        return self._build_loop("train", loop)
-
-    def build_val_loop(self, loop: Any) -> Any:
-        """Build the loop and its data."""
-        return self._build_loop("val", loop)
-
-    def build_test_loop(self, loop: Any) -> Any:
-        """Build the loop and its data."""
-        return self._build_loop("test", loop)
-
     def _build_loop(self, split: str, loop: Any) -> Any:
+        """Build a loop and its data, and compare the model's number of classes with the data's."""
         with config_errors(f"{split}_cfg of {self.cfg.filename}", reads_files=True):
             built = getattr(super(), f"build_{split}_loop")(loop)
         if split == "test":
@@ -165,10 +150,14 @@ class DetectionRunner(Runner):
             print_log(fault, logger="current", level=logging.WARNING)
         return built
 
+    build_train_loop = partialmethod(_build_loop, "train")
+    build_val_loop = partialmethod(_build_loop, "val")
+    build_test_loop = partialmethod(_build_loop, "test")
+
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer."""
         with config_errors(f"optim_wrapper of {self.cfg.filename}"):
-            check_optimizer_type(optim_wrapper)
+            _check_optimizer_type(optim_wrapper)
             return super().build_optim_wrapper(optim_wrapper)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
@@ -183,9 +172,9 @@ class DetectionRunner(Runner):
             built = Runner.build_dataloader(dataloader, *args, **kwargs)
         except Exception as error:
             datasets = leaf_datasets(dataloader["dataset"])
-            for dataset in filter(is_coco, datasets):
+            for dataset in filter(_is_coco, datasets):
                 path = Path(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-                check_annotation_file(str(path), error)
+                _check_annotation_file(path, error)
             name = datasets[0].get("ann_file") or datasets[0].get("type")
             with config_errors(f"the data loader of {name}", reads_files=True):
                 raise
@@ -198,18 +187,16 @@ class DetectionRunner(Runner):
             return super().build_evaluator(evaluator)
         except Exception as error:
             for metric in metrics_of(evaluator):
-                check_annotation_file(metric.get("ann_file") or "", error)
+                _check_annotation_file(Path(metric.get("ann_file") or ""), error)
             with config_errors(f"the evaluator of {self.cfg.filename}"):
                 raise
 
 
 def resume_from(cfg: Config, checkpoint: str) -> list[str]:
-    """Let a run resume from a checkpoint, and return lines for the log.
+    """Let a run resume from a file, or by ``auto`` from the last one in the work folder, if any.
 
-    Args:
-        cfg: changed in place.
-        checkpoint: a file, or ``auto`` for the last one in the work folder (a new run if there is
-            none).
+    Returns:
+        Lines for the log.
 
     Raises:
         UserError: there is no such file.
@@ -228,11 +215,7 @@ def resume_from(cfg: Config, checkpoint: str) -> list[str]:
 
 
 def check_checkpoint(path: str) -> None:
-    """Check that a checkpoint to load is there.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Check that a checkpoint to load is there, or raise UserError."""
     if "://" not in path and not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}")
 
@@ -277,14 +260,9 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
 
 @contextmanager
 def config_errors(setting: str, reads_files: bool = False) -> Iterator[None]:
-    """Name the setting whose type or arguments cannot be built.
+    """Raise ConfigError with the name of a setting whose type or arguments cannot be built.
 
-    Args:
-        setting: what is built.
-        reads_files: errors that files may be the cause of stay as they are.
-
-    Raises:
-        ConfigError: in place of the errors of registries and constructors.
+    With ``reads_files``, errors that files may be the cause of stay as they are.
     """
     try:
         yield
@@ -308,12 +286,8 @@ def _is_of_settings(error: Exception) -> bool:
     return isinstance(error, TypeError) and frame.f_code.co_name == "__init__"
 
 
-def check_optimizer_type(optim_wrapper: Any) -> None:
-    """Check that an optimizer is registered; MMEngine's own message does not name it.
-
-    Raises:
-        KeyError: it is not.
-    """
+def _check_optimizer_type(optim_wrapper: Any) -> None:
+    """Raise KeyError with the name of an optimizer that is not registered; MMEngine's has none."""
     optimizer = optim_wrapper.get("optimizer") if isinstance(optim_wrapper, Mapping) else None
     kind = optimizer.get("type") if isinstance(optimizer, Mapping) else None
     with OPTIMIZERS.switch_scope_and_registry(None) as registry:
@@ -327,14 +301,13 @@ def explain_num_classes(model: nn.Module, dataset: Any) -> str | None:
     What is compared is what MMDetection's ``NumClassCheckHook`` compares; None where it is equal.
     """
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
-    found = {
+    wrong = {
         name: module.num_classes
         for name, module in model.named_modules()
-        if hasattr(module, "num_classes")
+        if getattr(module, "num_classes", len(classes)) != len(classes)
         and not name.endswith("rpn_head")
         and not isinstance(module, VGG | FusedSemanticHead)
     }
-    wrong = {name: number for name, number in found.items() if number != len(classes)}
     if not classes or not wrong:
         return None
     heads = ", ".join(f"{name} has num_classes={number}" for name, number in wrong.items())
@@ -345,19 +318,14 @@ def explain_num_classes(model: nn.Module, dataset: Any) -> str | None:
     )
 
 
-def is_coco(dataset: Mapping[str, Any]) -> bool:
-    """Whether the settings of a data set are those of MMDetection's ``CocoDataset``."""
+def _is_coco(dataset: Mapping[str, Any]) -> bool:
     kind = dataset.get("type")
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
     return isinstance(kind, type) and issubclass(kind, CocoDataset)
 
 
-def check_annotation_file(path: str, cause: Exception) -> None:
-    """Look for the cause of an error in a COCO annotation file.
-
-    Raises:
-        DataError: the file is there and not COCO.
-    """
-    fault = explain_annotation_file(path) if Path(path).is_file() else None
+def _check_annotation_file(path: Path, cause: Exception) -> None:
+    """Raise DataError where a COCO annotation file is there and the cause of an error."""
+    fault = explain_annotation_file(str(path)) if path.is_file() else None
     if fault:
         raise DataError(f"{path} is not a COCO annotation file: {fault}") from cause
