@@ -58,13 +58,20 @@ def transformers(kind: str, head: str) -> dict[str, Tensor]:
     return _state(getattr(library, f"{kind}{head}")(config))
 
 
+def in_mmpretrains_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = {k: k.replace("dwconv", "depthwise_conv") for k in state}
+    return {names[k].replace("pwconv", "pointwise_conv"): v for k, v in state.items()}
+
+
 def mmpretrain() -> dict[str, object]:
-    state = backbone(1).state_dict()
-    renamed = {
-        k.replace("dwconv", "depthwise_conv").replace("pwconv", "pointwise_conv"): v
-        for k, v in state.items()
-    }
+    renamed = in_mmpretrains_names(backbone(1).state_dict())
     return {"state_dict": {f"backbone.{k}": v for k, v in renamed.items()}, "meta": {}}
+
+
+def same_tensors(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return mine.keys() == theirs.keys() and all(
+        mine[k].dtype == theirs[k].dtype and torch.equal(mine[k], theirs[k]) for k in mine
+    )
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
