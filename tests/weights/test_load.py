@@ -196,13 +196,6 @@ def test_a_safetensors_file_by_another_name_as_a_path_of_pathlib(tmp_path):
     assert same(model, official())
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"model": {"a": 3}}, {"epoch": 3}])
-def test_a_file_without_tensors_is_refused(write, content):
-    message = r"cannot load the backbone from .*no named tensors, but"
-    with pytest.raises(WeightsError, match=message):
-        load_pretrained(backbone(), write(content))
-
-
 class Hostile:
     """A pickle that would create a file."""
 
