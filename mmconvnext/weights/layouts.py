@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -61,8 +60,9 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     """
     tensors = {name: tensor for name, tensor in _walk(checkpoint) if name}
     if not tensors:
-        kind, content = type(checkpoint).__name__, reprlib.repr(checkpoint)
-        raise ValueError(f"it has no named tensors, but a {kind}: {content}")
+        kind = type(checkpoint).__name__
+        keys = ", ".join(map(str, checkpoint))[:80] if isinstance(checkpoint, Mapping) else ""
+        raise ValueError(f"it has no named tensors, but a {kind}" + f" with {keys}" * bool(keys))
     return tensors
 
 
