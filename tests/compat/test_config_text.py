@@ -66,10 +66,8 @@ def test_resume_runs_nothing_out_of_meta(template, saved, tmp_path, monkeypatch)
 
 
 def test_what_a_run_writes_is_kept(saved):  # noqa: F811
-    read = CheckpointLoader.load_checkpoint(saved, "cpu")
-    written = torch.load(saved, weights_only=False)
-    assert written["meta"]["cfg"]
-    assert read["meta"]["cfg"] == written["meta"]["cfg"]
+    written = torch.load(saved, weights_only=False)["meta"]["cfg"]
+    assert CheckpointLoader.load_checkpoint(saved, "cpu")["meta"]["cfg"] == written != ""
 
 
 def fields(**values) -> Call:

@@ -122,23 +122,15 @@ def test_our_module_is_imported_where_there_is_no_function_to_call(tmp_path, nam
     assert sys.modules.pop("fresh_follower")
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package with a lazy name and a lazy module."""
+def test_a_lazy_name_or_module_is_imported_at_its_first_use(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    folder = tmp_path / "lazy_package"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(
+    (tmp_path / "lazy_package").mkdir()
+    (tmp_path / "lazy_package/__init__.py").write_text(
         "from mmconvnext.compat.imports import lazy_names\n"
         "__getattr__ = lazy_names(__name__, {'Thing': 'inner', 'inner': 'inner'})\n"
     )
-    (folder / "inner.py").write_text("class Thing: pass\n")
-    yield importlib.import_module("lazy_package")
-    for name in ("lazy_package", "lazy_package.inner"):
-        sys.modules.pop(name, None)
-
-
-def test_a_lazy_name_is_imported_at_its_first_use(package):
+    (tmp_path / "lazy_package/inner.py").write_text("class Thing: pass\n")
+    package = importlib.import_module("lazy_package")
     assert "lazy_package.inner" not in sys.modules
     assert package.Thing is sys.modules["lazy_package.inner"].Thing
     assert package.inner is sys.modules["lazy_package.inner"]
