@@ -15,12 +15,12 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, http_backoff
 from mmengine.logging import print_log
 
-from mmconvnext.compat.checkpoint_io import is_safetensors, looks_of, read_checkpoint
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import (
+    CheckpointError,
     DownloadError,
     SourceError,
     UnreadableCheckpointError,
-    UnsafeCheckpointError,
 )
 from mmconvnext.weights.checksum import check_sha256, sha256_of, split_sha256
 
@@ -37,17 +37,14 @@ HEADERS = {"Accept-Encoding": "identity"}
 def download(url: str, folder: Path | None = None, sha256: str | None = None) -> Path:
     """Find the file of a URL in the cache, after downloading it if it is not there.
 
-    Any number of processes and machines may ask at once, without a barrier between them: a lock
-    beside the file lets one of them download, while the others wait and then find the file.
-
-    A broken connection is tried again, and what came stays for the next call to resume from. A web
-    page, a damaged file and one with another hash are not kept.
+    Any number of processes and machines may ask at once: a lock beside the file lets one of them
+    download, while the others wait. A broken connection is tried again, and what came stays for the
+    next call to resume from. A web page, a damaged file and one with another hash are not kept.
 
     Args:
         url: an http or https URL; ``#sha256=`` and the hash may be added to it.
-        folder: where to put the file, under the last part of the URL; who chooses a folder keeps
-            files of one name apart. None for torch's cache, where files of most hosts lie in a
-            subfolder named after the URL.
+        folder: where to put the file, under the last part of the URL; None for torch's cache, where
+            files of most hosts lie in a subfolder named after the URL.
         sha256: 64 hexadecimal digits that the file must have, also where it is there already.
 
     Raises:
@@ -59,12 +56,7 @@ def download(url: str, folder: Path | None = None, sha256: str | None = None) ->
 
 
 def obtain(url: str, path: Path, digest: str = "") -> Path:
-    """Download a URL to a path, unless there is a file.
-
-    Args:
-        url: an http or https URL.
-        path: the file to be.
-        digest: what its sha256 starts with, for names that carry a few digits of it.
+    """Download a URL to a path, unless there is a file; its sha256 must start with ``digest``.
 
     Raises:
         DownloadError: the file cannot be had, or it is another one than asked for.
@@ -115,12 +107,7 @@ def _bring(url: str, path: Path, digest: str) -> None:
     print_log(f"downloading {url} to {path}", logger="current")
     _receive(url, part, identity)
     try:
-        actual = sha256_of(part) if digest else ""
-        if not actual.startswith(digest):
-            raise DownloadError(
-                f"what came has the sha256 {actual}, not {digest} as asked for, and was removed"
-            )
-        _check_whole(part, path.suffix)
+        _check(part, digest)
     except DownloadError:
         part.unlink()
         raise
@@ -168,23 +155,18 @@ def _receive(url: str, part: Path, identity: dict[str, Any] | None) -> None:
         raise DownloadError(_first_line(error) + kept) from error
 
 
-def _check_whole(part: Path, suffix: str) -> None:
-    """Refuse what is no checkpoint or not the whole of one, reading as little as possible."""
-    try:
-        if suffix == ".safetensors" or is_safetensors(part):
-            from safetensors import safe_open
-
-            with safe_open(part, framework="pt"):
-                pass  # the header says how long the file must be
-        else:
-            read_checkpoint(part, mmap=True)
-    except (ImportError, UnsafeCheckpointError):
-        pass  # it may be whole: whoever reads it is told
-    except Exception as error:
-        looks = "" if isinstance(error, UnreadableCheckpointError) else f"{looks_of(part)}; "
+def _check(part: Path, digest: str) -> None:
+    """Refuse another file, what is no checkpoint, and what is not the whole of one."""
+    if digest and not (actual := sha256_of(part)).startswith(digest):
         raise DownloadError(
-            f"what came is no checkpoint, and was removed: {looks}{error}"
-        ) from error
+            f"what came has the sha256 {actual}, not {digest} as asked for, and was removed"
+        )
+    try:
+        read_checkpoint(part, mmap=True)
+    except UnreadableCheckpointError as error:
+        raise DownloadError(f"what came is no checkpoint, and was removed: {error}") from error
+    except CheckpointError:
+        pass  # it may be whole: whoever reads it is told
 
 
 def _identity(url: str) -> dict[str, Any] | None:
