@@ -11,8 +11,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmconvnext.errors import DataError
 
-COCO_LISTS = ("images", "annotations", "categories")
-REQUIRED_KEYS = {
+REQUIRED_KEYS = {  # of the entries of COCO's lists
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
@@ -36,20 +35,15 @@ def metrics_of(evaluator: Mapping[str, Any] | Sequence | None) -> list[ConfigDic
 
 
 def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the files and folders of the data sets exist.
+    """Check that the files and folders of a complete config's data sets exist.
 
-    Args:
-        cfg: a complete config.
-        splits: out of ``train``, ``val`` and ``test``; those without a data loader are skipped.
+    ``splits`` are out of ``train``, ``val`` and ``test``; those without a data loader are skipped.
 
     Raises:
         DataError: a path is missing; the message shows the layout that is expected.
     """
-    for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if loader is None:
-            continue
-        for dataset in leaf_datasets(loader["dataset"]):
+    for split in (split for split in splits if cfg.get(f"{split}_dataloader")):
+        for dataset in leaf_datasets(cfg[f"{split}_dataloader"]["dataset"]):
             _check_dataset_paths(dataset, split)
         for metric in metrics_of(cfg.get(f"{split}_evaluator")):
             ann_file = metric.get("ann_file")
@@ -100,17 +94,15 @@ def explain_annotation_file(path: str) -> str | None:
     except ValueError as error:
         return f"it is not JSON: {error}"
     if not isinstance(content, dict):
-        return f"it has a {type(content).__name__}, not an object with {', '.join(COCO_LISTS)}"
-    for name in COCO_LISTS:
+        return f"it has a {type(content).__name__}, not an object with {', '.join(REQUIRED_KEYS)}"
+    for name, keys in REQUIRED_KEYS.items():
         entries = content.get(name)
         if not isinstance(entries, list):
             found = ", ".join(map(str, list(content)[:8])) or "nothing"
             return f"it has no list {name!r} (found: {found})"
         for index, entry in enumerate(entries):
-            missing = [
-                k for k in REQUIRED_KEYS[name] if not isinstance(entry, dict) or k not in entry
-            ]
-            if missing:
+            present = entry if isinstance(entry, dict) else ()
+            if missing := [key for key in keys if key not in present]:
                 return f"{name}[{index}] has no {missing[0]!r}"
     return None
 
@@ -122,30 +114,24 @@ def check_dataset(dataset: Any) -> None:
         DataError: there is nothing to train or test on.
     """
     name = getattr(dataset, "ann_file", type(dataset).__name__)
-    metainfo = getattr(dataset, "metainfo", None)
-    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
     if isinstance(classes, str):
         raise DataError(
             f"metainfo=dict(classes={classes!r}) of {name} is a string, not a tuple of names; "
             f"write ({classes!r},)"
         )
     if hasattr(dataset, "cat_ids") and not dataset.cat_ids:
+        names = [*map(str, classes or ())]
+        short = ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])
         raise DataError(
-            f"{name} has none of the classes {_short(classes)}; set "
+            f"{name} has none of the classes {short}; set "
             "metainfo=dict(classes=(...)) of the data set to the names of its categories"
         )
     if len(dataset) == 0:
         raise DataError(f"{name} has no image to use (images without annotations are left out)")
-    if not hasattr(dataset, "get_data_info"):
-        return
-    first = dataset.get_data_info(0).get("img_path")
+    first = dataset.get_data_info(0).get("img_path") if hasattr(dataset, "get_data_info") else None
     if first and not _is_remote(first) and not Path(first).is_file():
         raise DataError(
             f"{first}, an image of {name}, does not exist; set data_prefix=dict(img=...) of the "
             "data set to the folder of its images"
         )
-
-
-def _short(classes: Any) -> str:
-    names = list(classes or ())
-    return ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")
