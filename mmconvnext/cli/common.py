@@ -21,9 +21,8 @@ TRACEBACK_VARIABLE = "MMCONVNEXT_TRACEBACK"
 def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn the errors that users can fix into one message on stderr and exit code 1.
 
-    With the environment variable ``MMCONVNEXT_TRACEBACK=1`` they are raised instead. Errors that
-    nobody foresaw keep their traceback. Where nobody reads stdout any more (``| head``), the
-    command ends quietly with the exit code of SIGPIPE, 141.
+    With ``MMCONVNEXT_TRACEBACK=1`` in the environment they are raised. Where nobody reads stdout
+    any more (``| head``), the command ends quietly with the exit code of SIGPIPE, 141.
     """
 
     @functools.wraps(main)
@@ -115,11 +114,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
-    """Read the config of a run, with the arguments that training and evaluation share.
-
-    Returns:
-        The config, and lines for the log that there is not yet.
-    """
+    """Read the config with what :func:`add_run_arguments` adds, and lines for the log to come."""
     from mmconvnext.engine import config as configs
 
     # Where MMEngine looks for the rank that torch.distributed.launch passes as an argument.
@@ -134,11 +129,7 @@ def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
 
 
 def write_json(content: dict, path: str) -> None:
-    """Write what was asked for with ``--json``, and say so; missing folders are made.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write what was asked for with ``--json``, and say so; missing folders are made."""
     import mmengine
 
     try:

@@ -49,8 +49,8 @@ from mmconvnext.weights.sources import fetch_first
 class DetectionRunner(Runner):
     """MMEngine's runner, which explains settings, data and checkpoints that it cannot use.
 
-    What cannot be built raises ConfigError with the name of the setting, and DataError where an
-    annotation file is the cause.
+    What cannot be built raises ConfigError, which names the setting, or DataError, which names the
+    annotation file.
     """
 
     _loads_for = "train"  # or "test", or "resume": what load_checkpoint insists on
@@ -105,12 +105,7 @@ class DetectionRunner(Runner):
         MMEngine warns and goes on: another detector's file would be evaluated as random weights.
         In a test and when resuming every tensor must arrive; ``load_from`` allows what the
         config's ``load_adapt`` names, see :func:`mmconvnext.weights.detector.fit_detector`.
-
-        Args:
-            filename: a source of weights.
-            map_location: the device to read to.
-            strict: whether tensors that the model lacks are an error, too.
-            revise_keys: pairs of a pattern and its replacement in the file's names.
+        The arguments are MMEngine's; ``strict`` makes tensors that the model lacks an error, too.
 
         Raises:
             WeightsError: a tensor is missing or of another shape.
@@ -221,10 +216,10 @@ def check_checkpoint(path: str) -> None:
 
 
 def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) -> Runner:
-    """Check the data, adapt the config to the device and build the runner.
+    """Check the data, adapt the config, in place, to the device and build the runner.
 
     Args:
-        cfg: complete, with ``work_dir`` and ``launcher``; changed in place.
+        cfg: complete, with ``work_dir`` and ``launcher``.
         splits: whose data is used, out of ``train``, ``val`` and ``test``.
         notes: lines for the log that came up before there was one.
 
