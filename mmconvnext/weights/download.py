@@ -6,7 +6,6 @@ import glob
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -27,7 +26,6 @@ from mmconvnext.weights.checksum import check_sha256, sha256_of, split_sha256
 # Their file names carry a hash or the whole recipe: no two of their files share one. Such files lie
 # where torch and MMEngine put them, so that what they downloaded is found.
 FLAT_HOSTS = ("dl.fbaipublicfiles.com", "download.openmmlab.com", "download.pytorch.org")
-HASH_DIGITS = 16  # of what keeps files of one name apart
 RETRIES = 2  # at a server that is busy
 TIMEOUT = 20.0  # seconds until the server answers
 # A file that is compressed on its way has another length than the server says.
@@ -94,64 +92,83 @@ def place_of(url: str, folder: Path | None = None) -> Path:
     if folder is not None:
         return Path(folder).expanduser() / name
     cache = Path(torch.hub.get_dir()).expanduser() / "checkpoints"
-    if parts.hostname in FLAT_HOSTS:
-        return cache / name
     # every other host may have a model.safetensors in each of its folders
-    return cache / hashlib.sha256(url.encode()).hexdigest()[:HASH_DIGITS] / name
+    return cache / ("" if parts.hostname in FLAT_HOSTS else _short_hash(url)) / name
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _bring(url: str, path: Path, digest: str) -> None:
     """Download to ``path``, which appears at once, whole and checked."""
-    identity = _identity(url)
-    part = _part(path, identity)
+    validator, size = _identify(url)
+    # of what came before, only a part of the very file that the server has now is resumed
+    part = path.with_name(f"{path.name}.{_short_hash(f'{url} {validator} {size}')}.part")
+    for found in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        if found != part or size is None or found.stat().st_size > size:
+            found.unlink()
     print_log(f"downloading {url} to {path}", logger="current")
-    _receive(url, part, identity)
+    _receive(url, part, path.name, validator, size)
     try:
         _check(part, digest)
     except DownloadError:
         part.unlink()
         raise
-    os.replace(part, path)
+    part.replace(path)
 
 
-def _part(path: Path, identity: dict[str, Any] | None) -> Path:
-    """The file of what came so far; its name says which file on the server it is a part of.
+def _identify(url: str) -> tuple[str, int | None]:
+    """Ask a server, again while it is busy, which file it has: its ETag or date, and its size.
 
-    Parts of other files that the server had, or that cannot be resumed, are removed.
+    Where it does not say, it is an empty text and None: a download cannot be resumed then.
     """
-    tag = hashlib.sha256(repr(identity).encode()).hexdigest()[:HASH_DIGITS]
-    part = path.with_name(f"{path.name}.{tag}.part")
-    for found in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        if found != part or identity is None or found.stat().st_size > identity["size"]:
-            found.unlink()
-    return part
+    try:
+        response = http_backoff(
+            "HEAD",
+            url,
+            headers=HEADERS,
+            follow_redirects=True,
+            timeout=TIMEOUT,
+            max_retries=RETRIES,
+            retry_on_exceptions=(),
+        )
+    except Exception as error:  # the hub's library has changed its client's errors twice
+        raise DownloadError(_first_line(error)) from error
+    etag = response.headers.get("ETag", "")
+    # a weak ETag does not promise the same bytes
+    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+    size = response.headers.get("Content-Length", "")
+    known = response.is_success and validator and size.isdigit()
+    return (validator, int(size)) if known else ("", None)
 
 
-def _receive(url: str, part: Path, identity: dict[str, Any] | None) -> None:
+def _receive(url: str, part: Path, name: str, validator: str, size: int | None) -> None:
     """Bring what is missing of a part; after broken connections ``http_get`` resumes by itself."""
-    validator = identity and identity["validator"]
+    headers = {**HEADERS, "If-Range": validator} if validator else HEADERS
     try:
         with part.open("ab") as file:
+            start = file.tell()
             http_get(
                 url,
                 file,
-                resume_size=file.tell(),
-                headers={**HEADERS, **({"If-Range": validator} if validator else {})},
-                expected_size=identity and identity["size"],
-                displayed_filename=part.with_suffix("").with_suffix("").name,
+                resume_size=start,
+                headers=headers,
+                expected_size=size,
+                displayed_filename=name,
             )
             # on disk before the file gets its name, which outlives a power cut
             file.flush()
             os.fsync(file.fileno())
-    except Exception as error:  # the hub's library has changed its client's errors twice
+    except Exception as error:  # as above
         local = isinstance(error, OSError) and not isinstance(error, HfHubHTTPError)
         if local and error.errno is not None:  # of the disk
             raise
         # Without an errno: it has not the size that was announced.
-        size = part.stat().st_size if part.is_file() and identity and not local else 0
-        if not size:
+        came = part.stat().st_size if validator and not local and part.is_file() else 0
+        if not came:
             part.unlink(missing_ok=True)
-        kept = f"; the {size} bytes that came are kept" if size else ""
+        kept = f"; the {came} bytes that came are kept" if came else ""
         raise DownloadError(_first_line(error) + kept) from error
 
 
@@ -167,36 +184,6 @@ def _check(part: Path, digest: str) -> None:
         raise DownloadError(f"what came is no checkpoint, and was removed: {error}") from error
     except CheckpointError:
         pass  # it may be whole: whoever reads it is told
-
-
-def _identity(url: str) -> dict[str, Any] | None:
-    """Ask a server, again while it is busy, which file it has: its size and its ETag or date.
-
-    Returns:
-        None where the server does not say: a download cannot be resumed then.
-
-    Raises:
-        DownloadError: the server cannot be reached, or stays busy.
-    """
-    try:
-        response = http_backoff(
-            "HEAD",
-            url,
-            headers=HEADERS,
-            follow_redirects=True,
-            timeout=TIMEOUT,
-            max_retries=RETRIES,
-            retry_on_exceptions=(),
-        )
-    except Exception as error:  # as above
-        raise DownloadError(_first_line(error)) from error
-    etag = response.headers.get("ETag", "")
-    # a weak ETag does not promise the same bytes
-    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
-    size = response.headers.get("Content-Length", "")
-    if not response.is_success or not validator or not size.isdigit():
-        return None
-    return {"url": url, "validator": validator, "size": int(size)}
 
 
 def _first_line(error: Exception) -> str:
