@@ -78,13 +78,9 @@ class OptionsAction(argparse.Action):
 def add_config(parser: argparse.ArgumentParser, example: str) -> None:
     """Add the config and ``--cfg-options``, with an example for its help."""
     parser.add_argument("config", help="config file, or the name of one that the package brings")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionsAction,
-        metavar="KEY=VALUE",
-        help=f"override settings, for example {example}",
-    )
+    options = {"nargs": "+", "action": OptionsAction, "metavar": "KEY=VALUE"}
+    overrides = f"override settings, for example {example}"
+    parser.add_argument("--cfg-options", **options, help=overrides)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,12 +89,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--work-dir", help="where logs and results go; default: work_dirs/<name of the config>")
     add("--data-root", help="folder of the data set, in place of the config's data_root")
-    add(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="what started the processes of a distributed run (torchrun: pytorch)",
-    )
+    launched = "what started the processes of a distributed run (torchrun: pytorch)"
+    add("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help=launched)
     # torch.distributed.launch passes --local-rank; torchrun sets the environment variable.
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 

@@ -197,7 +197,7 @@ def resume_from(cfg: Config, checkpoint: str) -> list[str]:
         UserError: there is no such file.
     """
     if checkpoint == "auto":
-        latest = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
+        latest = find_latest_checkpoint(cfg.work_dir)
         if latest is None:
             return [f"--resume: no checkpoint in {cfg.work_dir} yet, starting a new run"]
         # The file has a path in it, which is another one after the work folder was moved.
