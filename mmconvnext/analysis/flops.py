@@ -117,21 +117,14 @@ def count_flops(
     num_mask_rois: int = NUM_MASK_ROIS,
     in_channels: int = IN_CHANNELS,
 ) -> Cost:
-    """Count parameters and multiply-adds of a detector for one image.
+    """Count parameters and multiply-adds of a detector, which is not changed, for one image.
 
     The protocol of "A ConvNet for the 2020s" (arXiv 2201.03545, table 3), which is that of its
     predecessors: all proposals pass through each box head and all RoIs through each mask head; a
     cascade has three of both. Its published numbers come out to 0.2 %. Counted are convolutions
     and matrix products (linear layers, attention); normalisation, activations, resizing, RoIAlign
     and NMS are not. A single-stage detector is counted as its plain ``_forward``: backbone, neck
-    and head.
-
-    Args:
-        detector: of MMDetection, on any device and in any mode; not changed.
-        shape: height and width in pixels of what the backbone gets, that is after padding.
-        num_proposals: regions through each box head.
-        num_mask_rois: regions through each mask head.
-        in_channels: channels of the image.
+    and head. ``shape`` is the height and width in pixels of what the backbone gets, after padding.
 
     Raises:
         FlopsError: an argument is not positive, this kind of detector has no place in the

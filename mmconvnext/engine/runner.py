@@ -190,11 +190,7 @@ class DetectionRunner(Runner):
 def resume_from(cfg: Config, checkpoint: str) -> list[str]:
     """Let a run resume from a file, or by ``auto`` from the last one in the work folder, if any.
 
-    Returns:
-        Lines for the log.
-
-    Raises:
-        UserError: there is no such file.
+    Returns lines for the log; raises UserError where there is no such file.
     """
     if checkpoint == "auto":
         latest = find_latest_checkpoint(cfg.work_dir)
