@@ -8,20 +8,13 @@
 import argparse
 import ast
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-
-Files = dict[str, str]  # path -> text
-SUFFIXES = (".py", ".csv", ".md")
 
 # Title -> how the paths of a row begin, before and now.
 ROWS = {
     "benchmarks": ("mmconvnext/benchmark/", "benchmarks/"),
     "setup_env.py and its tests": ("tools/setup_env.py", "tests/test_setup_env.py"),
-    "weights/": ("mmconvnext/weights/",),
-    "data/": ("mmconvnext/data/",),
-    "compat/": ("mmconvnext/compat/",),
-    "models/": ("mmconvnext/models/",),
+    **{f"{name}/": (f"mmconvnext/{name}/",) for name in ("weights", "data", "compat", "models")},
     "optim/": ("mmconvnext/optim/",),
     "engine/, evaluation/, analysis/": tuple(
         f"mmconvnext/{name}/" for name in ("engine", "evaluation", "analysis")
@@ -37,50 +30,23 @@ ROWS = {
 
 def git(*arguments: str) -> str:
     """Run git and return what it printed."""
-    return subprocess.run(
-        ["git", *arguments], capture_output=True, check=True, text=True, encoding="utf-8"
-    ).stdout
+    command = ["git", *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout
 
 
-def files_before(revision: str) -> Files:
-    """Read the files of a revision."""
-    paths = git("ls-tree", "-r", "--name-only", revision).splitlines()
-    return {p: git("show", f"{revision}:{p}") for p in paths if p.endswith(SUFFIXES)}
-
-
-def files_now() -> Files:
-    """Read the tracked files of the work tree."""
-    paths = [Path(p) for p in git("ls-files").splitlines() if p.endswith(SUFFIXES)]
-    return {p.as_posix(): p.read_text("utf-8") for p in paths if p.exists()}
-
-
-def count(files: Files, title: str) -> int:
-    """Count the lines of one row."""
-    own = [text for path, text in files.items() if path.startswith(ROWS[title])]
-    return sum(text.count("\n") for text in own)
-
-
-def package(files: Files) -> Files:
-    """Select the modules of the package."""
-    return {p: t for p, t in files.items() if p.startswith("mmconvnext/") and p.endswith(".py")}
-
-
-def largest_file(files: Files) -> str:
-    """Describe the package's largest module."""
-    lines, path = max((text.count("\n"), path) for path, text in package(files).items())
-    return f"{lines} ({path})"
-
-
-def longest_function(files: Files) -> str:
-    """Describe the package's longest function."""
+def measure(files: dict[str, str]) -> list[str]:
+    """Count the lines of each row, in files by their paths, and find the package's longest."""
+    lines = {path: text.count("\n") for path, text in files.items()}
+    sums = [sum(n for path, n in lines.items() if path.startswith(own)) for own in ROWS.values()]
+    package = [path for path in files if path.startswith("mmconvnext/") and path.endswith(".py")]
     functions = [
         (node.end_lineno - node.lineno + 1, f"{path}: {node.name}")
-        for path, text in package(files).items()
-        for node in ast.walk(ast.parse(text))
+        for path in package
+        for node in ast.walk(ast.parse(files[path]))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
-    lines, name = max(functions)
-    return f"{lines} ({name})"
+    longest = (max((lines[path], path) for path in package), max(functions))
+    return [f"{n:,}" for n in sums] + [f"{n} ({name})" for n, name in longest]
 
 
 def main() -> None:
@@ -88,16 +54,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--before", default="59dbc50", metavar="REVISION", help="to compare with")
     revision = parser.parse_args().before
-    before, now = files_before(revision), files_now()
+    suffixes = (".py", ".csv", ".md")
+    then = [
+        p for p in git("ls-tree", "-r", "--name-only", revision).split("\n") if p.endswith(suffixes)
+    ]
+    now = [p for p in git("ls-files").split("\n") if p.endswith(suffixes) and Path(p).exists()]
+    before = measure({path: git("show", f"{revision}:{path}") for path in then})
+    after = measure({path: Path(path).read_text("utf-8") for path in now})
+    titles = [*ROWS, "largest file of the package", "longest function of the package"]
     print(f"| lines of | {revision} | now |\n| --- | ---: | ---: |")
-    for title in ROWS:
-        print(f"| {title} | {count(before, title):,} | {count(now, title):,} |")
-    rows: dict[str, Callable[[Files], str]] = {
-        "largest file of the package": largest_file,
-        "longest function of the package": longest_function,
-    }
-    for title, measure in rows.items():
-        print(f"| {title} | {measure(before)} | {measure(now)} |")
+    for row in zip(titles, before, after, strict=True):
+        print(f"| {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

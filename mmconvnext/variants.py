@@ -34,13 +34,6 @@ VARIANTS: dict[str, Variant] = {
 def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> Variant:
     """Look a variant up by name, or read one from ``dict(depths=..., widths=...)``.
 
-    Args:
-        arch: a key of ``VARIANTS``, or a mapping with exactly the keys ``depths`` (blocks of each
-            of the four stages) and ``widths`` (channels of each of the four stages).
-
-    Returns:
-        The depths and widths as tuples of four positive integers.
-
     Raises:
         ValueError: the name is unknown, a key is missing or unknown, or a sequence does not have
             four positive integers.
@@ -63,14 +56,13 @@ def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> Variant:
             f"arch has the keys {sorted(map(str, arch))}; it must have exactly 'depths' and "
             "'widths', four numbers each"
         )
-    return Variant(*(_four_positive(f"arch[{k!r}]", arch[k]) for k in ("depths", "widths")))
-
-
-def _four_positive(name: str, values: Sequence[int]) -> tuple[int, int, int, int]:
-    is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
-    if not (is_sequence and len(values) == NUM_STAGES and all(map(is_positive_int, values))):
-        raise ValueError(f"{name}={values!r} must be {NUM_STAGES} positive integers, one a stage")
-    return tuple(values)
+    for key, values in arch.items():
+        is_four = isinstance(values, Sequence) and len(values) == NUM_STAGES
+        if not is_four or not all(map(is_positive_int, values)):
+            raise ValueError(
+                f"arch[{key!r}]={values!r} must be {NUM_STAGES} positive integers, one a stage"
+            )
+    return Variant(tuple(arch["depths"]), tuple(arch["widths"]))
 
 
 def is_positive_int(value: object) -> bool:

@@ -26,15 +26,10 @@ def make(repo, tmp_path):
 
     def run(*arguments: str) -> list[str]:
         command = ["make", "setup", "VENV=env", *arguments]
-        result = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=True, env=clean_environ()
-        )
-        notes = [
-            line.split("--disable-pip-version-check ")[-1] for line in result.stdout.split("\n")
-        ]
-        return [
-            note for n, note in enumerate(notes) if note.startswith("-") and note not in notes[:n]
-        ]
+        options = {"cwd": tmp_path, "env": clean_environ(), "text": True}
+        lines = subprocess.check_output(command, **options).split("\n")
+        notes = dict.fromkeys(line.split("--disable-pip-version-check ")[-1] for line in lines)
+        return [note for note in notes if note.startswith("-")]
 
     return run
 
@@ -69,14 +64,9 @@ def test_torch_comes_from_the_index_that_is_named(make):
 
 @pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python"])
 def test_a_python_that_does_not_fit_is_refused_in_one_sentence(repo, tmp_path, python):
-    result = subprocess.run(
-        ["make", "setup", f"VENV={tmp_path}/env", f"PYTHON={python}"],
-        cwd=repo,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=clean_environ(),
-    )
+    command = ["make", "setup", f"VENV={tmp_path}/env", f"PYTHON={python}"]
+    options = {"cwd": repo, "env": clean_environ(), "capture_output": True, "text": True}
+    result = subprocess.run(command, **options, check=False)
     assert result.returncode != 0
     assert f"PYTHON={python} is not Python 3.10 to 3.13" in result.stderr
     assert not Path(tmp_path, "env").exists()

@@ -36,15 +36,9 @@ model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0)))
 def run(*command: object, cwd: Path) -> str:
     """Run a command as a user would who knows nothing of this checkout; return what it printed."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [str(part) for part in command]
+    result = subprocess.run(command, cwd=cwd, env=environ, **streams, check=False)
     assert result.returncode == 0, result.stdout[-5000:]
     return result.stdout
 
@@ -118,10 +112,9 @@ def installed(wheel, tmp_path_factory) -> Path:
     run(*pip, wheel, cwd=folder)
     # A line of a .pth file is a folder of modules; .pth files in it, as of editable installs of
     # a checkout, are not read.
-    site_packages = Path(
-        run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder).strip()
-    )
-    (site_packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    code = "import site; print(site.getsitepackages()[0])"
+    site_packages = run(python, "-c", code, cwd=folder).strip()
+    Path(site_packages, "others.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin"
 
 
@@ -139,7 +132,6 @@ def test_a_config_of_a_user_inherits_trains_and_evaluates(installed, coco_tiny, 
     assert "coco/bbox_mAP: 0." in printed
     assert "coco/segm_mAP: 0." in printed
     assert (tmp_path / "work_dirs" / "own" / "iter_2.pth").is_file()
-    where = run(
-        installed / "python", "-c", "import mmconvnext; print(mmconvnext.__file__)", cwd=tmp_path
-    )
+    code = "import mmconvnext; print(mmconvnext.__file__)"
+    where = run(installed / "python", "-c", code, cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(installed.parent)

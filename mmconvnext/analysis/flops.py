@@ -79,11 +79,10 @@ class FlopsError(UserError, ValueError):
 
 
 def build_detector(cfg: Config) -> nn.Module:
-    """Build the model of a config, which is not changed, for counting.
+    """Build the model of a config, which is not changed, on the meta device.
 
-    Returns:
-        The model on the meta device, or on the CPU (which is logged) where a constructor reads
-        values of tensors, as that of MMDetection's Swin does.
+    Where a constructor reads values of tensors, as that of MMDetection's Swin does, it is built on
+    the CPU, which is logged.
 
     Raises:
         ConfigError: there is no ``model``, or it cannot be built.
@@ -118,21 +117,14 @@ def count_flops(
     num_mask_rois: int = NUM_MASK_ROIS,
     in_channels: int = IN_CHANNELS,
 ) -> Cost:
-    """Count parameters and multiply-adds of a detector for one image.
+    """Count parameters and multiply-adds of a detector, which is not changed, for one image.
 
     The protocol of "A ConvNet for the 2020s" (arXiv 2201.03545, table 3), which is that of its
     predecessors: all proposals pass through each box head and all RoIs through each mask head; a
     cascade has three of both. Its published numbers come out to 0.2 %. Counted are convolutions
     and matrix products (linear layers, attention); normalisation, activations, resizing, RoIAlign
     and NMS are not. A single-stage detector is counted as its plain ``_forward``: backbone, neck
-    and head.
-
-    Args:
-        detector: of MMDetection, on any device and in any mode; not changed.
-        shape: height and width in pixels of what the backbone gets, that is after padding.
-        num_proposals: regions through each box head.
-        num_mask_rois: regions through each mask head.
-        in_channels: channels of the image.
+    and head. ``shape`` is the height and width in pixels of what the backbone gets, after padding.
 
     Raises:
         FlopsError: an argument is not positive, this kind of detector has no place in the
@@ -151,25 +143,36 @@ def count_flops(
     model = _Pass(_meta_copy(detector), num_proposals, num_mask_rois)
     counts = _run(model, torch.empty(1, in_channels, *shape, device="meta"))
     _check_complete(model, counts)
-    parts = []
-    for name, module in _named_parts(model.detector):
-        part = Part(name, _num_params(module), _multiply_adds(counts, f"detector.{name}"))
-        if part.params or part.flops:
-            parts.append(part)
+    parts = [
+        Part(name, _num_params(module), counts.get(f"detector.{name}", 0))
+        for name, module in _named_parts(model.detector)
+    ]
     return Cost(
         shape=(shape[0], shape[1]),
         params=_num_params(detector),
-        flops=sum(counts["Global"].values()) // OPERATIONS_PER_MULTIPLY_ADD,
-        parts=tuple(parts),
+        flops=counts["Global"],
+        parts=tuple(part for part in parts if part.params or part.flops),
         protocol=_protocol(detector, shape, num_proposals, num_mask_rois),
     )
 
 
-class _Pass(nn.Module):
-    """One pass of an image through a detector's layers.
+def _protocol(
+    detector: nn.Module, shape: tuple[int, int], num_proposals: int, num_rois: int
+) -> str:
+    text = (
+        "multiply-adds of convolutions and matrix products for one image of "
+        f"{shape[0]}x{shape[1]} (height x width)"
+    )
+    if not isinstance(detector, TwoStageDetector):
+        return f"{text}, the plain pass of a single-stage detector"
+    masks = f", {num_rois} RoIs through each mask head" * detector.roi_head.with_mask
+    return f"{text}, {num_proposals} proposals through each box head{masks}"
 
-    Region features are given their shape directly: RoIAlign and NMS cost nothing here, and
-    compiled mmcv has no kernels for the meta device.
+
+class _Pass(nn.Module):
+    """A pass through a detector's layers, without RoIAlign and NMS: region features are given.
+
+    Compiled mmcv has no kernels for the meta device.
     """
 
     def __init__(self, detector: nn.Module, num_proposals: int, num_mask_rois: int):
@@ -189,8 +192,10 @@ class _Pass(nn.Module):
         for kind, count in self.num_rois.items():
             if not getattr(roi_head, f"with_{kind}"):
                 continue
-            heads = _as_list(getattr(roi_head, f"{kind}_head"))
-            extractors = _as_list(getattr(roi_head, f"{kind}_roi_extractor"))
+            heads = getattr(roi_head, f"{kind}_head")
+            extractors = getattr(roi_head, f"{kind}_roi_extractor")
+            if not isinstance(heads, nn.ModuleList):
+                heads, extractors = [heads], [extractors]
             for head, extractor in zip(heads, extractors, strict=True):
                 size = extractor.roi_layers[0].output_size
                 regions = image.new_empty(count, extractor.out_channels, *size)
@@ -213,10 +218,8 @@ def _check_kind(detector: nn.Module) -> None:
 
 def _keeps(module: nn.Module | None, bases: tuple[type, ...], method: str) -> bool:
     """Whether a module is one of the bases in how it does one thing."""
-    return any(
-        isinstance(module, base) and getattr(type(module), method) is getattr(base, method)
-        for base in bases
-    )
+    own = getattr(type(module), method, None)
+    return any(isinstance(module, base) and own is getattr(base, method) for base in bases)
 
 
 def _meta_copy(module: nn.Module) -> nn.Module:
@@ -229,8 +232,8 @@ def _meta_copy(module: nn.Module) -> nn.Module:
     return deepcopy(module, memo).eval().float()
 
 
-def _run(model: _Pass, image: Tensor) -> Mapping[str, Mapping[Any, int]]:
-    """Count each module's operations, by the module's name and the operation."""
+def _run(model: _Pass, image: Tensor) -> dict[str, int]:
+    """Count the multiply-adds inside of each module, by its name, and of all, by ``Global``."""
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(image)
@@ -241,17 +244,20 @@ def _run(model: _Pass, image: Tensor) -> Mapping[str, Mapping[Any, int]]:
             f"(height x width): {type(error).__name__}: {error}; the image may be too small, or a "
             f"layer may need a real device: {ALTERNATIVE}"
         ) from error
-    return counter.get_flop_counts()
+    return {
+        name.removeprefix(f"{_Pass.__name__}."): sum(ops.values()) // OPERATIONS_PER_MULTIPLY_ADD
+        for name, ops in counter.get_flop_counts().items()
+    }
 
 
-def _check_complete(model: _Pass, counts: Mapping[str, Mapping[Any, int]]) -> None:
+def _check_complete(model: _Pass, counts: Mapping[str, int]) -> None:
     """Refuse weights that no counted operation used: the sum would silently be too small."""
     # A module that is there twice has two names, and the counter knows one of them.
     counted = {
         module
         for name, module in model.named_modules(remove_duplicate=False)
-        if _multiply_adds(counts, name)
-        > sum(_multiply_adds(counts, f"{name}.{child}") for child, _ in module.named_children())
+        if counts.get(name, 0)
+        > sum(counts.get(f"{name}.{child}", 0) for child, _ in module.named_children())
     }
     missed = [
         name
@@ -266,10 +272,7 @@ def _check_complete(model: _Pass, counts: Mapping[str, Mapping[Any, int]]) -> No
 
 
 def _has_matrix(module: nn.Module) -> bool:
-    """Whether a module multiplies with weights of its own, as convolutions and linear layers do.
-
-    These are called ``weight`` everywhere, and have more than one side, unlike scales.
-    """
+    """Whether a module multiplies with weights, which, unlike scales, have more than one side."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, nn.Parameter) and sum(size > 1 for size in weight.shape) > 1
 
@@ -283,29 +286,5 @@ def _named_parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
             yield f"{prefix}{name}", child
 
 
-def _protocol(
-    detector: nn.Module, shape: tuple[int, int], num_proposals: int, num_mask_rois: int
-) -> str:
-    text = (
-        "multiply-adds of convolutions and matrix products for one image of "
-        f"{shape[0]}x{shape[1]} (height x width)"
-    )
-    if not isinstance(detector, TwoStageDetector):
-        return f"{text}, the plain pass of a single-stage detector"
-    text += f", {num_proposals} proposals through each box head"
-    if detector.roi_head.with_mask:
-        text += f", {num_mask_rois} RoIs through each mask head"
-    return text
-
-
-def _multiply_adds(counts: Mapping[str, Mapping[Any, int]], name: str) -> int:
-    """Multiply-adds inside of a module of `_Pass`, whose name torch's counter begins with."""
-    return sum(counts.get(f"{_Pass.__name__}.{name}", {}).values()) // OPERATIONS_PER_MULTIPLY_ADD
-
-
 def _num_params(module: nn.Module) -> int:
     return sum(param.numel() for param in module.parameters())
-
-
-def _as_list(module: nn.Module) -> list[nn.Module]:
-    return list(module) if isinstance(module, nn.ModuleList) else [module]

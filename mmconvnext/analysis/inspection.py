@@ -60,13 +60,9 @@ class Inspection:
 def inspect(
     path: Path, configs: Sequence[Path], prefix: str | None = None, ema: bool = False
 ) -> Inspection:
-    """Look into a file of weights.
+    """Look into a file of weights, and try which configs match, on models without memory.
 
-    Args:
-        path: of the file.
-        configs: which of them match is tried out, on models without memory.
-        prefix: of the backbone, see :func:`mmconvnext.weights.layouts.find_backbone`.
-        ema: see there.
+    For ``prefix`` and ``ema`` see :func:`mmconvnext.weights.layouts.find_backbone`.
 
     Raises:
         WeightsError: it has no ConvNeXt of a known layout.
@@ -79,9 +75,9 @@ def inspect(
         raise WeightsError(f"{path}: {error}") from error
     backbone = {k: v for k, v in converted.items() if not CLASSIFIER.match(k)}
     spec = describe(backbone, found.layout.name)
-    unsupported = [*spec.unsupported]
+    unsupported = tuple(spec.unsupported)
     if not unsupported and (fault := explain_incomplete(backbone)):
-        unsupported.append(fault)
+        unsupported = (fault,)
     is_detector = any(map(HEADS.search, tensors))
     return Inspection(
         file=str(path),
@@ -96,19 +92,21 @@ def inspect(
         classifier=tuple(sorted(converted.keys() - backbone.keys())),
         other_parts=_parts(outside(tensors, found), found),
         also=found.also,
-        unsupported=tuple(unsupported),
+        unsupported=unsupported,
         configs=() if unsupported else _matching(configs, raw, backbone, is_detector),
     )
 
 
 def inspection_table(inspection: Inspection) -> str:
     """Format an inspection for the terminal."""
-    parts = ", ".join(f"{name} {number}" for name, number in inspection.other_parts.items())
-    options = {  # how to ask for each of the other backbones
-        prefix: "--ema" if EMA.search(prefix) else f"--prefix {prefix.removesuffix('.')}"
-        for prefix in inspection.also
-    }
-    also = ", ".join(f"{prefix} ({option})" for prefix, option in options.items())
+    types, parts = (
+        ", ".join(f"{name} {number}" for name, number in counts.items())
+        for counts in (inspection.types, inspection.other_parts)
+    )
+    also = ", ".join(  # with how to ask for each
+        f"{name} ({'--ema' if EMA.search(name) else '--prefix ' + name.removesuffix('.')})"
+        for name in inspection.also
+    )
     matching, *others = inspection.configs or ("none",)
     rows = [
         ("file", f"{inspection.file} ({inspection.mebibytes} MiB)"),
@@ -116,15 +114,15 @@ def inspection_table(inspection: Inspection) -> str:
         ("layout", inspection.layout),
         ("kind", inspection.kind),
         ("backbone", f"{inspection.tensors} tensors, {inspection.parameters:,} parameters"),
-        ("types", ", ".join(f"{name} {number}" for name, number in inspection.types.items())),
+        ("types", types),
         ("prefix", inspection.prefix or "none"),
         ("classifier", first(inspection.classifier) or "none"),
         ("other parts, tensors", parts or "none"),
         ("other backbones", also or "none"),
         *(
             ("not for this backbone", line)
-            for reason in inspection.unsupported
-            for line in wrap(reason, WIDTH)
+            for text in inspection.unsupported
+            for line in wrap(text, WIDTH)
         ),
         ("matching configs", matching),
         *(("", name) for name in others),

@@ -18,8 +18,7 @@ COMMANDS = ("train", "test", "check-data", "weights", "flops", "make-shapes", "d
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    summary = __doc__.partition("\n")[0]
-    parser = argparse.ArgumentParser(prog="mmconvnext", description=summary)
+    parser = argparse.ArgumentParser("mmconvnext", description=__doc__.partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"mmconvnext {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
@@ -31,14 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        arguments: the command and what follows it; those of the process by default.
-
-    Returns:
-        The exit code.
-    """
+    """Run a command, by default that of the process; return the exit code."""
 
     def run() -> int | None:
         args = build_parser().parse_args(arguments)

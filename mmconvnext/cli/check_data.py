@@ -12,7 +12,7 @@ MODES = ("repair", "strict")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    common.add_config(parser, "test_dataloader.dataset.ann_file=a.json", "or a COCO .json file")
+    common.add_config(parser, "test_dataloader.dataset.ann_file=a.json", "; or a COCO .json file")
     add = parser.add_argument
     add("--data-root", help="folder of the data set, in place of the config's data_root")
     add("--images", metavar="DIR", help="pictures of a .json file; default: they are not read")

@@ -21,9 +21,8 @@ TRACEBACK_VARIABLE = "MMCONVNEXT_TRACEBACK"
 def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn the errors that users can fix into one message on stderr and exit code 1.
 
-    With the environment variable ``MMCONVNEXT_TRACEBACK=1`` they are raised instead. Errors that
-    nobody foresaw keep their traceback. Where nobody reads stdout any more (``| head``), the
-    command ends quietly with the exit code of SIGPIPE, 141.
+    With ``MMCONVNEXT_TRACEBACK=1`` in the environment they are raised. Where nobody reads stdout
+    any more (``| head``), the command ends quietly with the exit code of SIGPIPE, 141.
     """
 
     @functools.wraps(main)
@@ -78,15 +77,11 @@ class OptionsAction(argparse.Action):
 
 def add_config(parser: argparse.ArgumentParser, example: str, other: str = "") -> None:
     """Add the config and ``--cfg-options``, with an example for its help, or what else it takes."""
-    text = f"config file, or the name of one that the package brings{other and f'; {other}'}"
+    text = f"config file, or the name of one that the package brings{other}"
     parser.add_argument("config", help=text)
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionsAction,
-        metavar="KEY=VALUE",
-        help=f"override settings, for example {example}",
-    )
+    options = {"nargs": "+", "action": OptionsAction, "metavar": "KEY=VALUE"}
+    overrides = f"override settings, for example {example}"
+    parser.add_argument("--cfg-options", **options, help=overrides)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,12 +90,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--work-dir", help="where logs and results go; default: work_dirs/<name of the config>")
     add("--data-root", help="folder of the data set, in place of the config's data_root")
-    add(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="what started the processes of a distributed run (torchrun: pytorch)",
-    )
+    launched = "what started the processes of a distributed run (torchrun: pytorch)"
+    add("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help=launched)
     # torch.distributed.launch passes --local-rank; torchrun sets the environment variable.
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
@@ -116,11 +107,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
-    """Read the config of a run, with the arguments that training and evaluation share.
-
-    Returns:
-        The config, and lines for the log that there is not yet.
-    """
+    """Read the config with what :func:`add_run_arguments` adds, and lines for the log to come."""
     from mmconvnext.engine import config as configs
 
     # Where MMEngine looks for the rank that torch.distributed.launch passes as an argument.
@@ -135,11 +122,7 @@ def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
 
 
 def write_json(content: dict, path: str) -> None:
-    """Write what was asked for with ``--json``, and say so; missing folders are made.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write what was asked for with ``--json``, and say so; missing folders are made."""
     import mmengine
 
     try:

@@ -28,11 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(name: str, arguments: Sequence[str | Path], log: Path) -> None:
-    """Run a command, show its progress and keep its whole output.
-
-    Raises:
-        UserError: the command failed; the message shows the end of its output.
-    """
+    """Run a command, show its progress and keep its whole output, whose end an error shows."""
     # by its path: of several copies of the package, this one
     command = [sys.executable, str(PACKAGE), name, *map(str, arguments)]
     print("$ mmconvnext " + " ".join(command[2:]), flush=True)

@@ -10,13 +10,8 @@ from mmconvnext.cli import common
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     common.add_config(parser, "model.backbone.arch=small")
-    parser.add_argument(
-        "--shape",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="height and width of the padded image in pixels; default: the paper's, 800 1280",
-    )
+    pixels = "height and width of the padded image in pixels; default: the paper's, 800 1280"
+    parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help=pixels)
     parser.add_argument("--json", metavar="FILE", help="write the numbers to a file, too")
 
 

@@ -7,14 +7,13 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.add_argument("out", help="folder of the data set")
-    parser.add_argument("--train", type=int, default=400, help="images to train on")
-    parser.add_argument("--val", type=int, default=80, help="images to evaluate on")
-    parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace shapes with other parameters"
-    )
+    add = parser.add_argument
+    add("out", help="folder of the data set")
+    add("--train", type=int, default=400, help="images to train on")
+    add("--val", type=int, default=80, help="images to evaluate on")
+    add("--size", type=int, default=160, help="side of the images in pixels")
+    add("--seed", type=int, default=0)
+    add("--overwrite", action="store_true", help="replace shapes with other parameters")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -22,12 +21,6 @@ def run(args: argparse.Namespace) -> None:
     from mmconvnext.data import generate_shapes
     from mmconvnext.evaluation.tables import dataset_table
 
-    files = generate_shapes(
-        args.out,
-        num_train=args.train,
-        num_val=args.val,
-        image_size=args.size,
-        seed=args.seed,
-        overwrite=args.overwrite,
-    )
+    sizes = {"num_train": args.train, "num_val": args.val, "image_size": args.size}
+    files = generate_shapes(args.out, **sizes, seed=args.seed, overwrite=args.overwrite)
     print(dataset_table(files))

@@ -10,20 +10,12 @@ from mmconvnext.cli import common
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     common.add_run_arguments(parser)
-    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
-    parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
-    )
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="resume from a checkpoint; without a value from the last one in the work folder",
-    )
-    parser.add_argument(
-        "--from-scratch", action="store_true", help="do without the pretrained weights"
-    )
+    add = parser.add_argument
+    add("--amp", action="store_true", help="train in mixed precision")
+    add("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    last = "resume from a checkpoint; without a value from the last one in the work folder"
+    add("--resume", nargs="?", const="auto", metavar="CHECKPOINT", help=last)
+    add("--from-scratch", action="store_true", help="do without the pretrained weights")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
 
 from mmconvnext.cli import common
@@ -12,17 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    inspect = commands.add_parser("inspect", help="layout, variant and counts; which configs fit")
-    convert = commands.add_parser("convert", help="write our layout as safetensors")
-    zoo = commands.add_parser("list", help="the zoo: names, sources, licences, accuracy")
-    verify = commands.add_parser("verify", help="build a config's model and load its weights")
-    for command, action in (
-        (inspect, run_inspect),
-        (convert, run_convert),
-        (zoo, list_zoo),
-        (verify, run_verify),
-    ):
+    def add(name: str, action: Callable[[argparse.Namespace], None], help: str):
+        command = commands.add_parser(name, help=help)
         command.set_defaults(action=action)
+        return command
+
+    inspect = add("inspect", run_inspect, "layout, variant and counts; which configs fit")
+    convert = add("convert", run_convert, "write our layout as safetensors")
+    zoo = add("list", list_zoo, "the zoo: names, sources, licences, accuracy")
+    verify = add("verify", run_verify, "build a config's model and load its weights")
     for command in (inspect, convert):
         command.add_argument("source", help="a path, a URL, timm://, hf:// or torchvision://")
         command.add_argument("--prefix", help="which of several backbones in the file")
@@ -30,9 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--json", metavar="FILE", help="write it to a file, too")
     convert.add_argument("out", metavar="OUT.safetensors")
     convert.add_argument("--force", action="store_true", help="replace OUT")
-    zoo.add_argument(
-        "pattern", nargs="?", default="", help="a part of any fact: nano, timm://, dinov3, ..."
-    )
+    facts = "a part of any fact: nano, timm://, dinov3, ..."
+    zoo.add_argument("pattern", nargs="?", default="", help=facts)
     common.add_config(verify, "model.backbone.init_cfg.checkpoint=timm://convnext_tiny.fb_in22k")
 
 

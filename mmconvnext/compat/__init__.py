@@ -20,11 +20,7 @@ PATCHES = {
 
 
 def install() -> None:
-    """Patch whatever the installed libraries need, once; a second call changes nothing.
-
-    Raises:
-        MissingMMCVError: neither mmcv nor mmcv-lite is installed.
-    """
+    """Patch whatever the installed libraries need, once; a second call changes nothing."""
     if "mmcv" not in sys.modules and importlib.util.find_spec("mmcv") is None:
         raise MissingMMCVError(
             "mmconvnext needs mmcv, and neither mmcv nor mmcv-lite is installed. Nothing has to be "

@@ -2,19 +2,13 @@
 
 Needed by: mmengine 0.10, which calls ``torch.load`` without ``weights_only``. Since torch 2.6 that
 refuses every checkpoint that mmengine itself writes (its log history, numpy arrays and scalars), so
-that resuming, testing and ``load_from`` fail; before, it runs whatever code a file carries.
-
-Here mmengine's loader of local files reads with ``weights_only=True``, and what mmengine writes is
-allowed, for the time of the call only: the rest of the process keeps torch's own list. The loaders
-of URLs and other places do the same; they are in ``mmconvnext.weights.sources``.
+that resuming, testing and ``load_from`` fail. Here its loader of local files allows what mmengine
+writes, for the time of the call only: the rest of the process keeps torch's own list. The loaders
+of URLs and other places, in ``mmconvnext.weights.sources``, do the same.
 """
 
-from __future__ import annotations
-
 import argparse
-import builtins
 import pickle
-import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,33 +27,18 @@ from mmconvnext.errors import (
     UnsafeCheckpointError,
 )
 
-try:
-    from numpy._core import multiarray
-except ImportError:  # numpy < 2
-    from numpy.core import multiarray
-
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-SHOWN_FILES = 3
 STATISTICS = ("min", "max", "current", "mean")
-# How torch names what it refuses: a global, a function to call, or the class of an object.
-REFUSED = re.compile(
-    r"(?:GLOBAL|unrecognized function|add_safe_globals`,? but got) "
-    r"(?:<[\w -]+ '?)?([\w.]+(?:\(.*?\))?)"
-)
-REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
     """Read a checkpoint, never running anything in it.
 
     Args:
-        path: a file written by ``torch.save`` or by mmengine, or a ``.safetensors`` file.
+        path: a file of ``torch.save``, of mmengine or in the format safetensors.
         map_location: the device to read to, as for ``torch.load``.
         mmap: leave the tensors on disk until they are used. Files in torch's format of before 1.6
             cannot be mapped and are read as a whole; ``.safetensors`` files are always mapped.
-
-    Returns:
-        What the file contains, usually a dict.
 
     Raises:
         MissingCheckpointError: there is no such file.
@@ -80,21 +59,26 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
             # torch refuses to map what is no zip archive
             mapped = (mmap and zipfile.is_zipfile(path)) or None
             return torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise _explain(path, error) from error
     except ImportError as error:
         raise CheckpointError(f"{path} needs a package: {error}; install it with pip") from error
     except Exception as error:
+        reason = error
+        if isinstance(error, pickle.UnpicklingError):
+            reason = error.__context__ or error  # torch has put much advice around it
+            if _is_pickled(path):
+                raise UnsafeCheckpointError(
+                    f"{path} contains more than tensors, numbers and settings ({reason}): refused, "
+                    "and nothing in it was run. Ask its author for a file with the state dict alone"
+                ) from error
         raise UnreadableCheckpointError(
-            f"cannot read {path} ({looks_of(path)}): {error}"
+            f"cannot read {path} ({looks_of(path)}): {reason}"
         ) from error
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file is of this format by its content, whatever its name is.
+    """Whether a file begins as this format does, or has its name, by which torch, too, goes.
 
-    It begins with the length of a header in 8 bytes, and the header with a brace. torch, too, takes
-    every file of that name for one.
+    That is with the length of a header in 8 bytes, and the header with a brace.
     """
     with path.open("rb") as file:
         start = file.read(9)
@@ -103,16 +87,10 @@ def is_safetensors(path: Path) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what cannot be a checkpoint, without reading it.
-
-    Raises:
-        MissingCheckpointError: there is no such file.
-        UnreadableCheckpointError: it is empty.
-        CheckpointError: it is a folder.
-    """
+    """Refuse, without reading it, what is no file, or an empty one."""
     if path.is_dir():
         files = sorted(f.name for f in path.iterdir() if f.suffix in SUFFIXES)
-        hint = f"; name a file in it: {', '.join(files[:SHOWN_FILES])}" if files else ""
+        hint = f"; name a file in it: {', '.join(files[:3])}" if files else ""
         raise CheckpointError(f"{path} is a folder, not a checkpoint{hint}")
     if not path.is_file():
         raise MissingCheckpointError(f"there is no checkpoint {path}")
@@ -143,41 +121,31 @@ def load_from_local(filename: str, map_location: Any) -> Any:
     return checkpoint
 
 
+def _newly_allowed() -> list[Any]:
+    """What is allowed here and not by torch, which would forget its own afterwards."""
+    dtypes = {type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"}
+    # numpy's _reconstruct and scalar, by the names of versions before and since 2
+    functions = [value.__reduce__()[0] for value in (np.zeros(0), np.float64(0))]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    allowed = [
+        *(np.ndarray, np.dtype, *dtypes, HistoryBuffer),
+        *((f, f"{module}.{f.__name__}") for f in functions for module in modules),
+        (_history_buffer_method, "builtins.getattr"),
+        # the settings in training checkpoints of the official code and of timm: a bag of attributes
+        argparse.Namespace,
+    ]
+    already = set(torch.serialization.get_safe_globals())
+    return [entry for entry in allowed if entry not in already]
+
+
 def _history_buffer_method(owner: Any, name: str, *default: Any) -> Callable:
     """Stand in for ``getattr`` in a checkpoint: mmengine's own statistics and nothing else."""
     if owner is not HistoryBuffer or name not in STATISTICS or default:
         raise pickle.UnpicklingError(f"Unsupported GLOBAL getattr({owner!r}, {name!r})")
-    return builtins.getattr(HistoryBuffer, name)
+    return getattr(HistoryBuffer, name)
 
 
-def _newly_allowed() -> list[Any]:
-    """Return what is allowed here and not by torch: torch would forget its own afterwards."""
-    already = set(torch.serialization.get_safe_globals())
-    return [entry for entry in _allowed_globals() if entry not in already]
-
-
-def _allowed_globals() -> list[Any]:
-    dtypes = {type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"}
-    names = [np.ndarray, np.dtype, HistoryBuffer, (_history_buffer_method, "builtins.getattr")]
-    # The settings in training checkpoints of the official code and of timm: a bag of attributes.
-    names.append(argparse.Namespace)
-    for function in ("_reconstruct", "scalar"):
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            names.append((builtins.getattr(multiarray, function), f"{module}.{function}"))
-    return [*names, *dtypes]
-
-
-def _explain(path: Path, error: Exception) -> CheckpointError:
-    found = REFUSED.search(str(error))
-    if found:
-        return UnsafeCheckpointError(
-            f"{path} contains {found[1]}, which is neither a tensor nor a number: refused, and "
-            "nothing in it was run. Ask its author for a file with the state dict alone"
-        )
-    looks = looks_of(path)
-    # what the unpickler stumbled over says nothing where the file is something else as a whole
-    reason = None if "web page" in looks else REASON.search(str(error))
-    return UnreadableCheckpointError(
-        f"{path} is damaged or no checkpoint of torch ({looks})"
-        + (f": {reason[1]}" if reason else "")
-    )
+def _is_pickled(path: Path) -> bool:
+    """Whether a file begins as those of ``torch.save`` do, of today and of before 1.6."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", pickle.PROTO))

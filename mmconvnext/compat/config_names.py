@@ -5,8 +5,6 @@ a folder in the name, and builds what such a base defines in a registry scope na
 package; a plugin registers in MMDetection's, so its configs have no scope of their own.
 """
 
-from __future__ import annotations
-
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -24,13 +22,10 @@ def config_dir() -> Path:
 
 
 def config_path(name: str) -> str:
-    """Find one of the package's configs.
-
-    Args:
-        name: ``cascade_convnext_t_coco.py``, with or without ``mmconvnext::`` and ``.py``.
+    """Find the config of a name, with or without ``mmconvnext::`` and ``.py``.
 
     Raises:
-        ConfigError: there is no config of that name.
+        ConfigError: there is none.
     """
     folder, name = config_dir(), name.removeprefix(PREFIX)
     path = folder / f"{name.removesuffix('.py')}.py"
@@ -42,13 +37,9 @@ def config_path(name: str) -> str:
 
 
 def install(config: ModuleType) -> None:
-    """Let ``_base_`` name the package's configs.
-
-    Args:
-        config: MMEngine's module ``mmengine.config.config``.
-    """
+    """Let ``_base_`` of ``mmengine.config.config`` name the package's configs."""
     find = config.Config._get_cfg_path
-    if getattr(find, "finds_ours", False):
+    if find.__module__ == __name__:  # this has been done
         return
 
     def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
@@ -56,5 +47,4 @@ def install(config: ModuleType) -> None:
             return config_path(cfg_path), None
         return find(cfg_path, filename)
 
-    get_cfg_path.finds_ours = True
     config.Config._get_cfg_path = staticmethod(get_cfg_path)

@@ -6,8 +6,6 @@ checkpoint to ``Config.fromstring(…, '.py')``, and inferencers do the same wit
 does not help, since a text is only a text.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import logging
@@ -27,14 +25,10 @@ LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, a
 
 
 def remove_code(checkpoint: Any, source: str) -> None:
-    """Remove from a checkpoint every config text that is more than settings, with one warning each.
-
-    Args:
-        checkpoint: the content of a file; changed in place.
-        source: what to call it in messages.
+    """Remove every config text that is more than settings, with a warning that names the source.
 
     Raises:
-        UnreadableCheckpointError: the content is no dict.
+        UnreadableCheckpointError: the checkpoint is no dict.
     """
     if not isinstance(checkpoint, dict):
         raise UnreadableCheckpointError(
@@ -74,29 +68,25 @@ def is_only_settings(text: object) -> bool:
 
 
 def _is_setting(statement: ast.stmt) -> bool:
-    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
-        return False
-    target, value = statement.targets[0], statement.value
-    if not isinstance(target, ast.Name) or target.id in ("_base_", "dict", "__builtins__"):
-        return False
-    if not _is_literal(value):
-        return False
-    return target.id != "custom_imports" or _imports_nothing_new(value)
+    match statement:
+        case ast.Assign(targets=[ast.Name(id="custom_imports")], value=value):
+            return _is_literal(value) and _imports_nothing_new(value)
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return name not in ("_base_", "dict", "__builtins__") and _is_literal(value)
+    return False
 
 
 def _is_literal(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        # pairs of keys and values would hide a type
-        named = isinstance(node.func, ast.Name) and node.func.id == "dict"
-        if not named or not all(isinstance(argument, ast.Dict) for argument in node.args):
-            return False
-        children = [*node.args, *node.keywords]
-    elif isinstance(node, LITERALS):
+    if isinstance(node, LITERALS):
         ignored = (ast.expr_context, ast.unaryop)
         children = [n for n in ast.iter_child_nodes(node) if not isinstance(n, ignored)]
-    else:
-        return False
-    return all(map(_is_safe_type, _types(node))) and all(map(_is_literal, children))
+        return all(map(_is_safe_type, _types(node))) and all(map(_is_literal, children))
+    match node:
+        case ast.Call(func=ast.Name(id="dict"), args=args, keywords=keywords):
+            # pairs of keys and values would hide a type
+            only_dicts = all(isinstance(argument, ast.Dict) for argument in args)
+            return only_dicts and all(map(_is_literal, [*args, *keywords]))
+    return False
 
 
 def _types(node: ast.AST) -> Iterator[str]:

@@ -5,8 +5,6 @@ of them: the command answers ``--help`` at once, and what has to be done to a mo
 done when, and only when, somebody imports it.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable, Mapping
@@ -22,9 +20,7 @@ ACTIONS: dict[str, list[tuple[str, str | None]]] = {}
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """Make a package's ``__getattr__`` (PEP 562), which imports a name at its first use.
 
-    Args:
-        package: its name.
-        modules: public name -> the module of the package that has it, or that it is.
+    ``modules`` has, for each public name, the module of the package that has it, or that it is.
     """
 
     def get(name: str) -> Any:
@@ -37,13 +33,10 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
 
 
 def after_import(name: str, ours: str, function: str | None = None) -> None:
-    """Act once a module is imported: now, if it is already; at each reload, too.
+    """Act once a module is imported, which may not be installed: at once, if it is already.
 
-    Args:
-        name: of the module, which need not be installed.
-        ours: a module of this package, to be imported then.
-        function: of ``ours``, to be called with the other module, whole, before anybody who imports
-            it goes on; it must bear being called twice.
+    ``ours``, a module of this package, is imported, and its function called with the other module,
+    whole, before anybody who imports that goes on. After a reload it is called again.
     """
     actions = ACTIONS.setdefault(name, [])
     if (ours, function) not in actions:
@@ -51,13 +44,14 @@ def after_import(name: str, ours: str, function: str | None = None) -> None:
     if FINDER not in sys.meta_path:
         sys.meta_path.insert(0, FINDER)
     if name in sys.modules:
-        _act(importlib.import_module(name), ours, function)  # waits for a thread that imports it
+        _act(importlib.import_module(name), [(ours, function)])  # waits for a thread that does
 
 
-def _act(module: ModuleType, ours: str, function: str | None) -> None:
-    own = importlib.import_module(ours)
-    if function is not None:
-        getattr(own, function)(module)
+def _act(module: ModuleType, actions: list[tuple[str, str | None]]) -> None:
+    for ours, function in tuple(actions):
+        own = importlib.import_module(ours)
+        if function is not None:
+            getattr(own, function)(module)
 
 
 class _Finder(MetaPathFinder):
@@ -68,35 +62,24 @@ class _Finder(MetaPathFinder):
         if fullname not in ACTIONS:
             return None
         # Only those behind it: the finder of another copy of this module looks behind itself, too.
-        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
-            find = getattr(finder, "find_spec", None)
-            spec = find(fullname, path, target) if find else None
-            if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = _ActingLoader(spec.loader)
-                return spec
-        return None
+        behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        finds = (finder.find_spec for finder in behind if hasattr(finder, "find_spec"))
+        spec = next(filter(None, (find(fullname, path, target) for find in finds)), None)
+        if spec is not None and spec.loader is not None:
+            _act_after(spec.loader)
+        return spec
 
 
-class _ActingLoader(Loader):
-    """Loads a module by its own loader, leaves it that one, and acts."""
+def _act_after(loader: Loader) -> None:
+    """Have the actions follow the next module that a loader runs; then it is as it was."""
+    run = loader.exec_module
 
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
+    def exec_module(module: ModuleType) -> None:
+        loader.exec_module = run
+        run(module)
+        _act(module, ACTIONS.get(module.__name__, []))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)  # get_source, get_data, ...
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Make the module."""
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then the actions."""
-        module.__spec__.loader = module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        for ours, function in tuple(ACTIONS[module.__name__]):
-            _act(module, ours, function)
+    loader.exec_module = exec_module
 
 
 FINDER = _Finder()

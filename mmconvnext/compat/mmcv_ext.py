@@ -1,14 +1,13 @@
 """The module that takes the place of ``mmcv._ext`` where mmcv was installed without it (mmcv-lite).
 
 Needed by: mmcv-lite 2.x, every version of torch. Compiled mmcv is used where it is installed.
-
-Each file of ``mmcv.ops`` asks ``mmcv._ext`` for its functions while it is imported, and checks the
-presence of 117 of them: every public name exists here. torchvision is imported when an operator
-that needs it is called.
+``mmcv.ops`` checks, while it is imported, that ``mmcv._ext`` has 117 functions: every public name
+exists here. torchvision is imported when an operator that needs it is called.
 """
 
 import importlib.util
 import sys
+from collections.abc import Callable, Iterable
 from types import ModuleType
 
 from mmconvnext.compat.imports import after_import
@@ -17,48 +16,27 @@ from mmconvnext.errors import MissingOperatorError
 EXTENSION = "mmcv._ext"
 
 
-class UnsupportedOperator:
-    """Stands for an operator that only compiled mmcv has, and says so when it is called.
+def _unsupported(name: str, available: Iterable[str]) -> Callable:
+    """Stand for an operator that only compiled mmcv has, and say so when it is called."""
 
-    Args:
-        name: the operator's name in ``mmcv._ext``.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.__name__ = name
-
-    def __call__(self, *args, **kwargs):
-        """Refuse.
-
-        Raises:
-            MissingOperatorError: always.
-        """
+    def operator(*args, **kwargs):
         raise MissingOperatorError(
-            f"mmcv's operator '{self.__name__}' is not available: this mmcv was installed without "
+            f"mmcv's operator '{name}' is not available: this mmcv was installed without "
             "compiled operators (mmcv-lite), and torchvision has no kernel for it. Available: "
-            f"{', '.join(_operators())}."
+            f"{', '.join(available)}."
         )
 
-    def __repr__(self) -> str:
-        return f"UnsupportedOperator({self.__name__!r})"
+    return operator
 
 
 def __getattr__(name: str):
     if name.startswith("_"):
         raise AttributeError(f"module {EXTENSION!r} has no attribute {name!r}")
-    operator = _operators().get(name) or UnsupportedOperator(name)
-    globals()[name] = operator  # found directly from now on
-    return operator
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_operators()})
-
-
-def _operators() -> dict:
     from mmconvnext.compat.ops import OPERATORS  # imports torch
 
-    return OPERATORS
+    # found directly from now on
+    globals()[name] = OPERATORS.get(name) or _unsupported(name, OPERATORS)
+    return globals()[name]
 
 
 def install(mmcv: ModuleType) -> None:

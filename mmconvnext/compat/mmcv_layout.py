@@ -27,11 +27,7 @@ WRITTEN = {
 
 
 def install(extension: ModuleType) -> None:
-    """Let the operators of compiled mmcv see contiguous tensors only; each is wrapped once.
-
-    Args:
-        extension: the module ``mmcv._ext``.
-    """
+    """Let the operators of compiled ``mmcv._ext`` see contiguous tensors; each is wrapped once."""
     for name, written in WRITTEN.items():
         operator = getattr(extension, name)
         if not hasattr(operator, "__wrapped__"):
@@ -39,11 +35,9 @@ def install(extension: ModuleType) -> None:
 
 
 def on_contiguous(operator: Callable, written: Sequence[int]) -> Callable:
-    """Wrap an operator so that it is given contiguous tensors.
+    """Wrap an operator, which takes tensors by position, so that it is given contiguous ones.
 
-    Args:
-        operator: takes tensors by position and everything else by name.
-        written: the positions of the tensors that it writes to.
+    ``written`` are the positions of the tensors that it writes to.
     """
 
     @functools.wraps(operator)

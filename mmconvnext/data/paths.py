@@ -30,20 +30,15 @@ def metrics_of(evaluator: Mapping[str, Any] | Sequence | None) -> list[ConfigDic
 
 
 def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the files and folders of the data sets exist.
+    """Check that the files and folders of a complete config's data sets exist.
 
-    Args:
-        cfg: a complete config.
-        splits: out of ``train``, ``val`` and ``test``; those without a data loader are skipped.
+    ``splits`` are out of ``train``, ``val`` and ``test``; those without a data loader are skipped.
 
     Raises:
         DataError: a path is missing; the message shows the layout that is expected.
     """
-    for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if loader is None:
-            continue
-        for dataset in leaf_datasets(loader["dataset"]):
+    for split in (split for split in splits if cfg.get(f"{split}_dataloader")):
+        for dataset in leaf_datasets(cfg[f"{split}_dataloader"]["dataset"]):
             _check_dataset_paths(dataset, split)
         for metric in metrics_of(cfg.get(f"{split}_evaluator")):
             ann_file = metric.get("ann_file")
@@ -91,30 +86,24 @@ def check_dataset(dataset: Any) -> None:
         DataError: there is nothing to train or test on.
     """
     name = getattr(dataset, "ann_file", type(dataset).__name__)
-    metainfo = getattr(dataset, "metainfo", None)
-    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
     if isinstance(classes, str):
         raise DataError(
             f"metainfo=dict(classes={classes!r}) of {name} is a string, not a tuple of names; "
             f"write ({classes!r},)"
         )
     if hasattr(dataset, "cat_ids") and not dataset.cat_ids:
+        names = [*map(str, classes or ())]
+        short = ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])
         raise DataError(
-            f"{name} has none of the classes {_short(classes)}; set "
+            f"{name} has none of the classes {short}; set "
             "metainfo=dict(classes=(...)) of the data set to the names of its categories"
         )
     if len(dataset) == 0:
         raise DataError(f"{name} has no image to use (images without annotations are left out)")
-    if not hasattr(dataset, "get_data_info"):
-        return
-    first = dataset.get_data_info(0).get("img_path")
+    first = dataset.get_data_info(0).get("img_path") if hasattr(dataset, "get_data_info") else None
     if first and not _is_remote(first) and not Path(first).is_file():
         raise DataError(
             f"{first}, an image of {name}, does not exist; set data_prefix=dict(img=...) of the "
             "data set to the folder of its images"
         )
-
-
-def _short(classes: Any) -> str:
-    names = list(classes or ())
-    return ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")

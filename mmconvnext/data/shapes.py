@@ -1,23 +1,23 @@
 """*shapes*: a synthetic instance-segmentation data set in the layout of COCO.
 
 Disks, triangles and crosses of random size and orientation before textured backgrounds, up to four
-to an image. As with things in the world, colour helps to tell the classes apart but does not
-suffice: most disks are reddish, triangles greenish and crosses bluish, one in ten shapes has any
-colour, and backgrounds are pale or dull. Smaller shapes cover larger ones, and polygons follow the
-outline of what is visible; as in COCO, a hole in the middle of an object is not cut out. Some
-images are empty, and some have a crowd: a cluster of tiny shapes of one class under one RLE.
+to an image. Colour helps to tell the classes apart but does not suffice: most disks are reddish,
+triangles greenish and crosses bluish, one in ten shapes has any colour, and backgrounds are pale or
+dull. Smaller shapes cover larger ones, and polygons follow the outline of what is visible; as in
+COCO, a hole in the middle of an object is not cut out. Some images are empty, and some have a
+crowd: a cluster of tiny shapes of one class under one RLE.
 
-Every image is drawn from a generator of its own, seeded by (seed, split, index): a larger data set
-contains the smaller one, and no image of one split is in the other.
+Every image has a generator of its own, seeded by (seed, split, index): a larger data set contains
+the smaller one, and no image of one split is in the other.
 """
 
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,22 +31,17 @@ from mmconvnext.errors import ShapesError
 
 SPLITS = ("train", "val")
 FOLDERS = ("annotations", *SPLITS)
+ANNOTATIONS = "annotations/instances_{}.json"
 DESCRIPTION = "mmconvnext shapes"
-CLASSES = ("disk", "triangle", "cross")
-VERSION = 1
 MAX_OBJECTS = 4
 EMPTY_SHARE, CROWD_SHARE = 0.05, 0.06
 # Radii as parts of the image's side: at 160 pixels these give small, medium and large objects.
 MIN_RADIUS, MAX_RADIUS = 0.08, 0.48
 RADIUS_POWER = 2  # more small than large ones
 MIN_CONTRAST = 60  # grey levels in at least one channel
-HUES = (0, 120, 240)  # of the classes, in degrees
-HUE_STD = 20  # degrees
 ANY_HUE_SHARE = 0.1  # of the objects, whatever their class
 MIN_VISIBLE = 0.7  # of an object that others may leave; it is taken back if they leave less
 MIN_PIXELS = 20
-ARM = 0.33  # half the width of a cross's arms, in radii
-TRIANGLE_RADIUS = 1.3  # gives a triangle about the area of a cross
 SUBPIXEL_BITS = 4
 
 Rng = np.random.Generator
@@ -59,6 +54,21 @@ class Scene(NamedTuple):
 
     image: np.ndarray
     objects: list[Object]
+
+
+def _regular(corners: int) -> np.ndarray:
+    angles = 2 * np.pi * np.arange(corners) / corners
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+ARM = np.array([[0.33, 0.33], [0.33, 1], [-0.33, 1], [-0.33, 0.33]])
+QUARTER = np.array([[0, 1], [-1, 0]])
+CROSS = np.concatenate([ARM @ np.linalg.matrix_power(QUARTER, times) for times in range(4)])
+# Of each class the mean hue in degrees, and the corners (K, 2) xy in radii; a triangle has about
+# the area of a cross.
+CLASSES = ("disk", "triangle", "cross")
+HUES, HUE_STD = (0, 120, 240), 20
+OUTLINES = (_regular(48), 1.3 * _regular(3), CROSS)
 
 
 def generate_shapes(
@@ -75,14 +85,13 @@ def generate_shapes(
     It is drawn into a temporary folder inside of ``out_dir``, and moved to its place as a whole.
 
     Args:
-        out_dir: gets ``annotations/instances_{train,val}.json``, ``train/*.png`` and
-            ``val/*.png``.
+        out_dir: gets ``annotations/instances_{train,val}.json``, ``train/*.png``, ``val/*.png``.
         num_train: images to train on.
         num_val: images to evaluate on.
         image_size: side of the images in pixels, at least 64.
         seed: the same one gives the same data, byte for byte.
-        overwrite: replace a data set of *shapes* that has other parameters, or write beside other
-            files. Files that *shapes* did not write are never replaced or deleted.
+        overwrite: replace *shapes* of other parameters, or write beside other files. Files that
+            *shapes* did not write are never replaced or deleted.
 
     Returns:
         The annotation file of each split.
@@ -91,41 +100,48 @@ def generate_shapes(
         ShapesError: an argument is out of range, or the folder has something else or cannot be
             written.
     """
-    counts = {"train": num_train, "val": num_val}
-    for name, value, least in (
-        ("num_train", num_train, 1),
-        ("num_val", num_val, 1),
-        ("image_size", image_size, 64),
-        ("seed", seed, 0),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ShapesError(f"{name}={value!r} must be an integer of at least {least}")
+    counts = {"num_train": num_train, "num_val": num_val}
+    least = dict.fromkeys(counts, 1) | {"image_size": 64, "seed": 0}
+    for name, value in {**counts, "image_size": image_size, "seed": seed}.items():
+        if type(value) is not int or value < least[name]:
+            raise ShapesError(f"{name}={value!r} must be an integer of at least {least[name]}")
     out_dir = Path(out_dir)
-    wanted = {split: _info(split, counts[split], image_size, seed) for split in SPLITS}
+    wanted = {
+        split: {
+            "description": DESCRIPTION,
+            "version": 1,
+            "split": split,
+            "num_images": counts[f"num_{split}"],
+            "image_size": image_size,
+            "seed": seed,
+        }
+        for split in SPLITS
+    }
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         found = _infos(out_dir)
-        if found != wanted or not _names(wanted.values()) <= _files(out_dir):
+        if found != wanted or not _names(wanted) <= _files(out_dir):
             _check_replaceable(out_dir, found, wanted, overwrite)
             _write(out_dir, wanted)
     except OSError as error:
         raise ShapesError(f"out_dir={str(out_dir)!r} cannot be written: {error}") from error
-    return {split: _annotation_file(out_dir, split) for split in SPLITS}
+    return {split: out_dir / ANNOTATIONS.format(split) for split in SPLITS}
 
 
 def draw_scene(split: str, index: int, image_size: int, seed: int) -> Scene:
     """Draw the image of this index within ``train`` or ``val``, ``image_size`` pixels wide."""
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), index]))
     image, colour = _background(rng, image_size)
-    if rng.random() < EMPTY_SHARE:
-        return Scene(_finish(rng, image), [])
     objects: list[Object] = []
-    if rng.random() < CROWD_SHARE:
-        objects.append(_draw_crowd(rng, image, colour))
-    positions = rng.random(rng.integers(1, MAX_OBJECTS + 1)) ** RADIUS_POWER
-    for radius in MIN_RADIUS + (MAX_RADIUS - MIN_RADIUS) * np.sort(positions)[::-1]:
-        _draw_object(rng, image, colour, radius * image_size, objects)
-    return Scene(_finish(rng, image), sorted(objects, key=lambda item: item[2]))
+    if rng.random() >= EMPTY_SHARE:
+        if rng.random() < CROWD_SHARE:
+            objects.append(_draw_crowd(rng, image, colour))
+        positions = rng.random(rng.integers(1, MAX_OBJECTS + 1)) ** RADIUS_POWER
+        for radius in MIN_RADIUS + (MAX_RADIUS - MIN_RADIUS) * np.sort(positions)[::-1]:
+            objects = _draw_object(rng, image, colour, radius * image_size, objects)
+    camera_noise = rng.uniform(1, 5) * rng.standard_normal(image.shape, dtype=np.float32)
+    image = np.clip(image + camera_noise, 0, 255).round().astype(np.uint8)
+    return Scene(image, sorted(objects, key=lambda item: item[2]))
 
 
 def _background(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,33 +158,14 @@ def _background(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
     return colour + texture, colour
 
 
-def _finish(rng: Rng, image: np.ndarray) -> np.ndarray:
-    """Add the camera's noise and round."""
-    noise = rng.uniform(1, 5) * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.clip(image + noise, 0, 255).round().astype(np.uint8)
-
-
-def _outline(rng: Rng, category: int, centre: np.ndarray, radius: float) -> np.ndarray:
-    """The corners (K, 2) xy of a shape, in pixels, rotated at random."""
-    if CLASSES[category] == "cross":
-        arm = np.array([[ARM, ARM], [ARM, 1], [-ARM, 1], [-ARM, ARM]])
-        directions = ((1, 0), (0, 1), (-1, 0), (0, -1))
-        corners = np.concatenate([arm @ np.array([[c, s], [-s, c]]) for c, s in directions])
-    else:
-        count = 3 if CLASSES[category] == "triangle" else 48
-        angles = 2 * np.pi * np.arange(count) / count
-        corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        corners *= TRIANGLE_RADIUS if count == 3 else 1
+def _shape(rng: Rng, category: int, centre: np.ndarray, radius: float, size: int) -> np.ndarray:
+    """The mask (S, S) bool of a shape, rotated at random."""
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return corners @ rotation * radius + centre
-
-
-def _fill(corners: np.ndarray, size: int) -> np.ndarray:
-    mask = np.zeros((size, size), np.uint8)
+    corners = OUTLINES[category] @ rotation * radius + centre
     fixed_point = np.round(corners * 2**SUBPIXEL_BITS).astype(np.int32)
-    cv2.fillPoly(mask, [fixed_point], 1, shift=SUBPIXEL_BITS)
-    return mask.astype(bool)
+    mask = np.zeros((size, size), np.uint8)
+    return cv2.fillPoly(mask, [fixed_point], 1, shift=SUBPIXEL_BITS).astype(bool)
 
 
 def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -191,21 +188,19 @@ def _paint(
 
 def _draw_object(
     rng: Rng, image: np.ndarray, background: np.ndarray, radius: float, objects: list[Object]
-) -> None:
+) -> list[Object]:
     """Draw a shape over the others, unless it would hide too much of one of them."""
     size = len(image)
     category = int(rng.integers(len(CLASSES)))
     centre = rng.uniform(min(0.7 * radius, size / 2), max(size - 0.7 * radius, size / 2), 2)
-    mask = _fill(_outline(rng, category, centre, radius), size)
-    if mask.sum() < MIN_PIXELS:
-        return
+    mask = _shape(rng, category, centre, radius, size)
     remains = [other & ~mask for _, other, _ in objects]
     pairs = list(zip(objects, remains, strict=True))
-    if any(rest.sum() < max(MIN_PIXELS, MIN_VISIBLE * o.sum()) for (_, o, _), rest in pairs):
-        return
-    objects[:] = [(category, rest, crowd) for (category, _, crowd), rest in pairs]
+    hidden = any(r.sum() < max(MIN_PIXELS, MIN_VISIBLE * o.sum()) for (_, o, _), r in pairs)
+    if hidden or mask.sum() < MIN_PIXELS:
+        return objects
     _paint(rng, image, mask, category, background)
-    objects.append((category, mask, False))
+    return [*((c, rest, crowd) for (c, _, crowd), rest in pairs), (category, mask, False)]
 
 
 def _draw_crowd(rng: Rng, image: np.ndarray, background: np.ndarray) -> Object:
@@ -215,7 +210,7 @@ def _draw_crowd(rng: Rng, image: np.ndarray, background: np.ndarray) -> Object:
     crowd = np.zeros((size, size), bool)
     for _ in range(rng.integers(12, 25)):
         place = centre + rng.normal(0, 0.08 * size, 2)
-        mask = _fill(_outline(rng, category, place, 0.035 * size), size)
+        mask = _shape(rng, category, place, 0.035 * size, size)
         _paint(rng, image, mask, category, background)
         crowd |= mask
     return category, crowd, True
@@ -235,18 +230,6 @@ def _annotation(category: int, mask: np.ndarray, crowd: bool) -> dict[str, Any]:
         "area": int(rle.area(encoded)),
         "bbox": [float(value) for value in rle.toBbox(encoded)],
         "iscrowd": int(crowd),
-    }
-
-
-def _info(split: str, count: int, image_size: int, seed: int) -> dict[str, Any]:
-    """The parameters of a split, at the head of its annotation file."""
-    return {
-        "description": DESCRIPTION,
-        "version": VERSION,
-        "split": split,
-        "num_images": count,
-        "image_size": image_size,
-        "seed": seed,
     }
 
 
@@ -283,35 +266,28 @@ def _write_split(out_dir: Path, split: str, info: dict[str, Any]) -> None:
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
     }
-    _annotation_file(out_dir, split).write_text(json.dumps(content), encoding="utf-8")
-
-
-def _annotation_file(out_dir: Path, split: str) -> Path:
-    return out_dir / "annotations" / f"instances_{split}.json"
+    (out_dir / ANNOTATIONS.format(split)).write_text(json.dumps(content), encoding="utf-8")
 
 
 def _infos(out_dir: Path) -> Infos:
     """The parameters at the head of each annotation file that *shapes* wrote."""
     infos, start = {}, '{"info": '
     for split in SPLITS:
-        try:
-            with _annotation_file(out_dir, split).open(encoding="utf-8") as file:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            with (out_dir / ANNOTATIONS.format(split)).open(encoding="utf-8") as file:
                 head = file.read(1024)
             info = json.JSONDecoder().raw_decode(head, len(start))[0]
-        except (FileNotFoundError, ValueError):
-            continue
-        ours = isinstance(info, dict) and head.startswith(start)
-        if ours and (info.get("description"), info.get("split")) == (DESCRIPTION, split):
-            infos[split] = info
+            ours = head.startswith(start) and isinstance(info, dict)
+            if ours and (info.get("description"), info.get("split")) == (DESCRIPTION, split):
+                infos[split] = info
     return infos
 
 
-def _names(infos: Iterable[dict[str, Any]]) -> set[str]:
+def _names(infos: Infos) -> set[str]:
     """The files of splits with these parameters, relative to the data set's folder."""
-    names = set()
-    for info in infos:
-        names.add(f"annotations/instances_{info['split']}.json")
-        names.update(f"{info['split']}/{index:06d}.png" for index in range(info["num_images"]))
+    names = {ANNOTATIONS.format(split) for split in infos}
+    for split, info in infos.items():
+        names.update(f"{split}/{index:06d}.png" for index in range(info["num_images"]))
     return names
 
 
@@ -324,7 +300,7 @@ def _files(out_dir: Path) -> set[str]:
 def _check_replaceable(out_dir: Path, found: Infos, wanted: Infos, overwrite: bool) -> None:
     """Refuse to replace what is not ours, or is ours with other parameters."""
     folder = f"out_dir={str(out_dir)!r}"
-    if foreign := _files(out_dir) - _names(found.values()):
+    if foreign := _files(out_dir) - _names(found):
         raise ShapesError(
             f"{folder} has another data set: {min(foreign)} ({len(foreign)} files in all) was not "
             "written by shapes and would be lost; choose an empty folder"

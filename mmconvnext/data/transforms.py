@@ -47,12 +47,10 @@ class FastPolygonMasks(PolygonMasks):
     """``PolygonMasks`` of MMDetection that cuts only those objects that a crop's border crosses.
 
     ``PolygonMasks`` asks shapely about every object, most of the time that masks take in a pipeline
-    with crops. Coordinates are float64, also those given as integers, which ``PolygonMasks``
-    truncates at every step.
+    with crops, and truncates coordinates given as integers at every step; here all are float64.
 
     Args:
-        masks: for each object its polygons, each of shape (2 * vertices,): x1, y1, x2, y2, ... in
-            pixels; none is an object without area.
+        masks: for each object its polygons, each x1, y1, x2, y2, ... in pixels; none: no area.
         height: of the image, in pixels.
         width: of the image, in pixels.
     """
@@ -74,9 +72,7 @@ class FastPolygonMasks(PolygonMasks):
         """See ``PolygonMasks.crop``; ``bbox`` is x1, y1, x2, y2 of the window in pixels."""
         window = np.clip(bbox, 0, [self.width, self.height] * 2)
         points = [np.concatenate(mask).reshape(-1, 2) for mask in self.masks]
-        inside = [
-            bool((each >= window[:2]).all() and (each <= window[2:]).all()) for each in points
-        ]
+        inside = [bool(((xy >= window[:2]) & (xy <= window[2:])).all()) for xy in points]
         cut = PolygonMasks.crop(self[~np.array(inside, dtype=bool)], bbox)
         rest = iter(cut.masks)
         masks = [
@@ -100,14 +96,9 @@ class FastLoadAnnotations(LoadAnnotations):
     """``LoadAnnotations`` of MMDetection that keeps polygons as polygons.
 
     With ``poly2mask=True`` MMDetection draws each object at the image's full size before anything
-    is augmented; with ``poly2mask=False`` it ignores objects that are given as run lengths (RLE)
-    without a word. Here an image with such an object takes bitmaps, as MMDetection's would. Crowds,
-    which are run lengths as a rule and ignored in training, become the outlines of their pixels.
-
-    What computes with bitmaps, as ``CopyPaste`` and ``RandomErasing``, needs ``LoadAnnotations``.
-
-    Args:
-        **kwargs: of ``LoadAnnotations``, without ``poly2mask``.
+    is augmented; with ``poly2mask=False`` it silently ignores objects given as run lengths (RLE).
+    Here an image with such an object takes bitmaps; crowds, which are ignored in training, become
+    the outlines of their pixels. ``CopyPaste`` and ``RandomErasing`` need ``LoadAnnotations``.
 
     Raises:
         ConfigError: ``poly2mask`` is given.
@@ -128,29 +119,26 @@ class FastLoadAnnotations(LoadAnnotations):
             if ignored and not isinstance(masks[index], list):
                 bitmap = self._poly2mask(masks[index], height, width)
                 masks[index] = outlines(bitmap) or [np.zeros(6)]
-        if all(isinstance(mask, list) for mask in masks):
-            results["gt_masks"] = FastPolygonMasks(masks, height, width)
-        else:
-            bitmaps = [self._poly2mask(mask, height, width) for mask in masks]
-            results["gt_masks"] = BitmapMasks(bitmaps, height, width)
+        kind = FastPolygonMasks
+        if not all(isinstance(mask, list) for mask in masks):
+            kind, masks = BitmapMasks, [self._poly2mask(mask, height, width) for mask in masks]
+        results["gt_masks"] = kind(masks, height, width)
 
 
 @TRANSFORMS.register_module()
 class FastRandomFlip(RandomFlip):
     """``RandomFlip`` of MMDetection whose flipped image is contiguous in memory.
 
-    MMCV's flipped image is a view with negative strides, which whatever comes next (resizing,
-    packing) copies pixel by pixel, in many times what ``cv2.flip`` takes.
+    MMCV's is a view with negative strides, which what comes next copies pixel by pixel, slowly.
     """
 
     def _flip(self, results: dict) -> None:
         image = results["img"]
         super()._flip(results)
-        if image.dtype in OPENCV_TYPES:  # OpenCV drops an axis of one channel
-            flipped = cv2.flip(image, FLIP_CODES[results["flip_direction"]]).reshape(image.shape)
-        else:
-            flipped = np.ascontiguousarray(results["img"])
-        results["img"] = flipped
+        if image.dtype in OPENCV_TYPES:
+            flipped = cv2.flip(image, FLIP_CODES[results["flip_direction"]])
+            results["img"] = flipped.reshape(image.shape)  # OpenCV drops an axis of one channel
+        results["img"] = np.ascontiguousarray(results["img"])
 
 
 @TRANSFORMS.register_module()
@@ -161,11 +149,7 @@ class FastPackDetInputs(PackDetInputs):
     """
 
     def transform(self, results: dict) -> dict:
-        """Pack ``img`` (height, width, channels) and its objects.
-
-        Returns:
-            ``inputs``, of shape (channels, height, width), and ``data_samples``.
-        """
+        """Pack ``img`` (H, W, channels) as ``inputs`` (channels, H, W), and ``data_samples``."""
         packed = super().transform({k: v for k, v in results.items() if k != "img"})
         if "img" in results:
             packed = {"inputs": channels_first(results["img"]), **packed}

@@ -1,4 +1,7 @@
-"""Reading a config and changing it, in place, as a command line asks."""
+"""Reading a config and changing it, in place, as a command line asks.
+
+What is asked of a config that does not have what it takes raises ConfigError.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,6 @@ def load_config(name: str) -> Config:
 
     Names are those of the configs that come with this package (``cascade_convnext_t_coco.py``, with
     or without ``mmconvnext::``) or another (``mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py``).
-
-    Raises:
-        ConfigError: there is no such config, or it does not parse.
     """
     try:
         if Path(name).is_file():
@@ -45,14 +45,7 @@ def load_config(name: str) -> Config:
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> list[str]:
-    """Merge ``--cfg-options``, settings by dotted names, into a config.
-
-    Returns:
-        One line for the log for each setting that the config did not have.
-
-    Raises:
-        ConfigError: an option does not fit the config.
-    """
+    """Merge ``--cfg-options``, settings by dotted names; return a log line for each new one."""
     notes = [note for key in options or () if (note := _explain_new(cfg, key))]
     try:
         cfg.merge_from_dict(dict(options or {}))
@@ -86,18 +79,13 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
-    """Let every path under the config's ``data_root`` point into another folder.
-
-    Raises:
-        ConfigError: the config has no ``data_root``.
-    """
-    old = cfg.get("data_root")
-    if not old:
+    """Let every path under the config's ``data_root`` point into another folder."""
+    if not cfg.get("data_root"):
         raise ConfigError(
             "--data-root replaces the config's data_root, and this config has none at its top "
             "level; set the paths of its data sets by --cfg-options"
         )
-    old, new = old.rstrip("/"), str(Path(data_root))
+    old, new = cfg.data_root.rstrip("/"), str(Path(data_root))
 
     def replace(value: Any) -> Any:
         if not isinstance(value, str) or not f"{value}/".startswith(f"{old}/"):
@@ -121,22 +109,29 @@ def drop_pretrained(cfg: Config, load_from: bool = True) -> list[str]:
     def drop(value: Any) -> Any:
         init_cfg = value.get("init_cfg") if isinstance(value, Mapping) else None
         entries = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
-        kept = [entry for entry in entries if not _is_pretrained(entry)]
-        if len(kept) == len(entries):
-            return value
-        dropped.extend(_checkpoint_name(e.get("checkpoint")) for e in entries if _is_pretrained(e))
-        return ConfigDict({**value, "init_cfg": kept or None})
+        kept = []
+        for entry in entries:
+            if isinstance(entry, Mapping) and entry.get("type") in ("Pretrained", PretrainedInit):
+                dropped.append(_checkpoint_name(entry.get("checkpoint")))
+            else:
+                kept.append(entry)
+        changed = len(kept) < len(entries)
+        return ConfigDict({**value, "init_cfg": kept or None}) if changed else value
 
     cfg.model = _map_values(cfg.get("model"), drop)
     return dropped
 
 
-def use_amp(cfg: Config) -> None:
-    """Train in mixed precision (``--amp``).
+def _checkpoint_name(checkpoint: Any) -> str:
+    """Name one checkpoint, or the first of a list of alternatives."""
+    if not isinstance(checkpoint, list | tuple) or not checkpoint:
+        return str(checkpoint)
+    first, *more = checkpoint
+    return f"{first} and {len(more)} alternative{'s' * (len(more) > 1)}" if more else first
 
-    Raises:
-        ConfigError: the config has no ``optim_wrapper``.
-    """
+
+def use_amp(cfg: Config) -> None:
+    """Train in mixed precision (``--amp``)."""
     if not cfg.get("optim_wrapper"):
         raise ConfigError("--amp needs an optim_wrapper in the config")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
@@ -144,11 +139,7 @@ def use_amp(cfg: Config) -> None:
 
 
 def use_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate with the total batch size (``--auto-scale-lr``).
-
-    Raises:
-        ConfigError: the config does not say which batch size its learning rate is for.
-    """
+    """Scale the learning rate with the total batch size (``--auto-scale-lr``)."""
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise ConfigError(
             "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the "
@@ -158,18 +149,15 @@ def use_auto_scale_lr(cfg: Config) -> None:
 
 
 def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
-    """Say that the learning rate is meant for another batch size than that of this training.
-
-    The line for the log is left out where they are equal or the config does not tell.
-    """
+    """Say, in a line or none, that the learning rate is meant for another batch size than this."""
     scaling = cfg.get("auto_scale_lr") or {}
     base, size = scaling.get("base_batch_size"), cfg.train_dataloader.get("batch_size")
     accumulated = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if not base or not size:
         return []
     batch = size * world_size
-    total = f"{batch * accumulated} images a step ({world_size} x {size}"
-    total += f", accumulated {accumulated} times)" if accumulated > 1 else ")"
+    times = f", accumulated {accumulated} times" if accumulated > 1 else ""
+    total = f"{batch * accumulated} images a step ({world_size} x {size}{times})"
     if scaling.get("enable"):  # MMEngine's scaling knows nothing of accumulated gradients
         note = f"the learning rate is scaled for {batch} images a step, and there are {total}"
         return [note] * (accumulated > 1)
@@ -180,11 +168,7 @@ def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
 
 
 def use_tta(cfg: Config) -> None:
-    """Test with test-time augmentation (``--tta``): ``tta_model`` and ``tta_pipeline``.
-
-    Raises:
-        ConfigError: the config has no ``tta_model``, ``tta_pipeline`` or ``test_dataloader``.
-    """
+    """Test with test-time augmentation (``--tta``): ``tta_model`` and ``tta_pipeline``."""
     needed = ("tta_model", "tta_pipeline", "test_dataloader")
     missing = [key for key in needed if cfg.get(key) is None]
     if missing:
@@ -198,11 +182,7 @@ def use_tta(cfg: Config) -> None:
 
 
 def ask_for_classwise(cfg: Config) -> None:
-    """Let the test evaluator report the AP of each class (``--classwise``), of boxes and of masks.
-
-    Raises:
-        ConfigError: the test evaluator has no COCO metric.
-    """
+    """Let COCO metrics of the test report each class's AP (``--classwise``), boxes' and masks'."""
     evaluators: list[Mapping[str, Any]] = []
     for metric in metrics_of(cfg.get("test_evaluator")):
         if not is_coco_metric(metric):
@@ -217,11 +197,7 @@ def ask_for_classwise(cfg: Config) -> None:
 
 
 def dump_predictions(cfg: Config, path: str) -> None:
-    """Let the test write its predictions (``--out``), in MMDetection's format (masks as RLE).
-
-    Raises:
-        ConfigError: the file has another suffix than a pickle file.
-    """
+    """Let the test write its predictions (``--out``), in MMDetection's format (masks as RLE)."""
     if not path.endswith((".pkl", ".pickle")):
         raise ConfigError(f"--out {path}: the file must end in .pkl or .pickle")
     dump = {"type": "DumpDetResults", "out_file_path": path}
@@ -229,11 +205,7 @@ def dump_predictions(cfg: Config, path: str) -> None:
 
 
 def draw_to(cfg: Config, folder: str) -> None:
-    """Let the test draw each image's ground truth beside its predictions (``--show-dir``).
-
-    Raises:
-        ConfigError: the config has no visualization hook.
-    """
+    """Let the test draw each image's ground truth beside its predictions (``--show-dir``)."""
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         raise ConfigError(
@@ -258,18 +230,6 @@ def replace_types(cfg: Config, old: Sequence[str], new: str) -> int:
 
     cfg.model = _map_values(cfg.model, replace)
     return count
-
-
-def _is_pretrained(init_cfg: Any) -> bool:
-    return isinstance(init_cfg, Mapping) and init_cfg.get("type") in ("Pretrained", PretrainedInit)
-
-
-def _checkpoint_name(checkpoint: Any) -> str:
-    """Name one checkpoint, or the first of a list of alternatives."""
-    if not isinstance(checkpoint, list | tuple) or not checkpoint:
-        return str(checkpoint)
-    first, *more = checkpoint
-    return f"{first} and {len(more)} alternative{'s' * (len(more) > 1)}" if more else first
 
 
 def _map_values(value: Any, function: Callable[[Any], Any]) -> Any:

@@ -15,7 +15,6 @@ from torch import nn
 from mmconvnext.engine.config import replace_types
 from mmconvnext.errors import UserError
 
-DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 # For each launcher: rank, number of processes and local rank in the variables that it sets.
 RANK_VARIABLES = {
     "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -25,11 +24,7 @@ RANK_VARIABLES = {
 
 
 def adapt_to_device(cfg: Config) -> list[str]:
-    """Replace what only works on an accelerator where there is none.
-
-    Returns:
-        One line for each setting that was changed, for the log.
-    """
+    """Replace what only works on an accelerator where there is none; return lines for the log."""
     if _has_accelerator():
         return []
     notes = []
@@ -42,9 +37,9 @@ def adapt_to_device(cfg: Config) -> list[str]:
     count = replace_types(cfg, ("SyncBN", "MMSyncBN"), "BN")
     if count:
         notes.append(f"no GPU: SyncBN -> BN in {count} places, statistics are those of one process")
-    for name in DATALOADERS:
-        if cfg.get(name) is not None and cfg[name].get("pin_memory"):
-            cfg[name].pin_memory = False
+    for split in ("train", "val", "test"):
+        if (cfg.get(f"{split}_dataloader") or {}).get("pin_memory"):
+            cfg[f"{split}_dataloader"].pin_memory = False
     if cfg.get("launcher", "none") != "none":
         # MMEngine's default wrapper names a GPU, which DDP refuses for a model on the CPU.
         cfg.setdefault("model_wrapper_cfg", {"type": "MMDistributedDataParallel"})
@@ -60,9 +55,8 @@ def adapt_to_device(cfg: Config) -> list[str]:
 def convolutions_to_channels_last(model: nn.Module) -> None:
     """Lay the weights of convolutions out in channels_last if the device is the CPU.
 
-    A convolution then gives channels_last whatever it gets. On the CPU that is the faster layout,
-    and the one of ConvNeXt's feature maps, but RoI extractors give the other. Names, shapes and
-    values stay.
+    A convolution then gives channels_last whatever it gets: the faster layout there, and that of
+    ConvNeXt's feature maps; RoI extractors give the other. Names, shapes and values stay.
     """
     if get_device() != "cpu":
         return
@@ -72,12 +66,7 @@ def convolutions_to_channels_last(model: nn.Module) -> None:
 
 
 def check_launcher(launcher: str) -> None:
-    """Check that processes were started by what ``--launcher`` says.
-
-    Raises:
-        UserError: the launcher's environment variables are not set, or torchrun started several
-            processes that would all do the same, each for itself.
-    """
+    """Check that processes were started by what ``--launcher`` says, or raise UserError."""
     if launcher == "none":
         if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise UserError(
@@ -94,10 +83,7 @@ def check_launcher(launcher: str) -> None:
 
 
 def init_distributed_on_cpu(launcher: str) -> None:
-    """Start the gloo process group where MMEngine would ask for a GPU.
-
-    The launcher's environment variables must be set, see :func:`check_launcher`.
-    """
+    """Start the gloo process group where MMEngine would ask for a GPU, after `check_launcher`."""
     if launcher == "none" or _has_accelerator() or is_distributed():
         return
     for target, source in zip(RANK_VARIABLES["pytorch"], RANK_VARIABLES[launcher], strict=True):

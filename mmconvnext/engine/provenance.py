@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -18,17 +19,8 @@ import mmconvnext
 from mmconvnext.evaluation.tables import split_metrics
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "mmengine",
-    "mmcv",
-    "mmcv-lite",
-    "mmdet",
-    "numpy",
-    "opencv-python",
-    "pycocotools",
-    "hotcoco",
-    "timm",
+    *("torch", "torchvision", "mmengine", "mmcv", "mmcv-lite", "mmdet", "numpy"),
+    *("opencv-python", "pycocotools", "hotcoco", "timm"),
 )
 # What decides how fast float32 and bfloat16 can be, in the names of /proc/cpuinfo.
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16")
@@ -36,13 +28,17 @@ INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "a
 
 def run_info(cfg: Config) -> dict:
     """Collect what another person needs to repeat a run, to be written as JSON."""
+    packages = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
     return {
         "config": cfg.filename,
         "command": sys.argv,
         "mmconvnext": mmconvnext.__version__,
         "git_revision": git_revision(),
         "python": platform.python_version(),
-        "packages": {name: v for name in PACKAGES if (v := _version(name))},
+        "packages": packages,
         "hardware": {**hardware(), "threads": torch.get_num_threads()},
     }
 
@@ -66,17 +62,11 @@ def write_run_info(cfg: Config, folder: str) -> Path:
 
 
 def write_result(metrics: Mapping[str, float], cfg: Config, checkpoint: str, folder: str) -> Path:
-    """Write the metrics and what they were measured with as ``result.json``.
-
-    Args:
-        metrics: as MMEngine's runner returns them, in 0-1.
-        cfg: of the run.
-        checkpoint: that was evaluated.
-        folder: of this run.
+    """Write a run's metrics (MMEngine's, in 0-1) and their origin into its folder.
 
     Returns:
-        The path of a copy in the config's ``work_dir``, where the last result is found without
-        knowing the time of the run.
+        ``result.json`` in the config's ``work_dir``: a copy of the last result, found without
+        knowing the time of its run.
     """
     overall, classwise = split_metrics(metrics)
     result = {
@@ -107,13 +97,6 @@ def git_revision() -> str:
         return git("describe", "--always", "--dirty", "--abbrev=12") or "unknown (no commit)"
     except OSError:
         return "unknown (git is not installed)"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def processor() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -40,8 +41,8 @@ from mmconvnext.weights.sources import fetch_first
 class DetectionRunner(Runner):
     """MMEngine's runner, which explains settings, data and checkpoints that it cannot use.
 
-    What cannot be built raises ConfigError with the name of the setting, and DataError where an
-    annotation file is the cause.
+    What cannot be built raises ConfigError, which names the setting, or DataError, which names the
+    annotation file.
     """
 
     _loads_for = "train"  # or "test", or "resume": what load_checkpoint insists on
@@ -71,11 +72,7 @@ class DetectionRunner(Runner):
             self._loads_for = "train"
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume from a checkpoint; see :meth:`load_checkpoint`.
-
-        Raises:
-            UserError: it has no state of a training, or that of another optimizer.
-        """
+        """Resume from a checkpoint; UserError for one without the state of this training."""
         try:
             with self._loading_for("resume"):
                 super().resume(filename, *args, **kwargs)
@@ -100,12 +97,7 @@ class DetectionRunner(Runner):
         MMEngine warns and goes on: another detector's file would be evaluated as random weights.
         In a test and when resuming every tensor must arrive; ``load_from`` allows what the
         config's ``load_adapt`` names, see :func:`mmconvnext.weights.detector.fit_detector`.
-
-        Args:
-            filename: a source of weights.
-            map_location: the device to read to.
-            strict: whether tensors that the model lacks are an error, too.
-            revise_keys: pairs of a pattern and its replacement in the file's names.
+        The arguments are MMEngine's; ``strict`` makes tensors that the model lacks an error, too.
 
         Raises:
             WeightsError: a tensor is missing or of another shape.
@@ -123,8 +115,7 @@ class DetectionRunner(Runner):
         state = checkpoint["state_dict"]
         for pattern, replacement in revise_keys:
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
-        adapt = self.cfg.get("load_adapt") or ()
-        must_fill = self._loads_for != "train"
+        adapt, must_fill = self.cfg.get("load_adapt") or (), self._loads_for != "train"
         fitted = fit_detector(self.model, state, filename, adapt, must_fill)
         checkpoint["state_dict"] = fitted.state_dict
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
@@ -133,19 +124,8 @@ class DetectionRunner(Runner):
         self.logger.info("loaded %s", filename)
         return checkpoint
 
-    def build_train_loop(self, loop: Any) -> Any:
-        """Build the loop and its data."""
-        return self._build_loop("train", loop)
-
-    def build_val_loop(self, loop: Any) -> Any:
-        """Build the loop and its data."""
-        return self._build_loop("val", loop)
-
-    def build_test_loop(self, loop: Any) -> Any:
-        """Build the loop and its data."""
-        return self._build_loop("test", loop)
-
     def _build_loop(self, split: str, loop: Any) -> Any:
+        """Build a loop and its data, and compare the model's number of classes with the data's."""
         with config_errors(f"{split}_cfg of {self.cfg.filename}", reads_files=True):
             built = getattr(super(), f"build_{split}_loop")(loop)
         if split == "test":
@@ -155,10 +135,14 @@ class DetectionRunner(Runner):
             raise ConfigError(fault)
         return built
 
+    build_train_loop = partialmethod(_build_loop, "train")
+    build_val_loop = partialmethod(_build_loop, "val")
+    build_test_loop = partialmethod(_build_loop, "test")
+
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer."""
         with config_errors(f"optim_wrapper of {self.cfg.filename}"):
-            check_optimizer_type(optim_wrapper)
+            _check_optimizer_type(optim_wrapper)
             return super().build_optim_wrapper(optim_wrapper)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
@@ -186,18 +170,12 @@ class DetectionRunner(Runner):
 
 
 def resume_from(cfg: Config, checkpoint: str) -> list[str]:
-    """Let a run resume from a checkpoint, and return lines for the log.
+    """Let a run resume from a file, or by ``auto`` from the last one in the work folder, if any.
 
-    Args:
-        cfg: changed in place.
-        checkpoint: a file, or ``auto`` for the last one in the work folder (a new run if there is
-            none).
-
-    Raises:
-        UserError: there is no such file.
+    Returns lines for the log; raises UserError where there is no such file.
     """
     if checkpoint == "auto":
-        latest = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
+        latest = find_latest_checkpoint(cfg.work_dir)
         if latest is None:
             return [f"--resume: no checkpoint in {cfg.work_dir} yet, starting a new run"]
         # The file has a path in it, which is another one after the work folder was moved.
@@ -210,20 +188,16 @@ def resume_from(cfg: Config, checkpoint: str) -> list[str]:
 
 
 def check_checkpoint(path: str) -> None:
-    """Check that a checkpoint to load is there.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Check that a checkpoint to load is there, or raise UserError."""
     if "://" not in path and not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}")
 
 
 def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) -> Runner:
-    """Check the data, adapt the config to the device and build the runner.
+    """Check the data, adapt the config, in place, to the device and build the runner.
 
     Args:
-        cfg: complete, with ``work_dir`` and ``launcher``; changed in place.
+        cfg: complete, with ``work_dir`` and ``launcher``.
         splits: whose data is used, out of ``train``, ``val`` and ``test``.
         notes: lines for the log that came up before there was one.
 
@@ -273,14 +247,9 @@ def _classes_of_checkpoint(cfg: Config, splits: Sequence[str]) -> Sequence[str] 
 
 @contextmanager
 def config_errors(setting: str, reads_files: bool = False) -> Iterator[None]:
-    """Name the setting whose type or arguments cannot be built.
+    """Raise ConfigError with the name of a setting whose type or arguments cannot be built.
 
-    Args:
-        setting: what is built.
-        reads_files: errors that files may be the cause of stay as they are.
-
-    Raises:
-        ConfigError: in place of the errors of registries and constructors.
+    With ``reads_files``, errors that files may be the cause of stay as they are.
     """
     try:
         yield
@@ -304,12 +273,8 @@ def _is_of_settings(error: Exception) -> bool:
     return isinstance(error, TypeError) and frame.f_code.co_name == "__init__"
 
 
-def check_optimizer_type(optim_wrapper: Any) -> None:
-    """Check that an optimizer is registered; MMEngine's own message does not name it.
-
-    Raises:
-        KeyError: it is not.
-    """
+def _check_optimizer_type(optim_wrapper: Any) -> None:
+    """Raise KeyError with the name of an optimizer that is not registered; MMEngine's has none."""
     optimizer = optim_wrapper.get("optimizer") if isinstance(optim_wrapper, Mapping) else None
     kind = optimizer.get("type") if isinstance(optimizer, Mapping) else None
     with OPTIMIZERS.switch_scope_and_registry(None) as registry:
@@ -323,14 +288,13 @@ def explain_num_classes(model: nn.Module, dataset: Any) -> str | None:
     What is compared is what MMDetection's ``NumClassCheckHook`` compares; None where it is equal.
     """
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
-    found = {
+    wrong = {
         name: module.num_classes
         for name, module in model.named_modules()
-        if hasattr(module, "num_classes")
+        if getattr(module, "num_classes", len(classes)) != len(classes)
         and not name.endswith("rpn_head")
         and not isinstance(module, VGG | FusedSemanticHead)
     }
-    wrong = {name: number for name, number in found.items() if number != len(classes)}
     if not classes or not wrong:
         return None
     heads = ", ".join(f"{name} has num_classes={number}" for name, number in wrong.items())

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from mmconvnext.data.paths import metrics_of
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.rle import encode_masks
-from mmconvnext.evaluation.tables import KINDS, format_table, split_metrics
+from mmconvnext.evaluation.tables import COLUMNS, KINDS, format_table, split_metrics
 
 if TYPE_CHECKING:
     import hotcoco
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "hotcoco", "pycocotools")
 FAST_METRICS = {"bbox", "segm"}
 # Where `COCOeval.summarize` puts what: pycocotools' order.
-STATS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+STATS = tuple(COLUMNS)
 RECALL_STATS = ("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 NAMES = (*STATS, *RECALL_STATS)
 # What is 0 without any detection; AP by size could be -1, where no object has that size.
-ZERO_WITHOUT_DETECTIONS = ("mAP", "mAP_50", "mAP_75")
+ZERO_WITHOUT_DETECTIONS = STATS[:3]
 # The columns of the class-wise table: indices of IoU thresholds (None for all) and of areas.
 CLASSWISE = ((None, 0), (0, 0), (5, 0), (None, 1), (None, 2), (None, 3))
 LARGEST_ID = 2**53  # hotcoco takes detections as a table of float64
@@ -48,14 +48,10 @@ class FastCocoMetric(CocoMetric):
     """``CocoMetric`` of MMDetection with hotcoco in place of pycocotools.
 
     Its arguments, results and class-wise table are the same, and so are the numbers, to the last
-    bit. Proposals (``proposal``, ``proposal_fast``), files of results (``format_only``,
-    ``outfile_prefix``) and ``use_mp_eval`` are left to MMDetection; so is, with a line in the log,
-    what hotcoco would refuse or count in another way: images whose ids are no whole numbers,
-    annotations with the id 0 (never found, says pycocotools) or with the same id, scores that are
-    not numbers.
-
-    One difference: where categories are not in the order of their ids, MMDetection's table gives
-    the classes each other's AP, this one their own.
+    bit. Proposals, files of results (``format_only``, ``outfile_prefix``) and ``use_mp_eval`` are
+    left to MMDetection; so is, with a line in the log, what hotcoco would refuse or count in
+    another way (``UnusualDataError``). One difference: where categories are not in the order of
+    their ids, MMDetection's table gives the classes each other's AP, this one their own.
 
     Args:
         backend: ``hotcoco``; ``pycocotools``; or ``auto`` for the first where it is installed.
@@ -71,14 +67,7 @@ class FastCocoMetric(CocoMetric):
         self.backend = _choose(backend)
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping]) -> None:
-        """Keep what was detected, with masks as run-length codes.
-
-        Args:
-            data_batch: not used.
-            data_samples: with ``img_id``, ``ori_shape`` (H, W) and ``pred_instances``: ``bboxes``
-                (N, 4), ``scores`` and ``labels`` (N,), maybe ``masks`` (N, H, W) and
-                ``mask_scores`` (N,); without ``ann_file`` also ``instances``, the ground truth.
-        """
+        """Keep what was detected, as ``CocoMetric`` does, with masks (N, H, W) as run lengths."""
         super().process(data_batch, [_with_codes(sample) for sample in data_samples])
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -105,9 +94,7 @@ class FastCocoMetric(CocoMetric):
             truth = read_truth(self._coco_api.dataset)
             tables = {metric: self._detections(metric, predictions) for metric in self.metrics}
         except UnusualDataError as error:
-            logger.warning(
-                f"FastCocoMetric leaves this to pycocotools, which takes longer: {error}"
-            )
+            logger.warning(f"FastCocoMetric leaves this to pycocotools, which is slower: {error}")
             return super().compute_metrics(results)
         metrics: dict[str, float] = OrderedDict()
         for metric in self.metrics:
@@ -154,11 +141,9 @@ class FastCocoMetric(CocoMetric):
                 )
             boxes = prediction["bboxes"].astype(np.float64)
             boxes[:, 2:] -= boxes[:, :2]
-            scores = prediction["scores"]
-            if metric == "segm":
-                scores = prediction.get("mask_scores", scores)
-            ids = np.full(len(boxes), image)
-            rows.append(np.column_stack([ids, boxes, scores, categories[prediction["labels"]]]))
+            kind = "mask_scores" if metric == "segm" and "mask_scores" in prediction else "scores"
+            columns = [boxes, prediction[kind], categories[prediction["labels"]]]
+            rows.append(np.column_stack([np.full(len(boxes), image), *columns]))
         table = np.concatenate(rows)
         if np.isnan(table).any():
             raise UnusualDataError("boxes or scores of detections are not numbers (NaN)")
@@ -170,9 +155,8 @@ class FastCocoMetric(CocoMetric):
         """Compare detections, (N, 7) float64 and N masks for ``segm``, with ground truth.
 
         Returns:
-            pycocotools' object, as after its ``summarize()``, which prints: ``stats`` (12,), and in
-            ``eval`` the arrays ``precision`` (T, recalls, categories, areas, numbers of detections)
-            and ``recall``; categories and numbers are sorted.
+            pycocotools' object, as after its ``summarize()``, which prints; ``precision`` is (IoU
+            thresholds, recalls, categories in the order of their ids, areas, detections).
         """
         import hotcoco
 
@@ -191,7 +175,7 @@ class FastCocoMetric(CocoMetric):
         evaluation.accumulate()
         # hotcoco's own summary takes mAP at the largest number of detections, COCO's at 100
         summary = COCOeval(iouType=metric)
-        summary.params.maxDets = sorted(self.proposal_nums)
+        summary.params.maxDets = evaluation.params.maxDets
         summary.params.iouThrs = thresholds
         summary.eval = evaluation.eval
         summary.summarize()
@@ -256,12 +240,8 @@ def with_missing_ap(
 ) -> dict[str, float]:
     """Add the AP, AP50 and AP75 of a detector that found nothing: 0.
 
-    COCO's API cannot read an empty list of detections, so ``CocoMetric`` logs an error and returns
-    no metrics at all.
-
-    Args:
-        metrics: as MMEngine's runner returns them, in 0-1.
-        evaluator: the settings of one metric or of several, which say what was asked for.
+    Without detections ``CocoMetric`` logs an error and returns no metrics at all. ``metrics`` are
+    as MMEngine's runner returns them, in 0-1; ``evaluator``, the settings, say what was asked for.
     """
     found = split_metrics(metrics)[0]
     missing = {
@@ -296,8 +276,6 @@ def _choose(backend: str) -> str:
             "backend='hotcoco' of FastCocoMetric: hotcoco is not installed; pip install hotcoco, "
             "or take backend='pycocotools'"
         )
-    print_log(
-        "FastCocoMetric: hotcoco is not installed; pycocotools computes the same, more slowly",
-        logger="current",
-    )
+    note = "FastCocoMetric: hotcoco is not installed; pycocotools computes the same, more slowly"
+    print_log(note, logger="current")
     return "pycocotools"

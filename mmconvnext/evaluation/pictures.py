@@ -34,11 +34,7 @@ class ComparisonVisualizer(DetLocalVisualizer):
     """
 
     def add_datasample(self, name: str, image: NDArray, data_sample: Any = None, **kwargs: Any):
-        """See ``DetLocalVisualizer.add_datasample``.
-
-        The image is RGB, (height, width, 3); the sample may have ``gt_instances``,
-        ``ignored_instances`` and ``pred_instances``.
-        """
+        """See ``DetLocalVisualizer.add_datasample``; ``image`` is RGB, (height, width, 3)."""
         there = () if data_sample is None else data_sample.keys()
         self._crowds = data_sample.ignored_instances if "ignored_instances" in there else None
         self._threshold = kwargs.get("pred_score_thr", 0.3)
@@ -61,7 +57,9 @@ class ComparisonVisualizer(DetLocalVisualizer):
         marks = []  # text, place and colour of each label
         if crowds is not None:
             for mask in _masks(crowds, factor):
-                _stripe(panel, mask)
+                y, x = np.nonzero(mask)
+                dark = (x + y) // STRIPE % 2 == 0
+                panel[y, x] = np.where(dark[:, None], DARK, LIGHT)
             marks += [("crowd", box[:2], LIGHT) for box in _boxes(crowds) * factor]
         for label, mask in zip(labels, _masks(instances, factor), strict=False):
             _fill(panel, mask, colors[label])
@@ -105,13 +103,6 @@ def _fill(panel: NDArray, mask: NDArray, color: tuple[int, int, int]) -> None:
     panel[mask] = (1 - MASK_OPACITY) * panel[mask] + MASK_OPACITY * np.array(color)
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(panel, contours, -1, color, 2, cv2.LINE_AA)
-
-
-def _stripe(panel: NDArray, mask: NDArray) -> None:
-    y, x = np.nonzero(mask)
-    dark = (x + y) // STRIPE % 2 == 0
-    panel[y[dark], x[dark]] = DARK
-    panel[y[~dark], x[~dark]] = LIGHT
 
 
 def _annotate(

@@ -13,9 +13,8 @@ from pycocotools import mask as mask_utils
 def encode_masks(masks: NDArray) -> list[dict[str, Any]]:
     """Encode masks as MMDetection's ``encode_mask_results`` does, to the byte.
 
-    A run ends where a pixel differs from the one above. That is found by comparing whole rows, as
-    they lie in memory, and few pixels of a mask do; pycocotools wants a copy by columns and visits
-    each pixel. For masks of noise this would be slower.
+    A run ends where a pixel differs from the one above: found by comparing whole rows, as they lie
+    in memory, where pycocotools copies by columns and visits each pixel. Noise would be slower.
 
     Args:
         masks: (N, H, W), bool; those of another type are left to MMDetection.

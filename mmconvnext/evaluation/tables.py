@@ -11,7 +11,7 @@ from pathlib import Path
 from terminaltables import AsciiTable
 
 KINDS = {"bbox": "box", "segm": "mask"}
-COLUMNS = {
+COLUMNS = {  # in the order of pycocotools' stats
     "mAP": "AP",
     "mAP_50": "AP50",
     "mAP_75": "AP75",
@@ -30,10 +30,7 @@ SIZES = {"small": 32**2, "medium": 96**2, "large": math.inf}
 def format_table(
     rows: Sequence[Sequence[str]], heading: bool = True, footing: bool = False, numbers: bool = True
 ) -> str:
-    """Format rows of equal length, maybe with lines below the first and above the last.
-
-    With ``numbers`` all columns but the first are aligned to the right.
-    """
+    """Format rows, maybe with lines below the first and above the last, numbers to the right."""
     table = AsciiTable([list(row) for row in rows])
     table.inner_heading_row_border, table.inner_footing_row_border = heading, footing
     if numbers:

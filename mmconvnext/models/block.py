@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-LAYER_NORM_EPS = 1e-6
-GRN_EPS = 1e-6
+EPS = 1e-6  # of LayerNorm and GRN
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -21,7 +20,7 @@ class LayerNorm2d(nn.LayerNorm):
     channels_last input both permutations are views and nothing is copied.
     """
 
-    def __init__(self, num_channels: int, eps: float = LAYER_NORM_EPS):
+    def __init__(self, num_channels: int, eps: float = EPS):
         super().__init__(num_channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,12 +32,11 @@ class GRN(nn.Module):
     """Global Response Normalisation ("ConvNeXt V2", arXiv 2301.00808, section 3.2).
 
     Of x (N, H, W, C): ``g = ||x||_2`` over H and W; ``n = g / (mean of g over channels + eps)``;
-    the result is ``gamma * (x * n) + beta + x``. Whatever is summed over positions, forward and
-    backward, is summed in float32 even where ``x`` is of lower precision: sums of squares and
-    gradients of ``gamma`` overflow in float16, and their terms vanish.
+    the result is ``gamma * (x * n) + beta + x``. Sums over positions, forward and backward, are in
+    float32 at least: those of squares overflow in float16, and their terms vanish.
     """
 
-    def __init__(self, num_channels: int, eps: float = GRN_EPS):
+    def __init__(self, num_channels: int, eps: float = EPS):
         super().__init__()
         self.eps = eps
         self.gamma = nn.Parameter(torch.zeros(1, 1, 1, num_channels))
@@ -74,10 +72,7 @@ def _normalise(x: Tensor, gamma: Tensor, beta: Tensor, norm: Tensor, eps: float)
 def grn_scale(norm: Tensor, gamma: Tensor, eps: float) -> Tensor:
     """What GRN multiplies each channel with, before adding ``beta``: ``1 + gamma * n``.
 
-    Args:
-        norm: of each channel over the positions of a sample (..., C).
-        gamma: (..., C).
-        eps: added to the mean of the norms.
+    ``norm`` is that of each channel over the positions of a sample; all shapes are (..., C).
     """
     return 1 + gamma * (norm / (norm.mean(dim=-1, keepdim=True) + eps))
 
@@ -85,13 +80,7 @@ def grn_scale(norm: Tensor, gamma: Tensor, eps: float) -> Tensor:
 def grn_scale_backward(
     grad_scale: Tensor, norm: Tensor, gamma: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Differentiate :func:`grn_scale`.
-
-    Args:
-        grad_scale: the gradient of its result (..., C), that is the sum of ``grad * x``.
-        norm: as there.
-        gamma: as there.
-        eps: as there.
+    """Differentiate :func:`grn_scale`, given the gradient of its result: the sum of ``grad * x``.
 
     Returns:
         The gradient of ``gamma`` for each sample, and what ``x`` is to be multiplied with for the
@@ -160,15 +149,12 @@ class Block(nn.Module):
         super().__init__()
         padding = kernel_size // 2
         self.dwconv = nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels)
-        self.norm = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(channels, eps=EPS)
         self.pwconv1 = nn.Linear(channels, 4 * channels)
         self.grn = GRN(4 * channels) if use_grn else None
         self.pwconv2 = nn.Linear(4 * channels, channels)
-        self.gamma = (
-            nn.Parameter(torch.full((channels,), float(layer_scale_init_value)))
-            if layer_scale_init_value
-            else None
-        )
+        gamma = torch.full((channels,), float(layer_scale_init_value))
+        self.gamma = nn.Parameter(gamma) if layer_scale_init_value else None
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:

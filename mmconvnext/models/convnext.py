@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from itertools import islice
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -20,7 +20,6 @@ from mmconvnext.models.fused_block import FusedBlock, is_recorded
 from mmconvnext.variants import NUM_STAGES, is_number, is_positive_int, resolve_arch
 from mmconvnext.weights.load import LoadsAnyLayout, load_pretrained, pretrained_cfg
 
-INIT_STD = 0.02
 # Layer-wise decay counts this many blocks of the third stage as one layer; see `layer_id`.
 BLOCKS_PER_LAYER = 3
 
@@ -46,15 +45,14 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
         use_grn: Global Response Normalisation in each block (V2).
         out_indices: the stages whose features are returned, in ascending order, out of 0, 1, 2, 3.
         frozen_stages: as in MMDetection's ResNet: -1 freezes nothing, 0 the stem, k the stem and
-            the first k stages (with the downsampling before them). Frozen parts do not require
-            gradients and stay in eval mode. Output norms are new in a detector and never frozen.
+            the first k stages (with the downsampling before them). Frozen parts stay in eval mode.
+            Output norms are new in a detector and never frozen.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
-        fused: compute blocks (V1 and V2) in tiles that stay in the cache, and recompute in the
-            backward pass what is larger than their inputs; see
-            :mod:`mmconvnext.models.fused_block`. ``"auto"`` does so where it was measured to pay:
-            on the CPU, but for small maps. On accelerators nothing was measured, so there it
-            computes layer by layer. ``True`` does so wherever it is possible, whatever the device
-            and size; ``False`` nowhere. The first forward pass logs the outcome; see also
+        fused: compute blocks in tiles that stay in the cache, and recompute in the backward pass
+            what is larger than their inputs; see :mod:`mmconvnext.models.fused_block`. ``"auto"``
+            does so where it was measured to pay: on the CPU, but for small maps. On accelerators
+            nothing was measured, so there it computes layer by layer. ``True`` does so wherever it
+            is possible, ``False`` nowhere. The first forward pass logs the outcome; see also
             :meth:`fusion_status`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, with
             the arguments of :func:`mmconvnext.weights.load.load_pretrained`; ``None`` keeps the
@@ -86,49 +84,43 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
     ):
         super().__init__(init_cfg=init_cfg)
         self.depths, self.widths = resolve_arch(arch)
-        _check_arguments(
-            in_channels=in_channels,
-            kernel_size=kernel_size,
-            drop_path_rate=drop_path_rate,
-            layer_scale_init_value=layer_scale_init_value,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            fused=fused,
-        )
+        _check_blocks(in_channels, kernel_size, drop_path_rate, layer_scale_init_value)
+        _check_stages(out_indices, frozen_stages)
+        if fused not in ("auto", True, False):
+            raise ValueError(f"{fused=} must be 'auto', True or False")
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
-        self.in_channels, self.use_grn = in_channels, use_grn
-        self.with_cp = with_cp
+        self.in_channels, self.use_grn, self.with_cp = in_channels, use_grn, with_cp
+        # of learning-rate decay; 6 layers for T, 12 for S, B, L and XL
+        self.num_layers = 3 + -(-self.depths[2] // BLOCKS_PER_LAYER)
+        self.num_stages = NUM_STAGES
         self._fusion_is_logged = False
 
         build = partial(FusedBlock, fused=fused) if fused else Block
-        num_built = self.out_indices[-1] + 1
+        options = (layer_scale_init_value, use_grn)
         last_block = sum(self.depths) - 1
-        rates = [drop_path_rate * block / last_block for block in range(last_block + 1)]
-        self.downsample_layers = nn.ModuleList(
-            _downsampling(in_channels, self.widths, stage) for stage in range(num_built)
-        )
-        self.stages = nn.ModuleList()
-        for depth, width in zip(self.depths[:num_built], self.widths, strict=False):
-            stage_rates, rates = rates[:depth], rates[depth:]
-            options = (layer_scale_init_value, use_grn)
+        rates = (drop_path_rate * block / last_block for block in range(last_block + 1))
+        self.downsample_layers, self.stages = nn.ModuleList(), nn.ModuleList()
+        for stage in range(self.out_indices[-1] + 1):
+            width = self.widths[stage]
+            self.downsample_layers.append(_downsampling(in_channels, self.widths, stage))
+            stage_rates = islice(rates, self.depths[stage])
             blocks = (build(width, kernel_size, DropPath(rate), *options) for rate in stage_rates)
             self.stages.append(nn.Sequential(*blocks))
         for index in self.out_indices:
             self.add_module(f"norm{index}", LayerNorm2d(self.widths[index]))
         self.apply(_init_parameters)
-        self._freeze()
+        for module in self._frozen_modules():
+            module.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of ``out_indices``.
 
         Args:
-            x: images (N, in_channels, H, W) in either memory format. Sides that are no multiple of
-                32 lose their last rows and columns, as in every strided convolution; MMDetection's
-                data preprocessor pads to a multiple of 32.
+            x: images (N, in_channels, H, W) in either memory format; of sides that are no multiple
+                of 32 (MMDetection's data preprocessor pads them), the rest is not looked at.
 
         Returns:
-            One map (N, widths[i], H / 2^(i+2), W / 2^(i+2)) for each stage i of ``out_indices``,
-            in channels_last.
+            A map (N, widths[i], H / 2^(i+2), W / 2^(i+2)), in channels_last, for each stage i.
         """
         if is_recorded(x) or self._fusion_is_logged:
             return self._features(x)
@@ -141,13 +133,8 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
     def fusion_status(self, x: Tensor) -> dict[str, str | None]:
         """Why each block is computed layer by layer, by its name; None for those that are fused.
 
-        Args:
-            x: images as for :meth:`forward`, which is run: the answer depends on their size, type
-                and device, on autocast, and on whether gradients are wanted.
-
-        Example:
-            >>> set(ConvNeXt('atto', fused=True).fusion_status(torch.rand(1, 3, 64, 96)).values())
-            {None}
+        The answer depends on size, type and device of the images ``x`` as for :meth:`forward`,
+        which is run, on autocast, and on whether gradients are wanted.
         """
         reasons: dict[str, str | None] = {}
         self._features(x, reasons)
@@ -158,10 +145,8 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
         # LayerNorm and the linear layers work on views.
         x = x.contiguous(memory_format=torch.channels_last)
         outs = []
-        for index, (downsampling, stage) in enumerate(
-            zip(self.downsample_layers, self.stages, strict=True)
-        ):
-            x = downsampling(x)
+        for index, stage in enumerate(self.stages):
+            x = self.downsample_layers[index](x)
             if reasons is not None:  # all blocks of a stage have inputs of the same size
                 for name, block in stage.named_modules(prefix=f"stages.{index}"):
                     if isinstance(block, Block):
@@ -188,9 +173,9 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
         pretrained = pretrained_cfg(self.init_cfg)
         if pretrained is None:
             super().init_weights()
-            return
-        load_pretrained(self, **pretrained)
-        self.is_init = True
+        else:
+            load_pretrained(self, **pretrained)
+            self.is_init = True
 
     def train(self, mode: bool = True) -> ConvNeXt:
         """Set the mode of all but the frozen parts, which stay in eval mode."""
@@ -200,56 +185,29 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
         return self
 
     def _frozen_modules(self) -> list[nn.Module]:
-        if self.frozen_stages < 0:
-            return []
-        num_stages = min(self.frozen_stages, len(self.stages))
-        return [*self.downsample_layers[: max(num_stages, 1)], *self.stages[:num_stages]]
-
-    def _freeze(self) -> None:
-        for module in self._frozen_modules():
-            module.eval()
-            module.requires_grad_(False)
-
-    @property
-    def num_layers(self) -> int:
-        """L of layer-wise learning-rate decay: 6 for T, 12 for S, B, L and XL."""
-        return 3 + -(-self.depths[2] // BLOCKS_PER_LAYER)
-
-    @property
-    def num_stages(self) -> int:
-        """The number of stages of stage-wise learning-rate decay."""
-        return len(self.depths)
+        k = self.frozen_stages
+        return [] if k < 0 else [*self.downsample_layers[: max(k, 1)], *self.stages[:k]]
 
     def layer_id(self, name: str) -> int:
         """Which layer a parameter belongs to in layer-wise learning-rate decay.
 
-        The rule of the official detection code: the stem is 0, stage 0 is 1, stage 1 with the
-        downsampling before it 2, the downsampling before stage 2 is 3, block b of stage 2 is
-        3 + b // 3, stage 3 with the downsampling before it L, and all else (the output norms)
-        L + 1, where L is ``num_layers``.
-
-        Args:
-            name: the parameter's name within this module, for example ``stages.2.4.gamma``.
+        By the rule of the official detection code; ``name`` is within this module, for example
+        ``stages.2.4.gamma``. What is outside of the stages, the output norms, is the last.
         """
         kind, stage, block = _place(name)
+        last = self.num_layers
         if stage is None:
-            return self.num_layers + 1
-        if stage == 0:
-            return 0 if kind == "downsample_layers" else 1
-        if stage == 1:
-            return 2
-        if stage == 2:
-            return 3 if kind == "downsample_layers" else 3 + block // BLOCKS_PER_LAYER
-        return self.num_layers
+            return last + 1
+        of_stages = {
+            "downsample_layers": (0, 2, 3, last),
+            "stages": (1, 2, 3 + block // BLOCKS_PER_LAYER, last),
+        }
+        return of_stages[kind][stage]
 
     def stage_id(self, name: str) -> int:
         """Which layer a parameter belongs to in stage-wise learning-rate decay.
 
-        The stem and every downsampling layer are 0, stage s is s + 1, and all else
-        ``num_stages`` + 1.
-
-        Args:
-            name: the parameter's name within this module.
+        The stem and downsampling layers are 0, stage s is s + 1, and all else ``num_stages`` + 1.
         """
         kind, stage, _ = _place(name)
         if stage is None:
@@ -274,55 +232,48 @@ def _downsampling(in_channels: int, widths: Sequence[int], stage: int) -> nn.Seq
 
 def _init_parameters(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
 
 
 def _place(name: str) -> tuple[str, int | None, int]:
     """Split a parameter name into kind, stage (None outside of the stages) and block."""
-    kind, *numbers = name.split(".")
-    if kind not in ("downsample_layers", "stages"):
-        return kind, None, 0
-    return kind, int(numbers[0]), int(numbers[1])
+    kind, *rest = name.split(".")
+    is_outside = kind not in ("downsample_layers", "stages")
+    return (kind, None, 0) if is_outside else (kind, int(rest[0]), int(rest[1]))
 
 
-def _check_arguments(**arguments: Any) -> None:
+def _check_blocks(in_channels, kernel_size, drop_path_rate, layer_scale_init_value) -> None:
     """Raise a ValueError that names the first argument out of range, its value and the choices."""
-    choices = {
-        "in_channels": (is_positive_int, "a positive integer (3 for RGB)"),
-        "kernel_size": (
-            lambda value: is_positive_int(value) and value % 2,
-            "an odd positive integer (7 in the paper): with an even one the size of the feature "
-            "maps would change",
+    checks = {
+        f"{in_channels=}": (is_positive_int(in_channels), "a positive integer (3 for RGB)"),
+        f"{kernel_size=}": (
+            is_positive_int(kernel_size) and kernel_size % 2,
+            "an odd positive integer (7 in the paper): an even one changes the size of the maps",
         ),
-        "drop_path_rate": (
-            lambda value: is_number(value) and 0 <= value < 1,
+        f"{drop_path_rate=}": (
+            is_number(drop_path_rate) and 0 <= drop_path_rate < 1,
             "a number in [0, 1)",
         ),
-        "layer_scale_init_value": (
-            lambda value: is_number(value) and value >= 0,
+        f"{layer_scale_init_value=}": (
+            is_number(layer_scale_init_value) and layer_scale_init_value >= 0,
             "a number above 0 (1.0 in the detection recipes), or 0 for no layer scale",
         ),
-        "out_indices": (
-            _are_stages,
-            f"an ascending sequence of different stages out of {tuple(range(NUM_STAGES))}",
-        ),
-        "frozen_stages": (
-            lambda value: type(value) is int and -1 <= value <= NUM_STAGES,
-            f"one of {tuple(range(-1, NUM_STAGES + 1))}: -1 freezes nothing, 0 the stem, k the "
-            "stem and the first k stages",
-        ),
-        "fused": (lambda value: value in ("auto", True, False), "'auto', True or False"),
     }
-    for name, (is_right, what) in choices.items():
-        if not is_right(arguments[name]):
-            raise ValueError(f"{name}={arguments[name]!r} must be {what}")
+    for argument, (is_right, choices) in checks.items():
+        if not is_right:
+            raise ValueError(f"{argument} must be {choices}")
 
 
-def _are_stages(value: object) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and len(value) > 0
-        and all(type(i) is int and 0 <= i < NUM_STAGES for i in value)
-        and [*value] == sorted({*value})
-    )
+def _check_stages(out_indices: object, frozen_stages: object) -> None:
+    stages, freezable = range(NUM_STAGES), range(-1, NUM_STAGES + 1)
+    are_ints = isinstance(out_indices, Sequence) and all(type(i) is int for i in out_indices)
+    if not are_ints or not out_indices or [*out_indices] != [i for i in stages if i in out_indices]:
+        raise ValueError(
+            f"{out_indices=} must be an ascending sequence of different stages out of {(*stages,)}"
+        )
+    if type(frozen_stages) is not int or frozen_stages not in freezable:
+        raise ValueError(
+            f"{frozen_stages=} must be one of {(*freezable,)}: -1 freezes nothing, 0 the stem, k "
+            "the stem and the first k stages"
+        )

@@ -27,34 +27,25 @@ def has_kernels(tensor: Tensor) -> bool:
         tensor.device.type == "cpu"
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
-        and (tensor.dtype == torch.float32 or _has_bfloat16(tensor.dtype))
+        and tensor.dtype in (torch.float32, torch.bfloat16)
+        # without AVX512 its kernels for bfloat16 raise
+        and (tensor.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
         and not is_in_torch_dispatch_mode()
     )
-
-
-def _has_bfloat16(dtype: torch.dtype) -> bool:
-    # without AVX512 its kernels for this type raise
-    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def linear(
     weight: Tensor, bias: Tensor | None, num_rows: int, gelu: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """A linear layer to be applied to many tiles of about ``num_rows`` rows each.
+    """A linear layer, followed by GELU or not, for many tiles of about ``num_rows`` rows each.
 
     torch's own uses MKL's kernels in float32, which are slower on some processors. oneDNN's want
-    the weight in blocks; it is rearranged once for all tiles.
-
-    Args:
-        weight: (out, in).
-        bias: (out,) or None.
-        num_rows: the size of most tiles.
-        gelu: whether GELU follows.
+    the weight (out, in) in blocks; it is rearranged once for all tiles.
 
     Returns:
         A function from (rows, in), contiguous, to a new (rows, out).
     """
-    after = torch.ops.aten.gelu_ if gelu else _nothing
+    after = torch.ops.aten.gelu_ if gelu else lambda x: x
     if not has_kernels(weight):
         return lambda x: after(functional.linear(x, weight, bias))
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), num_rows)
@@ -64,20 +55,12 @@ def linear(
     return lambda x: after(apply(x, packed, bias, "none", [], ""))
 
 
-def _nothing(x: Tensor) -> Tensor:
-    return x
-
-
 def depthwise_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] | None = None
 ) -> Tensor:
-    """A depthwise convolution of stride 1 that keeps the size of the map.
+    """A depthwise convolution of a channels_last map (N, C, H, W) with a weight (C, 1, k, k).
 
-    Args:
-        x: (N, C, H, W), in channels_last.
-        weight: (C, 1, k, k), k odd.
-        bias: (C,) or None.
-        padding: above and below, left and right; k // 2 by default.
+    ``padding`` is that of height and width; k // 2 by default, which for odd k keeps the size.
     """
     padding = weight.shape[-1] // 2 if padding is None else padding
     return functional.conv2d(x, weight, bias, padding=padding, groups=len(weight))
@@ -92,11 +75,8 @@ def depthwise_conv2d_backward(
     depthwise convolution again, whose kernel is as large as the map. oneDNN computes that several
     times as fast as its own gradient of the weight.
 
-    Args:
-        x: the input (N, C, H, W), in channels_last.
-        grad: of the output, the same shape and format.
-        weight: (C, 1, k, k).
-        needed: whether the gradients of input, weight and bias are wanted.
+    ``grad`` is that of the output, in channels_last; ``needed`` says whether the gradients of
+    input, weight and bias are wanted.
 
     Returns:
         Those gradients, with oneDNN those of weight and bias in float32; what is there for one that
@@ -128,8 +108,7 @@ def _correlation(x: Tensor, grad: Tensor, pad: int) -> Tensor:
             tile = sample[:, :, top - pad + above : bottom + pad - below]
             if above or below:  # at the upper and lower edge
                 tile = functional.pad(tile, (0, 0, above, below))
-            part = functional.conv2d(
-                tile, kernel[:, :, top:bottom], padding=(0, pad), groups=channels
-            )
+            rows_of_grad = kernel[:, :, top:bottom]
+            part = functional.conv2d(tile, rows_of_grad, padding=(0, pad), groups=channels)
             total += part.transpose(0, 1)
     return total

@@ -17,13 +17,11 @@ TRAINED_FUSED_FROM_BYTES = 2 * 2**20
 class FusedBlock(Block):
     """A :class:`Block` that is computed in tiles where that is possible and pays.
 
-    The result is the same to rounding; differentiable once. :meth:`why_not_fused` says which
-    inputs go layer by layer.
+    The result is the same to rounding; differentiable once.
 
     Args:
         fused: ``"auto"`` fuses on the CPU alone, and there maps that are large enough to gain
             from it; ``True`` wherever it is possible.
-        **kwargs: those of :class:`Block`.
     """
 
     def __init__(self, *args, fused: bool | str = "auto", **kwargs):
@@ -36,15 +34,11 @@ class FusedBlock(Block):
             return super().forward(x)
         # on the CPU wherever `x` is: which samples are dropped decides what is computed
         scales = self.drop_path(torch.ones(len(x), 1, 1, 1)).flatten().tolist()
-        grn_eps = None if self.grn is None else self.grn.eps
-        settings = Settings(tuple(scales), compute_dtype(x), self.norm.eps, grn_eps)
-        params = BlockParameters(
-            *(self.dwconv.weight, self.dwconv.bias, self.norm.weight, self.norm.bias),
-            *(self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight, self.pwconv2.bias),
-            gamma=self.gamma,
-            grn_gamma=None if self.grn is None else self.grn.gamma,
-            grn_beta=None if self.grn is None else self.grn.beta,
-        )
+        grn = self.grn
+        settings = Settings(tuple(scales), compute_dtype(x), self.norm.eps, grn and grn.eps)
+        layers = (self.dwconv, self.norm, self.pwconv1, self.pwconv2)
+        weights = (param for layer in layers for param in (layer.weight, layer.bias))
+        params = BlockParameters(*weights, self.gamma, grn and grn.gamma, grn and grn.beta)
         x = x.contiguous(memory_format=torch.channels_last)
         # autocast has decided in which type the layers work; within nothing else does
         with torch.autocast(x.device.type, enabled=False):
@@ -67,7 +61,7 @@ class FusedBlock(Block):
                 return f"its hidden map has less than {least / 2**20:g} MiB; fused=True forces it"
         kinds = {"dwconv": nn.Conv2d, "norm": nn.LayerNorm, "pwconv1": nn.Linear}
         kinds |= {"pwconv2": nn.Linear} | ({} if self.grn is None else {"grn": GRN})
-        changed = [name for name, kind in kinds.items() if not _is_original(self, name, kind)]
+        changed = [n for n, kind in kinds.items() if not _is_original(getattr(self, n), kind)]
         return f"{', '.join(changed)} replaced, changed or with hooks" if changed else None
 
 
@@ -82,9 +76,8 @@ def is_recorded(x: Tensor) -> bool:
     )
 
 
-def _is_original(block: Block, name: str, kind: type[nn.Module]) -> bool:
+def _is_original(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a layer is as built, so that using its parameters alone is the same."""
-    layer = getattr(block, name)
     hooks = (layer._forward_hooks, layer._forward_pre_hooks)
     hooks += (layer._backward_hooks, layer._backward_pre_hooks)
     if type(layer) is not kind or any(hooks) or any(p is None for p in layer._parameters.values()):

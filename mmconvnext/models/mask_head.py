@@ -7,7 +7,6 @@ import math
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
-from mmengine.config import ConfigDict
 from torch import Tensor
 
 
@@ -21,22 +20,14 @@ class FastFCNMaskHead(FCNMaskHead):
     """
 
     def _predict_by_feat_single(
-        self,
-        mask_preds: Tensor,
-        bboxes: Tensor,
-        labels: Tensor,
-        img_meta: dict,
-        rcnn_test_cfg: ConfigDict,
-        rescale: bool = False,
-        activate_map: bool = False,
+        self, mask_preds, bboxes, labels, img_meta, rcnn_test_cfg, rescale=False, activate_map=False
     ) -> Tensor:
         threshold = rcnn_test_cfg.mask_thr_binary
         if bboxes.device.type != "cpu" or activate_map or threshold < 0:
             return super()._predict_by_feat_single(
                 mask_preds, bboxes, labels, img_meta, rcnn_test_cfg, rescale, activate_map
             )
-        size = img_meta["ori_shape"][:2]
-        scale = img_meta["scale_factor"]
+        size, scale = img_meta["ori_shape"][:2], img_meta["scale_factor"]
         if rescale:  # in place: MMDetection takes the boxes' rescaling from here
             bboxes /= bboxes.new_tensor(scale).repeat(2)
         else:
@@ -55,18 +46,13 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
     Args:
         masks: probabilities (n, h, w).
         boxes: (n, 4), xyxy in pixels of the image.
-        size: height and width of the image.
+        size: height and width of the image, and of the boolean masks returned.
         threshold: from which probability on a pixel belongs to the mask.
-
-    Returns:
-        (n, height, width), boolean.
     """
-    height, width = size
-    pasted = torch.zeros(len(masks), height, width, dtype=torch.bool)
-    for mask, (left, top, right, bottom), image in zip(
-        masks.float(), boxes.tolist(), pasted, strict=True
-    ):
-        rows, columns = _touched(top, bottom, height), _touched(left, right, width)
+    pasted = torch.zeros(len(masks), *size, dtype=torch.bool)
+    for mask, box, image in zip(masks.float(), boxes.tolist(), pasted, strict=True):
+        left, top, right, bottom = box
+        rows, columns = _touched(top, bottom, size[0]), _touched(left, right, size[1])
         if rows and columns:
             weights_y = _weights(rows, top, bottom, mask.shape[0])
             weights_x = _weights(columns, left, right, mask.shape[1])
@@ -85,8 +71,9 @@ def _touched(low: float, high: float, limit: int) -> range:
 def _weights(pixels: range, low: float, high: float, cells: int) -> Tensor:
     """The bilinear weights (pixels, cells) of a mask stretched from ``low`` to ``high``."""
     centres = torch.arange(pixels.start, pixels.stop) + 0.5
-    positions = (centres - low) / (high - low) * cells - 0.5 if high > low else centres - centres
-    if not high > low:  # as MMDetection: of a box without extent, the middle of the mask
-        positions += (cells - 1) / 2
+    if high > low:
+        positions = (centres - low) / (high - low) * cells - 0.5
+    else:  # as MMDetection: of a box without extent, the middle of the mask
+        positions = torch.full_like(centres, (cells - 1) / 2)
     distances = (positions[:, None] - torch.arange(cells)).abs()
     return (1 - distances).clamp(min=0)

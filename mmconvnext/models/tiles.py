@@ -2,18 +2,17 @@
 
 Layer by layer, every intermediate result of a whole feature map is written to memory: with 4C
 channels these are far larger than any cache, and on the CPU the system hands out and clears their
-pages again and again. Here a tile, some rows of the map, goes through all layers at once. For the
-backward pass only the block's input and the convolution's output are saved, 2C values a position
-instead of 11C (more with GRN); the rest is computed again.
-
-GRN needs the norms of a whole sample before its second linear layer can be applied, so the tiles
-of one sample wait for each other with their 4C channels.
+pages again and again. Here a tile, some rows of the map, goes through all layers at once; only GRN,
+which needs the norms of a whole sample, has the tiles of one wait for each other. For the backward
+pass the block's input and the convolution's output are saved, 2C values a position instead of 11C
+(more with GRN); the rest is computed again.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import groupby
 from typing import NamedTuple
 
@@ -81,13 +80,10 @@ class Tile(NamedTuple):
 def divide(
     shape: Sequence[int], scales: Sequence[float], limit: int, by_sample: bool
 ) -> Iterator[tuple[float, list[Tile]]]:
-    """Divide maps into tiles of at most ``limit`` positions, but of a row at least.
+    """Divide maps (N, C, H, W) into tiles of at most ``limit`` positions, but of a row at least.
 
-    Args:
-        shape: of the maps (N, C, H, W).
-        scales: of each sample; all in a tile have the same.
-        limit: the number of positions.
-        by_sample: whether the tiles of a sample belong together, and to no other.
+    All samples in a tile have the same scale. With ``by_sample``, the tiles of a sample belong
+    together, and to no other.
 
     Yields:
         A scale and the tiles that are to be computed together.
@@ -173,13 +169,10 @@ def _squares(hidden: Tensor) -> Tensor:
 def forward_tiles(
     x: Tensor, y: Tensor | None, params: BlockParameters, settings: Settings
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute a block's output, and the norms (N, 4C) that its GRN has seen.
+    """Compute a block's output for ``x`` (N, C, H, W), and the norms (N, 4C) of its GRN.
 
-    Args:
-        x: the input (N, C, H, W), in channels_last.
-        y: the convolution's output; None to compute it tile by tile without keeping it.
-        params: convolution and linear layers in the type to compute in.
-        settings: of the block.
+    ``y`` is the convolution's output; None to compute it tile by tile without keeping it. Both are
+    in channels_last, and convolution and linear layers in the type to compute in.
     """
     groups, num_rows = _groups(x, params, settings)
     linear1 = linear(params.weight1, params.bias1, num_rows, gelu=True)
@@ -191,7 +184,9 @@ def forward_tiles(
         norms = x.new_zeros(len(x), len(params.weight1), dtype=wide)
     linear2 = linear(params.weight2, bias2, num_rows)
     x_rows, y_rows = _rows(x), None if y is None else _rows(y)
-    out = torch.empty_like(x_rows, dtype=_result_dtype(x, params))
+    summands = (t for t in (x, params.weight2, params.gamma) if t is not None)
+    dtype = reduce(torch.promote_types, (t.dtype for t in summands))
+    out = torch.empty_like(x_rows, dtype=dtype)
     for scale, tiles in groups:
         if scale == 0:
             for tile in tiles:
@@ -213,14 +208,6 @@ def forward_tiles(
             else:
                 torch.addcmul(source, branch, params.gamma, value=scale, out=target)
     return _map(out, x), norms
-
-
-def _result_dtype(x: Tensor, params: BlockParameters) -> torch.dtype:
-    """The type of the sum of a block's input and its branch."""
-    branch = params.weight2.dtype
-    if params.gamma is not None:
-        branch = torch.promote_types(branch, params.gamma.dtype)
-    return torch.promote_types(x.dtype, branch)
 
 
 class TiledBlock(torch.autograd.Function):
@@ -293,13 +280,10 @@ class _Gradients:
         self.back1 = linear(params.weight1.t(), None, num_rows)
 
     def add(self, grad: Tensor, scale: float, tiles: list[Tile], norm: Tensor | None) -> None:
-        """Add what some tiles contribute.
+        """Add what tiles that were computed together contribute.
 
-        Args:
-            grad: the gradient of the block's output, as rows.
-            scale: what stochastic depth has multiplied their branch with.
-            tiles: those that were computed together.
-            norm: of their sample, of each hidden channel, (4C,); None without GRN.
+        ``grad`` is the gradient of the block's output, as rows, and ``norm`` (4C,) that of each
+        hidden channel of their sample, with GRN.
         """
         if scale == 0:
             for tile in tiles:
@@ -332,11 +316,8 @@ class _Gradients:
 
         With ``z = s * h + beta`` before the second linear layer, the gradient of its weight is
         ``sum(grad h) s + sum(grad) beta``, and that of ``s``, ``sum((W^T grad) h)``, is
-        ``W . sum(grad h)``: neither needs a pass of its own over the positions.
-
-        Args:
-            norm: of each hidden channel (4C,).
-            product: ``sum(h grad)`` over the positions (4C, C).
+        ``W . sum(grad h)``: neither needs a pass of its own over the positions. ``product`` is
+        ``sum(grad h)`` (4C, C).
 
         Returns:
             What the gradient of ``z`` and ``h`` are multiplied with in the gradient of ``h``.
@@ -350,7 +331,6 @@ class _Gradients:
         return scale, per_hidden
 
     def _of_norm(self, grad: Tensor, y: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-        """Differentiate LayerNorm."""
         weight, bias = self.params.norm_weight, self.params.norm_bias
         grad_y, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
             *(grad.to(self.wide), y.to(self.wide), weight.shape),
@@ -362,7 +342,7 @@ class _Gradients:
         return grad_y
 
     def of_parameters(self) -> BlockParameters:
-        """Return the gradients of all but the convolution.
+        """The gradients of all but the convolution.
 
         So far those of the second linear layer are multiplied with ``factor`` in place of the
         layer scale. From them follows the layer scale's own gradient, as that of the branch,
@@ -370,8 +350,7 @@ class _Gradients:
         """
         params, sums = self.params, self.sums
         if params.grn_beta is not None:
-            beta = params.grn_beta.flatten().to(self.wide)
-            sums.weight2.addr_(beta, sums.bias2)
+            sums.weight2.addr_(params.grn_beta.flatten().to(self.wide), sums.bias2)
             sums.grn_beta.add_(sums.bias2 @ self.weight2.to(self.wide))
         # in the layout of the parameter: any other is copied once more when it is accumulated
         sums = sums._replace(weight2=sums.weight2.t().contiguous())

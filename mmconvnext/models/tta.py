@@ -22,14 +22,7 @@ class InstanceTTAModel(DetTTAModel):
     """
 
     def test_step(self, data: dict[str, list]) -> list[DetDataSample]:
-        """Predict each view and merge.
-
-        Args:
-            data: ``inputs`` and ``data_samples``, each a list of views, which are lists of images.
-
-        Returns:
-            The merged predictions, one an image.
-        """
+        """Predict each view and merge; of ``data``, each value is a list of views of all images."""
         views = (dict(zip(data, view, strict=True)) for view in zip(*data.values(), strict=True))
         predictions = [self._predict(view) for view in views]
         return self.merge_preds(list(zip(*predictions, strict=True)))
@@ -46,31 +39,23 @@ class InstanceTTAModel(DetTTAModel):
         return predictions
 
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
-        """Merge the predictions of the views of one image.
+        """Merge the predictions of an image's views: at most ``max_per_img``, by falling score.
 
-        Args:
-            data_samples: one a view; ``pred_instances`` has boxes (n, 4) xyxy in pixels of the
-                original image, scores (n,), labels (n,) and masks (n, H, W).
-
-        Returns:
-            The merged predictions, at most ``max_per_img``, by falling score.
+        Boxes (n, 4) are xyxy in pixels of the original image, masks (n, H, W) in those of the view.
         """
         views = [sample.pred_instances for sample in data_samples]
         if "masks" not in views[0]:
             return super()._merge_single_sample(data_samples)
-        boxes, scores = self.merge_aug_bboxes(
-            [view.bboxes for view in views],
-            [view.scores for view in views],
-            [sample.metainfo for sample in data_samples],
-        )
+        found = [[view[key] for view in views] for key in ("bboxes", "scores", "labels")]
+        metas = [sample.metainfo for sample in data_samples]
+        boxes, scores = self.merge_aug_bboxes(*found[:2], metas)
         merged = data_samples[0]
         if len(boxes) == 0:
             return merged
-        labels = torch.cat([view.labels for view in views])
+        labels = torch.cat(found[2])
         masks = torch.cat([_unflip(sample) for sample in data_samples])
-        dets, keep = batched_nms(boxes, scores, labels, self.tta_cfg["nms"])
-        keep = keep[: self.tta_cfg["max_per_img"]]
-        dets = dets[: self.tta_cfg["max_per_img"]]
+        most = self.tta_cfg["max_per_img"]
+        dets, keep = (t[:most] for t in batched_nms(boxes, scores, labels, self.tta_cfg["nms"]))
         merged.pred_instances = InstanceData(
             bboxes=dets[:, :4], scores=dets[:, 4], labels=labels[keep], masks=masks[keep]
         )

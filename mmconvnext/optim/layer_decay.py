@@ -6,7 +6,6 @@ the learning rate of layer ``id`` is ``base * rate ** (L + 1 - id)``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,11 +19,18 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from mmconvnext.errors import ConfigError
 from mmconvnext.variants import is_number, is_positive_int
 
-DECAY_TYPES = ("layer_wise", "stage_wise")
-MULTIPLIERS = tuple(f"{kind}_decay_mult" for kind in ("norm", "bias", "dwconv", "flat"))
-MULTIPLIERS += ("bias_lr_mult",)
 LAYER_KEYS = ("decay_rate", "decay_type", "num_layers")
-PARAMWISE_KEYS = (*LAYER_KEYS, "custom_keys", *MULTIPLIERS, "bypass_duplicate")
+# What a value of `paramwise_cfg` must be, and how that is said.
+CHOICES = {
+    "decay_rate": (lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]"),
+    "decay_type": (lambda v: v in ("layer_wise", "stage_wise"), "one of layer_wise, stage_wise"),
+    "num_layers": (lambda v: v == "auto" or is_positive_int(v), "'auto' or a positive integer"),
+    **{
+        f"{kind}_mult": (lambda v: is_number(v) and v >= 0, "a number that is not negative")
+        for kind in ("norm_decay", "bias_decay", "dwconv_decay", "flat_decay", "bias_lr")
+    },
+}
+PARAMWISE_KEYS = (*CHOICES, "custom_keys", "bypass_duplicate")
 # The normalisation layers of MMEngine's default constructor.
 NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 # Attributes that wrappers put between a module and its parameters: torch.compile, (distributed)
@@ -56,12 +62,8 @@ def find_backbones(model: nn.Module) -> dict[str, LayeredBackbone]:
 
     A compiled module answers for the module inside of it, so the longest prefix has to win.
     """
-    found = {
-        f"{name}." if name else "": module
-        for name, module in model.named_modules()
-        if isinstance(module, LayeredBackbone)
-    }
-    return dict(sorted(found.items(), key=lambda item: len(item[0]), reverse=True))
+    found = {n: m for n, m in model.named_modules() if isinstance(m, LayeredBackbone)}
+    return {f"{n}." if n else "": found[n] for n in sorted(found, key=len, reverse=True)}
 
 
 def layer_assigner(
@@ -73,13 +75,9 @@ def layer_assigner(
     """A function from a parameter's name in the model to its layer and that layer's lr scale.
 
     The options are those of :class:`LayerDecayOptimWrapperConstructor`, the backbones those of
-    :func:`find_backbones`.
-
-    Raises:
-        ConfigError: in layer-wise decay, ``num_layers`` is not what a backbone's depth gives; in
-            stage-wise decay, it is less than its number of stages.
+    :func:`find_backbones`; a ConfigError says that ``num_layers`` does not fit one.
     """
-    kind = "layer" if decay_type == "layer_wise" else "stage"
+    kind = decay_type.removesuffix("_wise")
     depth = own_depth = {k: getattr(b, f"num_{kind}s") for k, b in backbones.items()}
     if num_layers != "auto":
         for prefix, expected in own_depth.items():
@@ -101,11 +99,11 @@ def layer_assigner(
 def _check_num_layers(
     num_layers: int, expected: int, decay_rate: float, decay_type: str, prefix: str
 ) -> None:
+    if num_layers == expected or (decay_type == "stage_wise" and num_layers > expected):
+        return
     where = f"the backbone {prefix.rstrip('.')!r}" if prefix else "the backbone"
-    problem = None
-    if decay_type == "stage_wise" and num_layers < expected:
-        problem = f"is less than the {expected} stages of {where}"
-    if decay_type == "layer_wise" and num_layers != expected:
+    problem = f"is less than the {expected} stages of {where}"
+    if decay_type == "layer_wise":
         # The last blocks of the third stage: their layer follows from the depth, not from L.
         wrong, right = (lr_scale(expected - 1, n, decay_rate) for n in (num_layers, expected))
         problem = (
@@ -113,20 +111,19 @@ def _check_num_layers(
             f"third stage would have been trained at {wrong:.3g} instead of {right:.3g} times the "
             "base learning rate"
         )
-    if problem:
-        advice = f"use num_layers='auto' for {expected}"
-        raise ConfigError(f"paramwise_cfg: num_layers={num_layers} {problem}; {advice}")
+    raise ConfigError(
+        f"paramwise_cfg: num_layers={num_layers} {problem}; use num_layers='auto' for {expected}"
+    )
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Optimizer groups with a learning rate that decays with the distance from the output.
 
-    The backbone may be anywhere in the model (inside another detector, compiled, wrapped for
-    distributed training): any module with ``layer_id``, ``stage_id``, ``num_layers`` and
-    ``num_stages`` takes part, :class:`mmconvnext.models.ConvNeXt` does. Every trainable parameter
-    lands in exactly one group, and each group is one line in the log (its names at DEBUG level),
-    with its learning rate as configured: ``--auto-scale-lr`` and schedules multiply it later.
+    The backbone, a :class:`LayeredBackbone`, may be anywhere in the model (inside another detector,
+    compiled, wrapped for distributed training). Every trainable parameter is in one group, and each
+    group is one line in the log (its names at DEBUG level), with its learning rate as configured:
+    ``--auto-scale-lr`` and schedules multiply it later.
 
     Keys of ``paramwise_cfg``:
 
@@ -166,11 +163,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 "paramwise_cfg: dcn_offset_lr_mult is not supported, as offset layers are found by "
                 "their name alone; use custom_keys=dict(conv_offset=dict(lr_mult=...)) instead"
             )
-        unknown = sorted(set(cfg) - set(PARAMWISE_KEYS))
+        unknown = ", ".join(map(repr, sorted(set(cfg) - set(PARAMWISE_KEYS))))
         if unknown:
             raise ConfigError(
-                f"paramwise_cfg: unknown {', '.join(map(repr, unknown))}; "
-                f"the keys are {', '.join(PARAMWISE_KEYS)}"
+                f"paramwise_cfg: unknown {unknown}; the keys are {', '.join(PARAMWISE_KEYS)}"
             )
         if "decay_rate" not in cfg:
             raise ConfigError("paramwise_cfg: decay_rate is missing, for example decay_rate=0.7")
@@ -178,21 +174,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ConfigError(
                 "optimizer: lr is missing; layer-wise decay multiplies the base learning rate"
             )
-        values = {"decay_type": "layer_wise", "num_layers": "auto", **cfg}
-        rate, kind, depth = (values[key] for key in LAYER_KEYS)
-        checks = {
-            "decay_rate": (is_number(rate) and 0 < rate <= 1, "a number in (0, 1]"),
-            "decay_type": (kind in DECAY_TYPES, f"one of {', '.join(DECAY_TYPES)}"),
-            "num_layers": (
-                depth == "auto" or is_positive_int(depth),
-                "'auto' or a positive integer",
-            ),
-        }
-        for key in set(MULTIPLIERS) & set(cfg):
-            checks[key] = (is_number(cfg[key]) and cfg[key] >= 0, "a number that is not negative")
-        for key, (is_right, choices) in checks.items():
-            if not is_right:
-                raise ConfigError(f"paramwise_cfg: {key}={values[key]!r} must be {choices}")
+        for key, (is_right, choices) in CHOICES.items():
+            if key in cfg and not is_right(cfg[key]):
+                raise ConfigError(f"paramwise_cfg: {key}={cfg[key]!r} must be {choices}")
 
     def add_params(self, params: list[dict], module: nn.Module, **_: Any) -> None:
         """Append the groups of all trainable parameters of ``module`` to ``params``, in place."""
@@ -203,16 +187,15 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f"{type(module).__name__}; use mmconvnext's ConvNeXt, a module with layer_id(), "
                 "stage_id(), num_layers and num_stages, or another constructor"
             )
-        given = {k: self.paramwise_cfg[k] for k in LAYER_KEYS if k in self.paramwise_cfg}
-        assign = layer_assigner(backbones, **given)
+        cfg = self.paramwise_cfg
+        assign = layer_assigner(backbones, **{k: cfg[k] for k in LAYER_KEYS if k in cfg})
         undecayed = _undecayed(module)
-        groups: dict[tuple, dict] = {}
+        groups: dict[str, dict] = {}
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
             options = self._options(module, name, assign(name), name in undecayed)
-            key = tuple((k, repr(v)) for k, v in options.items())
-            group = groups.setdefault(key, {**options, "params": [], "param_names": []})
+            group = groups.setdefault(repr(options), {**options, "params": [], "param_names": []})
             group["params"].append(param)
             group["param_names"].append(name)
         ordered = sorted(groups.values(), key=lambda g: (g["layer_id"], -g.get("weight_decay", 0)))
@@ -227,20 +210,19 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         # The order of MMEngine's constructor: the longest key first, equally long ones sorted.
         matching = [k for k in sorted(sorted(custom_keys), key=len, reverse=True) if k in name]
         custom = custom_keys[matching[0]] if matching else {}
+        lr_mult, decay_mult = custom.get("lr_mult", 1.0), custom.get("decay_mult", 1.0)
         if not matching:
-            owner, param = module.get_submodule(name.rpartition(".")[0]), module.get_parameter(name)
-            is_bias = name.endswith("bias") and not isinstance(owner, NORM_LAYERS)
-            lr_mult = self.paramwise_cfg.get("bias_lr_mult", 1.0) if is_bias else 1.0
-            decay_mult = 0.0 if undecayed else self._decay_mult(name, param, owner)
-        else:
-            lr_mult, decay_mult = custom.get("lr_mult", 1.0), custom.get("decay_mult", 1.0)
+            owner = module.get_submodule(name.rpartition(".")[0])
+            if name.endswith("bias") and not isinstance(owner, NORM_LAYERS):
+                lr_mult = self.paramwise_cfg.get("bias_lr_mult", 1.0)
+            decay_mult = 0.0 if undecayed else self._decay_mult(name, owner)
         scale = layer[1] * lr_mult
         options = {"layer_id": layer[0], "lr_scale": scale, "lr": self.base_lr * scale}
         if self.base_wd is not None:
             options["weight_decay"] = self.base_wd * decay_mult
         return {**options, **custom}
 
-    def _decay_mult(self, name: str, param: nn.Parameter, owner: nn.Module) -> float:
+    def _decay_mult(self, name: str, owner: nn.Module) -> float:
         """What multiplies the weight decay; the rules are tried in MMEngine's order."""
         cfg = self.paramwise_cfg
         if isinstance(owner, NORM_LAYERS):
@@ -249,7 +231,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             return cfg.get("bias_decay_mult", 0.0)
         if isinstance(owner, nn.Conv2d) and owner.in_channels == owner.groups:
             return cfg.get("dwconv_decay_mult", 1.0)
-        return cfg.get("flat_decay_mult", 0.0) if param.ndim <= 1 else 1.0
+        is_flat = owner.get_parameter(name.rpartition(".")[2]).ndim <= 1
+        return cfg.get("flat_decay_mult", 0.0) if is_flat else 1.0
 
 
 def _undecayed(module: nn.Module) -> set[str]:
@@ -275,5 +258,4 @@ def _log_groups(groups: Iterable[Mapping[str, Any]]) -> None:
             f"{sum(p.numel() for p in group['params']):,}",
             f", {custom}" if custom else "",
         )
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("    %s", ", ".join(group["param_names"]))
+        logger.debug("    %s", ", ".join(group["param_names"]))

@@ -8,27 +8,20 @@ from pathlib import Path
 
 from mmconvnext.errors import DownloadError, SourceError
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK = 1 << 20
 
 
 def split_sha256(source: str, sha256: str | None = None) -> tuple[str, str | None]:
-    """Take the hash off the end of a source, where one may stand as ``#sha256=…``.
-
-    Args:
-        source: a URL or another name with a scheme.
-        sha256: the hash, if it was given beside it.
-
-    Returns:
-        The source without its fragment, and the hash in lower case, if any.
+    """Split a source from its ``#sha256=…``; the hash, from there or beside it, in lower case.
 
     Raises:
         SourceError: the hash is no sha256, or there are two that differ.
     """
     source, _, fragment = source.partition("#")
-    hashes = set() if sha256 is None else {valid_sha256(source, sha256)}
+    given = [] if sha256 is None else [sha256]
     if fragment.lower().startswith("sha"):  # also sha1 and misspellings: not silently unchecked
-        hashes.add(valid_sha256(source, fragment.removeprefix("sha256=")))
+        given.append(fragment.removeprefix("sha256="))
+    hashes = {valid_sha256(source, value) for value in given}
     if len(hashes) > 1:
         raise SourceError(f"{source}: two different hashes: {', '.join(sorted(hashes))}")
     return source, next(iter(hashes), None)
@@ -36,7 +29,7 @@ def split_sha256(source: str, sha256: str | None = None) -> tuple[str, str | Non
 
 def valid_sha256(source: str, value: str) -> str:
     """The hash of a source in lower case; SourceError unless it has 64 hexadecimal digits."""
-    if not SHA256.fullmatch(value.lower()):
+    if not re.fullmatch(r"[0-9a-f]{64}", value.lower()):
         raise SourceError(
             f"{source}: {value!r} is no sha256, which has 64 hexadecimal digits; correct it or "
             "leave it out (at the end of a URL it is written #sha256=…)"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmconvnext.errors import WeightsError
 from mmconvnext.weights.layouts import IN_DETECTOR, beside, extract_backbone
-from mmconvnext.weights.matching import describe, explain_incomplete
+from mmconvnext.weights.matching import explain_incomplete
 
 
 def in_our_layout(
@@ -19,16 +19,12 @@ def in_our_layout(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Convert a checkpoint as a whole: a backbone, a classifier, or a detector.
 
-    Args:
-        checkpoint: the content of a file.
-        source: what to call it.
-        prefix: of the backbone, see :func:`mmconvnext.weights.layouts.find_backbone`, as ``ema``.
-        ema: see there.
+    ``source`` is what to call it; ``prefix`` and ``ema`` choose the backbone, see
+    :func:`mmconvnext.weights.layouts.find_backbone`.
 
     Returns:
-        Names and tensors: of a detector all of its parts, of other files the ConvNeXt with the
-        final norm and classifier that are in it (those of transformers are beside it); and what to
-        write down about their origin.
+        Names and tensors, of a detector all of its parts, of other files the ConvNeXt with the
+        final norm and classifier that are in it; and what to write down about their origin.
 
     Raises:
         WeightsError: it has no ConvNeXt of a known layout, or not the whole of one.
@@ -38,8 +34,7 @@ def in_our_layout(
     except ValueError as error:
         raise WeightsError(f"cannot convert {source}: {error}") from error
     # in our layout nothing would tell an unsupported model of timm from ours any more
-    unsupported = " and ".join(describe(converted, found.layout.name).unsupported)
-    if fault := f"its model has {unsupported}" if unsupported else explain_incomplete(converted):
+    if fault := explain_incomplete(converted, found.layout.name):
         raise WeightsError(f"cannot convert {source} ({found.layout.name} layout): {fault}")
     if IN_DETECTOR.fullmatch(found.prefix):
         converted = {f"backbone.{k}": v for k, v in converted.items()} | beside(tensors, found)
@@ -52,14 +47,10 @@ def write_safetensors(
 ) -> Path:
     """Write tensors to a file, in one move: it is never half there.
 
-    Args:
-        path: ends in ``.safetensors``.
-        tensors: by name.
-        notes: text to keep in the file's header.
-        force: replace a file that is there.
+    ``notes`` are kept in its header; ``force`` replaces a file that is there.
 
     Raises:
-        WeightsError: the name ends otherwise, the file is there, or it cannot be written.
+        WeightsError: the name is refused by :func:`check_target`, or it cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -83,7 +74,7 @@ def write_safetensors(
 
 
 def check_target(path: str | Path, force: bool = False) -> Path:
-    """The path without ``~``, unless it is not to be written, see :func:`write_safetensors`."""
+    """The path without ``~``; WeightsError if it is there or does not end in ``.safetensors``."""
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: the name must end in .safetensors, which is what is written")

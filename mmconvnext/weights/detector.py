@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, initialize, is_model_wrapper
+from mmengine.model import initialize
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.layouts import beside, find_backbone, flatten, inside
-from mmconvnext.weights.load import Fitted, LoadsAnyLayout, fit, loading, pretrained_cfg
+from mmconvnext.weights.layouts import below, beside, find_backbone, find_names, flatten
+from mmconvnext.weights.load import (
+    Fitted,
+    LoadsAnyLayout,
+    fit,
+    load_fitted,
+    pretrained_cfg,
+    unwrapped,
+)
 from mmconvnext.weights.matching import ADAPTATIONS, check_adaptations, first, shape
 from mmconvnext.weights.sources import fetch_first
 
@@ -47,28 +54,23 @@ def fit_detector(
         model: the detector; may be wrapped, for distributed running or test-time augmentation.
         checkpoint: of MMEngine, or a state dict.
         source: what to call it in messages.
-        adapt: differences to adapt, out of ``in_channels`` and ``kernel_size`` (see
-            :func:`mmconvnext.weights.matching.match`), ``num_classes`` (tensors that differ in
-            their first axis alone are randomly initialised) and ``parts`` (as are parts that the
-            file lacks).
+        adapt: differences to adapt: those of :func:`mmconvnext.weights.matching.match`,
+            ``num_classes`` (tensors that differ in their first axis alone are randomly initialised)
+            and ``parts`` (as are parts that the file lacks).
         must_fill: every tensor has to have its value, as in a test; ``adapt`` is ignored.
 
     Raises:
         WeightsError: a tensor is missing or has another shape, or ``adapt`` is wrong.
     """
     adapt = () if must_fill else adapt
-    try:
-        check_adaptations(adapt, LOAD_ADAPTATIONS)
-    except ValueError as error:
-        raise WeightsError(f"load_{error}") from error
+    check_adaptations(adapt, LOAD_ADAPTATIONS, "load_adapt")
     model = unwrapped(model)
     own = dict(model.state_dict())
     # what the names of each begin with; a model may be a backbone itself
     backbones = {
         f"{n}." * bool(n): m for n, m in model.named_modules() if isinstance(m, LoadsAnyLayout)
     }
-    starts = tuple(backbones)
-    given = _state_dict(checkpoint, own, starts, source)
+    given = _in_own_names(checkpoint, own, list(backbones), source)
     fitted: OrderedDict[str, Tensor] = OrderedDict()
     fitted._metadata = dict(getattr(checkpoint, "_metadata", None) or {})
     parts = {}
@@ -76,68 +78,43 @@ def fit_detector(
         part = {k.removeprefix(start): given.pop(k) for k in [*given] if k.startswith(start)}
         parts[backbone] = _fit_backbone(start, backbone, part, source, adapt)
         fitted.update({start + k: v for k, v in parts[backbone].tensors.items()})
-    rest = {k: v for k, v in own.items() if not k.startswith(starts)}
+    rest = {k: v for k, v in own.items() if not k.startswith(tuple(backbones))}
     if backbones and rest and not rest.keys() & given.keys():
         if must_fill:
             raise WeightsError(
                 f"{source} has a backbone alone, not a detector: training starts from it where "
                 "model.backbone.init_cfg.checkpoint names it"
             )
-        note = f"{source} has a backbone alone: all else is randomly initialised"
-        print_log(note, logger="current")
-        return FittedDetector(fitted, parts)
-    if must_fill:  # what may be missing of a backbone in a training, a test cannot do without
-        rest = {k: v for k, v in own.items() if k not in fitted}
-    fitted.update(_fit_rest(rest, given, source, adapt, may_adapt=not must_fill))
+        _log(f"{source} has a backbone alone: all else is randomly initialised")
+    else:
+        # what may be missing of a backbone in a training, a test cannot do without
+        rest = {k: v for k, v in own.items() if k not in fitted} if must_fill else rest
+        fitted.update(_fit_rest(rest, given, source, adapt, may_adapt=not must_fill))
     return FittedDetector(fitted, parts)
 
 
-def load_fitted(
-    model: nn.Module,
-    state_dict: Mapping[str, Tensor],
-    backbones: Mapping[nn.Module, Fitted],
-    strict: bool = False,
-) -> None:
-    """Load what :func:`fit_detector` gave; what is missing has been said, or is on request."""
-    model = unwrapped(model)
-    with loading(backbones):
-        model.load_state_dict(state_dict, strict=strict)
-    if isinstance(model, LoadsAnyLayout):
-        return
-    own = model.state_dict()
-    counts = Counter(k.partition(".")[0] for k in state_dict if k in own)
-    parts = ", ".join(f"{name} {count}" for name, count in counts.items())
-    print_log(
-        f"detector: loaded {counts.total()} of {len(own)} tensors ({parts})", logger="current"
-    )
+def _log(line: str) -> None:
+    print_log(line, logger="current")
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of wrappers for distributed running and test-time augmentation."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
-def _state_dict(
-    checkpoint: object, own: Mapping[str, Tensor], starts: tuple[str, ...], source: str
+def _in_own_names(
+    checkpoint: object, own: Mapping[str, Tensor], starts: list[str], source: str
 ) -> dict[str, Tensor]:
     """The tensors by names that are the model's, but for those inside of its backbones."""
-    found = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
-    tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
-    tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    named = tensors.keys() & own.keys() or any(k.startswith(starts) for k in tensors)
-    if len(starts) != 1 or named:
-        return tensors
-    # a backbone or a detector in other wrappers, or under another name
     try:
         tensors = flatten(checkpoint)
-        place = find_backbone(tensors)
+        before = find_names(tensors, own)
+        if before is not None:
+            return below(tensors, before)
+        if len(starts) != 1:
+            return tensors  # what is missing will be said
+        # a backbone alone, or in a detector under another name
+        found = find_backbone(tensors)
     except ValueError as error:
-        label = starts[0].removesuffix(".") or "backbone"
-        raise WeightsError(f"cannot load the {label} from {source}: {error}") from error
-    part = {starts[0] + k: v for k, v in inside(tensors, place).items()}
-    return part | beside(tensors, place)
+        name = "".join(starts[:1]).removesuffix(".") or "backbone"
+        raise WeightsError(f"cannot load the {name} from {source}: {error}") from error
+    part = {starts[0] + k: v for k, v in below(tensors, found.prefix).items()}
+    return part | beside(tensors, found)
 
 
 def _fit_backbone(
@@ -165,19 +142,18 @@ def _fit_rest(
     missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
     other = [k for k in own if k in given and given[k].shape != own[k].shape]
     classes = [k for k in other if given[k].shape[1:] == own[k].shape[1:]]
+    unused = [k for k in given if k not in own]
     faults, notes = [], []
     for names, what, fix in (
         (missing, "are missing", "parts"),
         (classes, "have another first axis (number of classes)", "num_classes"),
         ([k for k in other if k not in classes], "have another shape", None),
     ):
-        if not names:
-            continue
         shown = [f"{k} {shape(given[k])} for {shape(own[k])}" if k in given else k for k in names]
         sentence = f"{len(names)} of {len(own)} tensors {what} ({first(shown)})"
-        if fix in adapt:
+        if names and fix in adapt:
             notes.append(f"{sentence}: randomly initialised, as load_adapt has '{fix}'")
-        else:
+        elif names:
             advice = f"; load_adapt=['{fix}'] leaves them randomly initialised"
             faults.append(sentence + advice * bool(fix and may_adapt))
     if faults:
@@ -185,22 +161,18 @@ def _fit_rest(
             f"{source} does not fit the model: {', '.join(faults)}. Otherwise give the config that "
             "it was trained with"
         )
-    unused = [k for k in given if k not in own]
     if unused:
         notes.append(f"{len(unused)} tensors of it are not in the model ({first(unused)})")
     for note in notes:
-        print_log(f"{source}: {note}", logger="current")
+        _log(f"{source}: {note}")
     return {k: v for k, v in given.items() if k in own and k not in other}
 
 
 def verify_weights(cfg: Config) -> int:
     """Build a config's model and load the weights that it names; the log reports each load.
 
-    Args:
-        cfg: of a detector, with ``init_cfg`` of ConvNeXt backbones, ``load_from``, or both.
-
-    Returns:
-        How many loads there were.
+    They are named by ``init_cfg`` of ConvNeXt backbones, or by ``load_from``, which stands before
+    them. Returns how many loads there were.
 
     Raises:
         WeightsError: a file does not fit.
@@ -209,15 +181,15 @@ def verify_weights(cfg: Config) -> int:
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(cfg.model)
     if cfg.get("load_from"):
-        sources = cfg.load_from if isinstance(cfg.load_from, str) else list(cfg.load_from)
-        source, path = fetch_first(sources)
+        source, path = fetch_first(cfg.load_from)
         fitted = fit_detector(model, read_checkpoint(path), source, cfg.get("load_adapt") or ())
         load_fitted(model, *fitted)
         return 1
     backbones = [m for m in model.modules() if isinstance(m, LoadsAnyLayout)]
-    pretrained = [m for m in backbones if pretrained_cfg(m.init_cfg) is not None]
+    pretrained = [m for m in backbones if pretrained_cfg(m.init_cfg)]
     for backbone in pretrained:
         backbone.init_weights()
-    if model.init_cfg and model not in backbones:  # MMDetection's own way for whole detectors
+    whole = bool(model.init_cfg) and model not in backbones
+    if whole:  # MMDetection's own way
         initialize(model, model.init_cfg)
-    return len(pretrained) + bool(model.init_cfg and model not in backbones)
+    return len(pretrained) + whole

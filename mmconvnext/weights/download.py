@@ -6,7 +6,6 @@ import glob
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -15,19 +14,18 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, http_backoff
 from mmengine.logging import print_log
 
-from mmconvnext.compat.checkpoint_io import is_safetensors, looks_of, read_checkpoint
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import (
+    CheckpointError,
     DownloadError,
     SourceError,
     UnreadableCheckpointError,
-    UnsafeCheckpointError,
 )
 from mmconvnext.weights.checksum import check_sha256, sha256_of, split_sha256
 
 # Their file names carry a hash or the whole recipe: no two of their files share one. Such files lie
 # where torch and MMEngine put them, so that what they downloaded is found.
 FLAT_HOSTS = ("dl.fbaipublicfiles.com", "download.openmmlab.com", "download.pytorch.org")
-HASH_DIGITS = 16  # of what keeps files of one name apart
 RETRIES = 2  # at a server that is busy
 TIMEOUT = 20.0  # seconds until the server answers
 # A file that is compressed on its way has another length than the server says.
@@ -37,17 +35,14 @@ HEADERS = {"Accept-Encoding": "identity"}
 def download(url: str, folder: Path | None = None, sha256: str | None = None) -> Path:
     """Find the file of a URL in the cache, after downloading it if it is not there.
 
-    Any number of processes and machines may ask at once, without a barrier between them: a lock
-    beside the file lets one of them download, while the others wait and then find the file.
-
-    A broken connection is tried again, and what came stays for the next call to resume from. A web
-    page, a damaged file and one with another hash are not kept.
+    Any number of processes and machines may ask at once: a lock beside the file lets one of them
+    download, while the others wait. A broken connection is tried again, and what came stays for the
+    next call to resume from. A web page, a damaged file and one with another hash are not kept.
 
     Args:
         url: an http or https URL; ``#sha256=`` and the hash may be added to it.
-        folder: where to put the file, under the last part of the URL; who chooses a folder keeps
-            files of one name apart. None for torch's cache, where files of most hosts lie in a
-            subfolder named after the URL.
+        folder: where to put the file, under the last part of the URL; None for torch's cache, where
+            files of most hosts lie in a subfolder named after the URL.
         sha256: 64 hexadecimal digits that the file must have, also where it is there already.
 
     Raises:
@@ -59,12 +54,7 @@ def download(url: str, folder: Path | None = None, sha256: str | None = None) ->
 
 
 def obtain(url: str, path: Path, digest: str = "") -> Path:
-    """Download a URL to a path, unless there is a file.
-
-    Args:
-        url: an http or https URL.
-        path: the file to be.
-        digest: what its sha256 starts with, for names that carry a few digits of it.
+    """Download a URL to a path, unless there is a file; its sha256 must start with ``digest``.
 
     Raises:
         DownloadError: the file cannot be had, or it is another one than asked for.
@@ -102,99 +92,36 @@ def place_of(url: str, folder: Path | None = None) -> Path:
     if folder is not None:
         return Path(folder).expanduser() / name
     cache = Path(torch.hub.get_dir()).expanduser() / "checkpoints"
-    if parts.hostname in FLAT_HOSTS:
-        return cache / name
     # every other host may have a model.safetensors in each of its folders
-    return cache / hashlib.sha256(url.encode()).hexdigest()[:HASH_DIGITS] / name
+    return cache / ("" if parts.hostname in FLAT_HOSTS else _short_hash(url)) / name
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _bring(url: str, path: Path, digest: str) -> None:
     """Download to ``path``, which appears at once, whole and checked."""
-    identity = _identity(url)
-    part = _part(path, identity)
+    validator, size = _identify(url)
+    # of what came before, only a part of the very file that the server has now is resumed
+    part = path.with_name(f"{path.name}.{_short_hash(f'{url} {validator} {size}')}.part")
+    for found in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        if found != part or size is None or found.stat().st_size > size:
+            found.unlink()
     print_log(f"downloading {url} to {path}", logger="current")
-    _receive(url, part, identity)
+    _receive(url, part, path.name, validator, size)
     try:
-        actual = sha256_of(part) if digest else ""
-        if not actual.startswith(digest):
-            raise DownloadError(
-                f"what came has the sha256 {actual}, not {digest} as asked for, and was removed"
-            )
-        _check_whole(part, path.suffix)
+        _check(part, digest)
     except DownloadError:
         part.unlink()
         raise
-    os.replace(part, path)
+    part.replace(path)
 
 
-def _part(path: Path, identity: dict[str, Any] | None) -> Path:
-    """The file of what came so far; its name says which file on the server it is a part of.
+def _identify(url: str) -> tuple[str, int | None]:
+    """Ask a server, again while it is busy, which file it has: its ETag or date, and its size.
 
-    Parts of other files that the server had, or that cannot be resumed, are removed.
-    """
-    tag = hashlib.sha256(repr(identity).encode()).hexdigest()[:HASH_DIGITS]
-    part = path.with_name(f"{path.name}.{tag}.part")
-    for found in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        if found != part or identity is None or found.stat().st_size > identity["size"]:
-            found.unlink()
-    return part
-
-
-def _receive(url: str, part: Path, identity: dict[str, Any] | None) -> None:
-    """Bring what is missing of a part; after broken connections ``http_get`` resumes by itself."""
-    validator = identity and identity["validator"]
-    try:
-        with part.open("ab") as file:
-            http_get(
-                url,
-                file,
-                resume_size=file.tell(),
-                headers={**HEADERS, **({"If-Range": validator} if validator else {})},
-                expected_size=identity and identity["size"],
-                displayed_filename=part.with_suffix("").with_suffix("").name,
-            )
-            # on disk before the file gets its name, which outlives a power cut
-            file.flush()
-            os.fsync(file.fileno())
-    except Exception as error:  # the hub's library has changed its client's errors twice
-        local = isinstance(error, OSError) and not isinstance(error, HfHubHTTPError)
-        if local and error.errno is not None:  # of the disk
-            raise
-        # Without an errno: it has not the size that was announced.
-        size = part.stat().st_size if part.is_file() and identity and not local else 0
-        if not size:
-            part.unlink(missing_ok=True)
-        kept = f"; the {size} bytes that came are kept" if size else ""
-        raise DownloadError(_first_line(error) + kept) from error
-
-
-def _check_whole(part: Path, suffix: str) -> None:
-    """Refuse what is no checkpoint or not the whole of one, reading as little as possible."""
-    try:
-        if suffix == ".safetensors" or is_safetensors(part):
-            from safetensors import safe_open
-
-            with safe_open(part, framework="pt"):
-                pass  # the header says how long the file must be
-        else:
-            read_checkpoint(part, mmap=True)
-    except (ImportError, UnsafeCheckpointError):
-        pass  # it may be whole: whoever reads it is told
-    except Exception as error:
-        looks = "" if isinstance(error, UnreadableCheckpointError) else f"{looks_of(part)}; "
-        raise DownloadError(
-            f"what came is no checkpoint, and was removed: {looks}{error}"
-        ) from error
-
-
-def _identity(url: str) -> dict[str, Any] | None:
-    """Ask a server, again while it is busy, which file it has: its size and its ETag or date.
-
-    Returns:
-        None where the server does not say: a download cannot be resumed then.
-
-    Raises:
-        DownloadError: the server cannot be reached, or stays busy.
+    Where it does not say, it is an empty text and None: a download cannot be resumed then.
     """
     try:
         response = http_backoff(
@@ -206,15 +133,57 @@ def _identity(url: str) -> dict[str, Any] | None:
             max_retries=RETRIES,
             retry_on_exceptions=(),
         )
-    except Exception as error:  # as above
+    except Exception as error:  # the hub's library has changed its client's errors twice
         raise DownloadError(_first_line(error)) from error
     etag = response.headers.get("ETag", "")
     # a weak ETag does not promise the same bytes
     validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
     size = response.headers.get("Content-Length", "")
-    if not response.is_success or not validator or not size.isdigit():
-        return None
-    return {"url": url, "validator": validator, "size": int(size)}
+    known = response.is_success and validator and size.isdigit()
+    return (validator, int(size)) if known else ("", None)
+
+
+def _receive(url: str, part: Path, name: str, validator: str, size: int | None) -> None:
+    """Bring what is missing of a part; after broken connections ``http_get`` resumes by itself."""
+    headers = {**HEADERS, "If-Range": validator} if validator else HEADERS
+    try:
+        with part.open("ab") as file:
+            start = file.tell()
+            http_get(
+                url,
+                file,
+                resume_size=start,
+                headers=headers,
+                expected_size=size,
+                displayed_filename=name,
+            )
+            # on disk before the file gets its name, which outlives a power cut
+            file.flush()
+            os.fsync(file.fileno())
+    except Exception as error:  # as above
+        local = isinstance(error, OSError) and not isinstance(error, HfHubHTTPError)
+        if local and error.errno is not None:  # of the disk
+            raise
+        # Without an errno: it has not the size that was announced.
+        came = part.stat().st_size if validator and not local and part.is_file() else 0
+        if not came:
+            part.unlink(missing_ok=True)
+        kept = f"; the {came} bytes that came are kept" if came else ""
+        raise DownloadError(_first_line(error) + kept) from error
+
+
+def _check(part: Path, digest: str) -> None:
+    """Refuse another file, what is no checkpoint, and what is not the whole of one."""
+    if digest and not (actual := sha256_of(part)).startswith(digest):
+        raise DownloadError(
+            f"what came has the sha256 {actual}, not {digest} as asked for, and was removed"
+        )
+    try:
+        read_checkpoint(part, mmap=True)
+    except UnreadableCheckpointError as error:
+        raise DownloadError(f"what came is no checkpoint, and was removed: {error}") from error
+    except CheckpointError:
+        pass  # it may be whole: whoever reads it is told
 
 
 def _first_line(error: Exception) -> str:

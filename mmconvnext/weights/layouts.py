@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
+
+from mmconvnext.weights.matching import first, shape
 
 Tensors = Mapping[str, Tensor]
 Rules = Sequence[tuple[str, str]]
@@ -28,40 +30,24 @@ OPTIMIZER = re.compile(r"optim\w*\.")
 
 
 class Layout(NamedTuple):
-    """One way to name the tensors of a ConvNeXt.
+    """One way to name the tensors of a ConvNeXt."""
 
-    Attributes:
-        name: as shown to users.
-        depthwise: a pattern of the names of the depthwise convolutions' weights, which no other
-            layout has; what stands before it is the prefix of the backbone.
-        rules: patterns and replacements, applied in turn to names without the prefix; they give our
-            names, and names that they do not know stay.
-        prepare: what is done to the tensors before.
-    """
-
-    name: str
+    name: str  # as shown to users
+    # A pattern of the names of the depthwise convolutions' weights, which no other layout has; what
+    # stands before it is the prefix of the backbone.
     depthwise: str
+    # Patterns and replacements, applied in turn to names without the prefix; they give our names,
+    # and names that they do not know stay.
     rules: Rules = ()
-    prepare: Callable[[Tensors], Tensors] = dict
+    classifier_rules: Rules = ()  # the same, for files without the output norms 0 to 2
 
 
 class Found(NamedTuple):
-    """Where in a file a backbone lies, and in which layout.
-
-    Attributes:
-        layout: of its names.
-        prefix: what its names begin with, such as ``state_dict.backbone.``; may be empty.
-        also: prefixes of other backbones in the file that were not chosen.
-    """
+    """Where in a file a backbone lies, and in which layout."""
 
     layout: Layout
-    prefix: str
-    also: tuple[str, ...]
-
-    @property
-    def is_ema(self) -> bool:
-        """Whether the weights are averaged ones."""
-        return bool(EMA.search(self.prefix))
+    prefix: str  # what its names begin with, such as ``state_dict.backbone.``; may be empty
+    also: tuple[str, ...]  # prefixes of other backbones in the file that were not chosen
 
 
 def flatten(checkpoint: object) -> dict[str, Tensor]:
@@ -69,32 +55,23 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
 
     So wrappers such as ``model``, ``state_dict`` or ``model_ema`` become prefixes like any other.
 
-    Args:
-        checkpoint: the content of a file.
-
-    Returns:
-        Names and tensors.
-
     Raises:
-        ValueError: it has no tensor under a name, or two under the same.
+        ValueError: it has no tensor under a name.
     """
-    tensors: dict[str, Tensor] = {}
-
-    def collect(node: object, name: str) -> None:
-        if isinstance(node, Tensor) and name:
-            if name in tensors:
-                raise ValueError(f"two tensors would be called {name}")
-            tensors[name] = node
-        elif isinstance(node, Mapping):
-            for key, value in node.items():
-                collect(value, f"{name}.{key}" if name else str(key))
-
-    collect(checkpoint, "")
+    tensors = {name: tensor for name, tensor in _walk(checkpoint) if name}
     if not tensors:
         kind = type(checkpoint).__name__
         keys = ", ".join(map(str, checkpoint))[:80] if isinstance(checkpoint, Mapping) else ""
         raise ValueError(f"it has no named tensors, but a {kind}" + f" with {keys}" * bool(keys))
     return tensors
+
+
+def _walk(node: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(node, Tensor):
+        yield name, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _walk(value, f"{name}.{key}" if name else str(key))
 
 
 def find_backbone(tensors: Tensors, prefix: str | None = None, ema: bool = False) -> Found:
@@ -106,81 +83,99 @@ def find_backbone(tensors: Tensors, prefix: str | None = None, ema: bool = False
             (the final dot may be missing), for files with several; None finds it.
         ema: take averaged weights (``model_ema``, ``teacher``, …) where a file has both.
 
-    Returns:
-        The layout, the prefix, and the prefixes that were not chosen.
-
     Raises:
         ValueError: there is no ConvNeXt of a known layout, no such prefix, no averaged weights, or
             a choice is left that the arguments do not make.
     """
-    places = _places(tensors)
+    counts: Counter[tuple[str, int]] = Counter()
+    for key in tensors:
+        for index, pattern in enumerate(PATTERNS):
+            if match := pattern.match(key):
+                counts[match[1], index] += 1
+    # Of a file whose names are mixed up, the layout that most of them have: the others are named.
+    places: dict[str, Layout] = {}
+    for (place, index), _ in counts.most_common():
+        places.setdefault(place, LAYOUTS[index])
     if not places:
         raise ValueError(_explain_unknown(tensors))
-    chosen = places
+    chosen = list(places)
     if prefix is not None:
-        chosen = {p: layout for p, layout in places.items() if _ends_with(p, prefix)}
+        end = f".{prefix.removesuffix('.')}."
+        chosen = [p for p in places if (f".{p}".endswith(end) if prefix else not p)]
         if not chosen:
             raise ValueError(f"no ConvNeXt under prefix={prefix!r}; {_shown(places)}")
     chosen = _choose_average(chosen, ema)
     if len(chosen) > 1:
         raise ValueError(f"several ConvNeXts; {_shown(chosen)}: choose with prefix=")
-    ((place, layout),) = chosen.items()
-    return Found(layout, place, tuple(p for p in places if p != place))
+    return Found(places[chosen[0]], chosen[0], tuple(p for p in places if p != chosen[0]))
+
+
+def find_names(tensors: Tensors, names: Collection[str]) -> str | None:
+    """Find what stands before a model's own names in a checkpoint; None if they are nowhere.
+
+    Raises:
+        ValueError: several prefixes have the same number of names.
+    """
+    counts = Counter(
+        key[:start]
+        for key in tensors
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", key)))
+        if key[start:] in names
+    )
+    chosen = _choose_average(counts, ema=False)
+    most = [p for p in chosen if counts[p] == max(counts[other] for other in chosen)]
+    if len(most) > 1:
+        raise ValueError(f"several models; {_shown(most)}: give a file with one of them")
+    return most[0] if most else None
 
 
 def extract_backbone(
     checkpoint: object, prefix: str | None = None, ema: bool = False
 ) -> tuple[dict[str, Tensor], Found, dict[str, Tensor]]:
-    """Flatten a checkpoint, find a backbone in it and convert that; arguments as there.
-
-    Returns:
-        All tensors of the checkpoint, the place of the backbone, and the backbone in our layout.
-    """
+    """Flatten a checkpoint, find a backbone in it and convert that; give all three."""
     tensors = flatten(checkpoint)
     found = find_backbone(tensors, prefix, ema)
     return tensors, found, convert(tensors, found)
 
 
 def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
-    """Take a backbone out of a checkpoint, in our layout.
+    """Take a backbone, see :func:`find_backbone`, out of a whole checkpoint, in our layout.
 
-    Args:
-        tensors: of the whole checkpoint, see :func:`flatten`.
-        found: which part of it, see :func:`find_backbone`.
-
-    Returns:
-        Our names and tensors that share memory with the checkpoint's; other names stay.
+    Tensors share memory with the checkpoint's; unknown names stay.
 
     Raises:
         ValueError: two tensors would get the same name, or a sparse kernel has a wrong shape.
     """
-    layout = found.layout
-    converted = _renamed(layout.prepare(inside(tensors, found)), layout.rules)
-    return {k: _in_our_shape(k, v) for k, v in converted.items()}
+    part = below(tensors, found.prefix)
+    rules = found.layout.rules
+    if not any(re.match(r"norm[012]\.", name) for name in part):
+        rules = (*rules, *found.layout.classifier_rules)
+    converted: dict[str, Tensor] = {}
+    for old, tensor in part.items():
+        new = old
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        if new in converted:
+            raise ValueError(f"two tensors would be called {new}, one of them is {old}")
+        tensor = _dense_kernel(old, tensor) if old.endswith(".kernel") else tensor
+        converted[new] = _in_our_shape(new, tensor)
+    return converted
+
+
+def below(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    """Take what is under a prefix, without it, but for an optimizer, out of a checkpoint."""
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return {k: v for k, v in found.items() if not OPTIMIZER.match(k)}
 
 
 def beside(tensors: Tensors, found: Found) -> dict[str, Tensor]:
-    """Take what a detector or classifier has beside its backbone out of a checkpoint.
+    """Take what a detector or classifier has beside its backbone out of a whole checkpoint.
 
-    Args:
-        tensors: of the whole checkpoint, see :func:`flatten`.
-        found: the backbone; if its prefix does not end in ``backbone.`` it is no part of anything.
-
-    Returns:
-        Tensors by names without ``state_dict.`` or the like before them; none of an optimizer.
+    A backbone whose prefix does not end in ``backbone.`` is no part of anything.
     """
     in_detector = IN_DETECTOR.fullmatch(found.prefix)
-    if not in_detector:
-        return {}
-    parent = in_detector[1]
-    names = {k: k.removeprefix(parent) for k in outside(tensors, found) if k.startswith(parent)}
-    return {short: tensors[k] for k, short in names.items() if not OPTIMIZER.match(short)}
-
-
-def inside(tensors: Tensors, found: Found) -> dict[str, Tensor]:
-    """Take a backbone out of a checkpoint, in the layout that it has there, without the prefix."""
-    start = found.prefix
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    others = {k: tensors[k] for k in outside(tensors, found)}
+    return below(others, in_detector[1]) if in_detector else {}
 
 
 def outside(tensors: Tensors, found: Found) -> list[str]:
@@ -188,34 +183,14 @@ def outside(tensors: Tensors, found: Found) -> list[str]:
     return [k for k in tensors if not k.startswith(found.prefix)]
 
 
-def _places(tensors: Tensors) -> dict[str, Layout]:
-    """Prefixes of ConvNeXts, and in which layout each is named."""
-    counts: Counter[tuple[str, int]] = Counter()
-    for key in tensors:
-        for index, pattern in enumerate(PATTERNS):
-            match = pattern.match(key)
-            if match:
-                counts[match[1], index] += 1
-    # Of a file whose names are mixed up, the layout that most of them have: the others are named.
-    places: dict[str, Layout] = {}
-    for (prefix, index), _ in counts.most_common():
-        places.setdefault(prefix, LAYOUTS[index])
-    return places
-
-
-def _ends_with(place: str, prefix: str) -> bool:
-    wanted = f"{prefix.removesuffix('.')}." if prefix else ""
-    return place == wanted or (bool(wanted) and place.endswith(f".{wanted}"))
-
-
-def _choose_average(places: Mapping[str, Layout], ema: bool) -> Mapping[str, Layout]:
-    others = {p: layout for p, layout in places.items() if not NOT_AVERAGED.search(p)}
-    swapped = len(others) < len(places)  # the file is MMEngine's, `state_dict` is averaged
-    averaged = {p: layout for p, layout in others.items() if EMA.search(p)}
-    plain = {p: layout for p, layout in others.items() if p not in averaged}
-    if ema and not averaged and not swapped:
+def _choose_average(places: Collection[str], ema: bool) -> list[str]:
+    kept = [p for p in places if not NOT_AVERAGED.search(p)]
+    averaged = [p for p in kept if EMA.search(p)]
+    plain = [p for p in kept if p not in averaged]
+    # without those, `state_dict` is averaged
+    if ema and not averaged and len(kept) == len(places):
         raise ValueError(f"no averaged weights for ema=True; {_shown(places)}")
-    return (averaged if ema else plain) or averaged or plain or places
+    return (averaged if ema else plain) or kept or list(places)
 
 
 def _shown(places: Iterable[str]) -> str:
@@ -233,69 +208,38 @@ OTHER_NETWORKS = (
 
 def _explain_unknown(tensors: Tensors) -> str:
     looks = next((n for p, n in OTHER_NETWORKS if any(re.search(p, k) for k in tensors)), None)
-    first = ", ".join(f"{k} {'x'.join(map(str, v.shape))}" for k, v in list(tensors.items())[:4])
     return (
         f"no ConvNeXt of a known layout is in it ({', '.join(layout.name for layout in LAYOUTS)})"
         + (f"; it looks like {looks}" if looks else "")
-        + f"; its tensors are {first}"
-        + ", …" * (len(tensors) > 4)
+        + f"; its tensors are {first([f'{name} {shape(v)}' for name, v in tensors.items()])}"
     )
 
 
-def _in_our_shape(name: str, tensor: Tensor) -> Tensor:
-    """Drop or add axes of length 1 where layouts differ in them alone."""
-    if re.search(r"\.pwconv\d\.weight$", name) and tensor.shape[2:] == (1, 1):
-        return tensor.flatten(1)  # stored as a 1x1 convolution
-    if re.search(r"\.grn\.(gamma|beta)$", name) and tensor.numel() == max(tensor.shape, default=0):
-        return tensor.reshape(1, 1, 1, -1)
-    if re.search(r"\.(gamma|bias)$", name) and tensor.numel() == max(tensor.shape, default=0):
-        return tensor.flatten()  # (C, 1, 1) in torchvision, (1, C) in the sparse layout
-    return tensor
-
-
-def _renamed(tensors: Tensors, rules: Rules) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    for old, tensor in tensors.items():
-        new = old
-        for pattern, replacement in rules:
-            new = re.sub(pattern, replacement, new)
-        if new in renamed:
-            raise ValueError(f"two tensors would be called {new}, one of them is {old}")
-        renamed[new] = tensor
-    return renamed
-
-
-def _dense_kernels(tensors: Tensors) -> Tensors:
-    """Bring the kernels of sparse convolutions into the shape of dense ones.
-
-    A ``kernel`` (k*k, C) is a depthwise weight, one of (k*k, in, out) a dense one; the positions
-    run down the columns. The reference is ``remap_checkpoint_keys`` of the official code.
-    """
-    return {k: _dense_kernel(k, v) if k.endswith(".kernel") else v for k, v in tensors.items()}
-
-
 def _dense_kernel(name: str, kernel: Tensor) -> Tensor:
+    """Bring the kernel of a sparse convolution into the shape of a dense one.
+
+    One of (k*k, C) is a depthwise weight, one of (k*k, in, out) a dense one; the positions run down
+    the columns. The reference is ``remap_checkpoint_keys`` of the official code.
+    """
     size = math.isqrt(kernel.shape[0])
     if kernel.ndim not in (2, 3) or size**2 != kernel.shape[0]:
         raise ValueError(
             f"{name} has the shape {tuple(kernel.shape)}; a sparse kernel has (k*k, channels) or "
             "(k*k, channels in, channels out)"
         )
-    if kernel.ndim == 2:
-        kernel = kernel.unsqueeze(1)
+    kernel = kernel if kernel.ndim == 3 else kernel.unsqueeze(1)
     # (columns, rows, in, out) -> (out, in, rows, columns)
     return kernel.unflatten(0, (size, size)).permute(3, 2, 1, 0)
 
 
-def _final_norm(tensors: Tensors) -> Tensors:
-    """Give a classifier's final norm its name.
-
-    mmpretrain calls it ``norm3``, as a detector does the norm of the last output; a ``norm3``
-    without any of ``norm0`` to ``norm2`` is taken for the former.
-    """
-    if any(re.match(r"norm[012]\.", key) for key in tensors):
-        return tensors
-    return _renamed(tensors, ((r"^norm3\.", "norm."),))
+def _in_our_shape(name: str, tensor: Tensor) -> Tensor:
+    """Drop or add axes of length 1 where layouts differ in them alone."""
+    if re.search(r"\.pwconv\d\.weight$", name) and tensor.shape[2:] == (1, 1):
+        return tensor.flatten(1)  # stored as a 1x1 convolution
+    if re.search(r"\.(gamma|beta|bias)$", name) and tensor.numel() == max(tensor.shape, default=0):
+        # (C, 1, 1) in torchvision, (1, C) in the sparse layout
+        return tensor.reshape((1, 1, 1, -1) if ".grn." in name else -1)
+    return tensor
 
 
 GRN_NAMES = ((r"\.grn\.weight$", ".grn.gamma"), (r"\.grn\.bias$", ".grn.beta"))
@@ -311,9 +255,14 @@ LAYOUTS = (
         "official FCMAE, sparse",
         r"stages\.\d+\.\d+\.dwconv\.kernel",
         ((r"\.kernel$", ".weight"), (r"\.(ln|linear)\.(\w+)$", r".\2")),
-        _dense_kernels,
     ),
-    Layout("mmpretrain", r"stages\.\d+\.\d+\.depthwise_conv\.weight", MM_NAMES, _final_norm),
+    Layout(
+        "mmpretrain",
+        r"stages\.\d+\.\d+\.depthwise_conv\.weight",
+        MM_NAMES,
+        # the final norm of a classifier has the name of a detector's last output norm
+        ((r"^norm3\.", "norm."),),
+    ),
     Layout(
         "timm",
         r"stages[._]\d+\.blocks\.\d+\.conv_dw\.weight",

@@ -4,47 +4,57 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple
 
-import torch
 from mmengine.logging import print_log
-from mmengine.model import PretrainedInit
+from mmengine.model import BaseTTAModel, PretrainedInit, is_model_wrapper
 from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.layouts import extract_backbone, outside
+from mmconvnext.weights.layouts import EMA, extract_backbone, outside
 from mmconvnext.weights.matching import describe, first, match
 from mmconvnext.weights.sources import fetch_first
 
 
 class Fitted(NamedTuple):
-    """What :func:`fit` made for one backbone.
+    """What :func:`fit` made for one backbone."""
 
-    Attributes:
-        tensors: to load, by the backbone's names.
-        line: that reports them.
-    """
-
-    tensors: dict[str, Tensor]
-    line: str
+    tensors: dict[str, Tensor]  # to load, by the backbone's names
+    line: str  # that reports them
 
 
 # The backbones that are being loaded with what :func:`fit` has made for them.
 _LOADING: ContextVar[Mapping[nn.Module, Fitted]] = ContextVar("loading")
 
 
-@contextmanager
-def loading(fitted: Mapping[nn.Module, Fitted]) -> Iterator[None]:
-    """Say what was fitted for the backbones that are loaded meanwhile: it is not fitted again."""
-    token = _LOADING.set(fitted)
-    try:
-        yield
-    finally:
-        _LOADING.reset(token)
+def load_fitted(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    backbones: Mapping[nn.Module, Fitted],
+    strict: bool = False,
+) -> None:
+    """Load what was fitted for a detector or a backbone; missing tensors have been said."""
+    model = unwrapped(model)
+    context = copy_context()
+    context.run(_LOADING.set, backbones)
+    context.run(model.load_state_dict, state_dict, strict=strict)
+    if not isinstance(model, LoadsAnyLayout):
+        own = model.state_dict()
+        counts = Counter(k.partition(".")[0] for k in state_dict if k in own)
+        parts = ", ".join(f"{name} {count}" for name, count in counts.items())
+        line = f"detector: loaded {counts.total()} of {len(own)} tensors ({parts})"
+        print_log(line, logger="current")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of wrappers for distributed running and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 class LoadsAnyLayout(nn.Module):
@@ -56,18 +66,12 @@ class LoadsAnyLayout(nn.Module):
     """
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Bring the part of a state dict that is for this module into our layout, in place.
-
-        It is torch's place for what a module does to a state dict before it is loaded.
-
-        Raises:
-            WeightsError: it does not fit.
-        """
+        """Bring the part of a state dict that is for this module into our layout, in place."""
         part = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
         name = prefix.removesuffix(".") or "backbone"
         fitted = _LOADING.get({}).get(self)
         # Hooks change checkpoints, and what they changed is fitted like any other.
-        if fitted is None or _shapes(part) != _shapes(fitted.tensors):
+        if fitted is None or part.keys() != fitted.tensors.keys():
             if not part:
                 raise WeightsError(
                     f"cannot load the {name}: the state dict has nothing under {prefix!r}. Weights "
@@ -83,43 +87,32 @@ class LoadsAnyLayout(nn.Module):
 
 
 def pretrained_cfg(init_cfg: dict | Sequence[dict] | None) -> dict | None:
-    """The arguments of :func:`load_pretrained` out of MMEngine's ``init_cfg``, if it has them.
-
-    Args:
-        init_cfg: as given to a ``BaseModule``: a dict, a list of them, or None.
-
-    Returns:
-        The entry of type ``Pretrained`` without its type, or None.
+    """The arguments of :func:`load_pretrained` out of a ``BaseModule``'s ``init_cfg``, if any.
 
     Raises:
-        WeightsError: there are other entries beside it, or it has an argument that is unknown or
-            no source.
+        WeightsError: there are other entries beside ``Pretrained``, or it has an argument that is
+            unknown or no source.
     """
     entries = [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or [])
     pretrained = [e for e in entries if e.get("type") in ("Pretrained", PretrainedInit)]
     if not pretrained:
         return None
-    others = [entry for entry in entries if entry is not pretrained[0]]
-    if others:
-        raise WeightsError(
-            "init_cfg of the backbone: beside Pretrained nothing else is applied; "
-            f"remove {', '.join(str(dict(entry)) for entry in others)}"
-        )
     arguments = {k: v for k, v in pretrained[0].items() if k != "type"}
     choices = [n for n in inspect.signature(load_pretrained).parameters if n != "backbone"]
-    unknown = [k for k in arguments if k not in choices]
-    if unknown:
-        raise WeightsError(
-            f"init_cfg of the backbone: Pretrained has no {unknown[0]!r}; choose of "
-            f"{', '.join(choices)}"
-        )
     checkpoint = arguments.get("checkpoint")
     sources = checkpoint if isinstance(checkpoint, list | tuple) else [checkpoint]
-    if not sources or not all(isinstance(s, str | os.PathLike) and str(s) for s in sources):
-        raise WeightsError(
-            f"init_cfg of the backbone: checkpoint={checkpoint!r} must be a path, a URL, a name "
-            "such as timm://convnext_tiny.fb_in22k, or a list of these"
+    fault = None
+    if others := [str(dict(entry)) for entry in entries if entry is not pretrained[0]]:
+        fault = f"beside Pretrained nothing else is applied; remove {', '.join(others)}"
+    elif unknown := [k for k in arguments if k not in choices]:
+        fault = f"Pretrained has no {unknown[0]!r}; choose of {', '.join(choices)}"
+    elif not sources or not all(isinstance(s, str | os.PathLike) and str(s) for s in sources):
+        fault = (
+            f"checkpoint={checkpoint!r} must be a path, a URL, a name such as "
+            "timm://convnext_tiny.fb_in22k, or a list of these"
         )
+    if fault:
+        raise WeightsError(f"init_cfg of the backbone: {fault}")
     return {**arguments, "checkpoint": [os.fspath(source) for source in sources]}
 
 
@@ -134,16 +127,14 @@ def load_pretrained(
 ) -> None:
     """Load a checkpoint of any known layout into a ConvNeXt backbone, strictly.
 
-    The layout is found by itself (:mod:`mmconvnext.weights.layouts`). Which differences are allowed
-    is said in :func:`mmconvnext.weights.matching.match`; anything else is an error that changes
-    nothing: users have lost whole trainings to weights that silently did not load. One line in the
-    log says what was loaded.
+    Which differences are allowed is said in :func:`mmconvnext.weights.matching.match`; anything
+    else is an error that changes nothing: users have lost whole trainings to weights that silently
+    did not load.
 
     Args:
         backbone: the module to fill; its parameter names are the official ones.
-        checkpoint: where the file is: a path (``.pth``, ``.pt``, ``.safetensors``), an http(s) URL,
-            ``timm://NAME``, ``hf://ORG/NAME[@REVISION][:FILE]``, ``torchvision://NAME``; or several
-            of these, which are tried in order.
+        checkpoint: a source, see :func:`mmconvnext.weights.sources.fetch`, or several, which are
+            tried in order.
         prefix: where the backbone is inside of the file's names, for files that have several.
         map_location: the device to read the file to.
         sha256: what the file's SHA-256 must be, in hexadecimal digits.
@@ -160,8 +151,7 @@ def load_pretrained(
     # Mapped, not read: a tensor is copied once, from the file into the model.
     raw = read_checkpoint(path, map_location, mmap=True)
     fitted = fit(backbone, raw, source, prefix=prefix, ema=ema, adapt=adapt)
-    with loading({backbone: fitted}):
-        backbone.load_state_dict(fitted.tensors, strict=False)
+    load_fitted(backbone, fitted.tensors, {backbone: fitted})
 
 
 def fit(
@@ -173,16 +163,10 @@ def fit(
     adapt: Collection[str] = (),
     name: str = "backbone",
 ) -> Fitted:
-    """Find a backbone in a checkpoint, convert it, and match it strictly; nothing is loaded.
+    """Find a backbone in the content of a file, convert it, and match it; nothing is loaded.
 
-    Args:
-        backbone: what it is for.
-        checkpoint: the content of a file: a dict of tensors, or nested ones.
-        source: what to call it in messages.
-        prefix: see :func:`load_pretrained`, as ``ema`` and ``adapt``.
-        ema: see there.
-        adapt: see there.
-        name: what to call the backbone.
+    ``source`` and ``name`` are what to call the file and the backbone; for the others see
+    :func:`load_pretrained`.
 
     Raises:
         WeightsError: it does not fit.
@@ -196,14 +180,10 @@ def fit(
         raise WeightsError(f"cannot load the {name} from {source}{layout}: {error}") from error
     origin = source + layout
     if found.also:
-        kind = "averaged weights" if found.is_ema else "weights"
+        kind = "averaged weights" if EMA.search(found.prefix) else "weights"
         origin += f", the {kind} under {found.prefix!r}, not those under "
         origin += ", ".join(map(repr, found.also))
     line = f"{name}: loaded {matched.report(origin)}"
     if others := sorted(outside(tensors, found)):
         line += f"; other parts of the file: {len(others)} tensors ({first(others)})"
     return Fitted(matched.tensors, line)
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}

@@ -10,10 +10,9 @@ import difflib
 import logging
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
 from mmengine.logging import print_log
 
@@ -23,7 +22,7 @@ from mmconvnext.weights.checksum import check_sha256, split_sha256, valid_sha256
 
 SCHEME = re.compile(r"([A-Za-z][\w+.-]+)://")
 # the digits of its sha256 that torchvision puts in the name of a file
-HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})$")
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 # Looked for in this order in a repository of the hub, each only where those before are not.
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 FILES = (*TIMM_FILES, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -32,16 +31,13 @@ SHOWN_MODELS = 2
 
 
 def fetch(source: str, sha256: str | None = None) -> Path:
-    """Bring one source to a local file.
+    """Bring one source to a local file: a path's own, for everything else one in a cache.
 
     Args:
         source: a path, an http or https URL, ``timm://model.tag``,
             ``hf://org/name[@revision][:file]`` or ``torchvision://model[.weights]``. Anything but a
             path may end in ``#sha256=`` and the hash.
         sha256: 64 hexadecimal digits that the file must have.
-
-    Returns:
-        The file: itself for a path, in a cache for everything else.
 
     Raises:
         SourceError: the source cannot be meant like that: an unknown scheme, a malformed name.
@@ -53,38 +49,30 @@ def fetch(source: str, sha256: str | None = None) -> Path:
     if not found:
         path = Path(source).expanduser()
         check_file(path)
-        sha256 = valid_sha256(source, sha256) if sha256 is not None else None
-    else:
-        bare, sha256 = split_sha256(source, sha256)
-        scheme, name = found[1].lower(), bare[found.end() :]
-        if scheme in ("http", "https"):
-            from mmconvnext.weights.download import download  # needs the hub's library: takes time
+        check_sha256(path, "" if sha256 is None else valid_sha256(source, sha256))
+        return path
+    bare, sha256 = split_sha256(source, sha256)
+    scheme, name = found[1].lower(), bare[found.end() :]
+    if scheme in ("http", "https"):
+        from mmconvnext.weights.download import download  # needs the hub's library: takes time
 
-            return download(bare, sha256=sha256)
-        if scheme not in NAMED:
-            raise SourceError(
-                f"{source}: unknown scheme {scheme}://; a source is a path or starts with "
-                f"{', '.join(f'{known}://' for known in ('http', 'https', *NAMED))}"
-            )
-        path = NAMED[scheme](name)
+        return download(bare, sha256=sha256)
+    if scheme not in NAMED:
+        raise SourceError(
+            f"{source}: unknown scheme {scheme}://; a source is a path or starts with "
+            f"{', '.join(f'{known}://' for known in ('http', 'https', *NAMED))}"
+        )
+    path = NAMED[scheme](name)
     check_sha256(path, sha256 or "")
     return path
 
 
 def fetch_first(sources: str | Sequence[str], sha256: str | None = None) -> tuple[str, Path]:
-    """Bring the first source that can be had to a local file; the others stand in for it.
-
-    Args:
-        sources: one source, or several in the order of preference, each as for :func:`fetch`.
-        sha256: the hash of the file, for a single source only.
-
-    Returns:
-        The source that was taken, and its file.
+    """Bring the first source that can be had, see :func:`fetch`, to a local file; give both.
 
     Raises:
         SourceError: a source is a mistake in itself, there is none, or the hash is for several.
-        CheckpointError: none of them can be had; it names each with its reason. For a single
-            source, the error of :func:`fetch`.
+        CheckpointError: none can be had; it names each with its reason.
     """
     sources = [sources] if isinstance(sources, str) else list(sources)
     if not sources:
@@ -97,73 +85,52 @@ def fetch_first(sources: str | Sequence[str], sha256: str | None = None) -> tupl
             "#sha256=… to each URL"
         )
     reasons = []
-    for source, following in zip(sources, [*sources[1:], None], strict=True):
+    for source in sources:
+        if reasons:
+            _log(f"no weights from {reasons[-1]}; trying {source}", logging.WARNING)
         try:
             return source, fetch(source)
         except SourceError:
             raise
         except CheckpointError as error:
             reasons.append(f"{source}: {error}")
-        if following:
-            _warn(f"no weights from {reasons[-1]}; trying {following}")
     raise CheckpointError(
         f"none of the {len(sources)} sources of weights can be had; fix one of them, or name the "
-        "path of a file that you have:\n" + "\n".join(f"- {reason}" for reason in reasons)
+        "path of a file that you have:\n- " + "\n- ".join(reasons)
     )
 
 
 def install(checkpoint: ModuleType) -> None:
-    """Let mmengine read all sources, for ``load_from`` and everybody else, without running code.
+    """Let ``mmengine.runner.checkpoint`` read all sources, for everybody, without running code.
 
     Its loaders of ``open-mmlab://`` and ``mmcls://`` names look up a URL and hand it to
     ``load_from_http``, which unpickles whatever comes: they get the one of here.
-
-    Args:
-        checkpoint: ``mmengine.runner.checkpoint``.
     """
-    loaders = checkpoint.CheckpointLoader
-    loaders.register_scheme(("http://", "https://"), load_from_http, force=True)
-    loaders.register_scheme(tuple(f"{s}://" for s in NAMED), load_from_source, force=True)
-    checkpoint.load_from_http = load_from_http
-    checkpoint.load_url = load_from_http
+    schemes = tuple(f"{scheme}://" for scheme in ("http", "https", *NAMED))
+    checkpoint.CheckpointLoader.register_scheme(schemes, load_from_source, force=True)
+    checkpoint.load_from_http = checkpoint.load_url = load_from_source
 
 
-def load_from_http(
-    filename: str,
-    map_location: Any = None,
-    model_dir: str | None = None,
-    progress: bool = True,
+def load_from_source(
+    filename: str, map_location: Any = None, model_dir: str | None = None, progress: bool = True
 ) -> Any:
-    """Read a URL for mmengine, with its arguments; a bar is shown wherever there is a terminal."""
+    """Read a source, as for :func:`fetch`, for mmengine; a terminal always shows a bar."""
+    if model_dir is None:
+        return load_from_local(str(fetch(filename)), map_location)
     from mmconvnext.weights.download import download
 
-    folder = None if model_dir is None else Path(model_dir)
-    return load_from_local(str(download(filename, folder)), map_location)
-
-
-def load_from_source(filename: str, map_location: Any = None) -> Any:
-    """Read a named source, as for :func:`fetch`, for mmengine."""
-    return load_from_local(str(fetch(filename)), map_location)
-
-
-def get_torchvision_models() -> dict[str, str]:
-    """Look up torchvision's URLs by the names of its weights, as mmengine knows them."""
-    # not above: the import of that module calls install() here, which must be there by then
-    from mmengine.runner import checkpoint
-
-    return checkpoint.get_torchvision_models()
-
-
-def _warn(line: str) -> None:
-    print_log(line, logger="current", level=logging.WARNING)
+    return load_from_local(str(download(filename, Path(model_dir))), map_location)
 
 
 def _fetch_torchvision(name: str) -> Path:
     """Find torchvision's weights; ``name`` as in torchvision, or the model's with its weights'."""
+    # not above: the import of that module calls install() here, which must be there by then
+    from mmengine.runner import checkpoint
+
     from mmconvnext.weights.download import obtain, place_of
 
     try:
-        urls = get_torchvision_models()
+        urls = checkpoint.get_torchvision_models()
     except ImportError as error:
         raise CheckpointError(
             f"torchvision://{name} needs a package: pip install torchvision"
@@ -173,46 +140,33 @@ def _fetch_torchvision(name: str) -> Path:
     if not url:
         names = [key for key, value in urls.items() if value]
         raise CheckpointError(f"torchvision has no weights {name!r}; {_closest(plain, names)}")
-    digits = HASH_IN_NAME.search(PurePosixPath(urlsplit(url).path).stem)
+    digits = HASH_IN_NAME.search(url)
     return obtain(url, place_of(url), digits[1] if digits else "")
 
 
 def _fetch_modelzoo(name: str) -> Path:
-    _warn(f"modelzoo://{name}: the scheme has been renamed; write torchvision://{name}")
+    _log(
+        f"modelzoo://{name}: the scheme has been renamed; write torchvision://{name}",
+        logging.WARNING,
+    )
     return _fetch_torchvision(name)
 
 
 def _fetch_timm(name: str) -> Path:
-    """Find the weights of one of timm's models, by timm's registry where timm is installed.
-
-    Args:
-        name: a model with its tag, ``convnext_tiny.fb_in22k``; without one, timm's default.
-    """
+    """Find the weights of a model of timm's registry, by default of timm's default tag."""
     try:
         import timm
     except ImportError:
-        print_log(
-            f"timm is not installed: taking timm://{name} to be hf://timm/{name}", logger="current"
-        )
+        _log(f"timm is not installed: taking timm://{name} to be hf://timm/{name}")
         return _from_hub(f"timm/{name}", TIMM_FILES)
-    try:
-        cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError:  # an unknown model, or an unknown tag of it
-        cfg = None
-    if not cfg or not (cfg.hf_hub_id or cfg.url):  # timm has an entry of an untrained model, too
-        raise CheckpointError(
-            f"timm {timm.__version__} has no pretrained {name!r}; "
-            f"{_closest(name, timm.list_pretrained())}"
-        )
-    if not cfg.hf_hub_id:
-        raise CheckpointError(
-            f"timm {timm.__version__} has no weights on the hub for {name}; name its URL: {cfg.url}"
-        )
+    if not timm.is_model_pretrained(name):
+        near = _closest(name, timm.list_pretrained())
+        raise CheckpointError(f"timm {timm.__version__} has no pretrained {name!r}; {near}")
+    cfg = timm.models.get_pretrained_cfg(name)
     if "." not in name:
-        default = f"{name}.{cfg.tag}"
-        print_log(
-            f"timm://{name}: no tag given, taking timm's default, {default}", logger="current"
-        )
+        _log(f"timm://{name}: no tag given, taking timm's default, {name}.{cfg.tag}")
+    if not cfg.hf_hub_id:
+        return fetch(cfg.url)
     return _from_hub(cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else TIMM_FILES)
 
 
@@ -221,37 +175,31 @@ def _closest(name: str, there: Sequence[str]) -> str:
     model = name.partition(".")[0]
     models = {k.partition(".")[0] for k in there}
     near = {model} & models or difflib.get_close_matches(model, sorted(models), n=SHOWN_MODELS)
-    alike = [k for k in there if k.partition(".")[0] in near]
-    if not alike:
-        return f"nothing among its {len(there)} names is like it"
-    return f"did you mean {', '.join(alike)}?"
+    alike = ", ".join(k for k in there if k.partition(".")[0] in near)
+    return f"did you mean {alike}?" if alike else f"nothing among its {len(there)} names is like it"
 
 
 def _from_hub(name: str, files: Sequence[str] = FILES) -> Path:
-    """Find a checkpoint of the hub in its cache, after downloading it if it is not there.
+    """Find a checkpoint of the hub; of ``files``, the first it has, where the name has none."""
+    from huggingface_hub import constants, errors, hf_hub_download
 
-    Args:
-        name: ``org/name[@revision][:file]``.
-        files: which to look for where the name has none; the first that the repository has.
-    """
-    import huggingface_hub
-    from huggingface_hub import constants, errors
-
-    repo, revision, file = _parse_hub_name(name)
+    found = HUB_NAME.fullmatch(name)
+    if not found:
+        raise SourceError(
+            f"'hf://{name}' is no name of the hub: write hf://org/name, and where needed the "
+            "revision and the file, as in hf://org/name@revision:model.safetensors"
+        )
+    repo, revision, file = found["repo"], found["revision"], found["file"]
     files = (file,) if file else files
     shown = f"{repo} at revision {revision}" if revision else repo
-    unreachable: Exception | None = None
+    hub = constants.ENDPOINT
+    down: Exception | None = None
     for file in files:
-        # the rest only from the cache once the hub is out of reach: each try takes its time
-        offline = unreachable is not None
         try:
-            return Path(
-                huggingface_hub.hf_hub_download(
-                    repo, file, revision=revision, local_files_only=offline
-                )
-            )
+            # only from the cache once the hub is out of reach: each try takes its time
+            return Path(hf_hub_download(repo, file, revision=revision, local_files_only=bool(down)))
         except errors.LocalEntryNotFoundError as error:
-            unreachable = unreachable or error
+            down = down or error
         except errors.EntryNotFoundError:
             continue
         except errors.HFValidationError as error:
@@ -260,34 +208,25 @@ def _from_hub(name: str, files: Sequence[str] = FILES) -> Path:
             message = " ".join(str(error).split())
             if isinstance(error, errors.RepositoryNotFoundError):  # or one with a gate
                 message += (
-                    f" If it is private or asks to accept a licence, do so on {constants.ENDPOINT}/"
-                    f"{repo}, then `hf auth login` (or set HF_TOKEN)"
+                    f" If it is private or asks to accept a licence, do so on {hub}/{repo}, then "
+                    "`hf auth login` (or set HF_TOKEN)"
                 )
-            raise CheckpointError(
-                f"cannot get {file} of {shown} from {constants.ENDPOINT}: {message}"
-            ) from error
-    if unreachable is not None:
+            raise CheckpointError(f"cannot get {file} of {shown} from {hub}: {message}") from error
+    if down:
         raise CheckpointError(
-            f"cannot get {' or '.join(files)} of {shown} from {constants.ENDPOINT}, and the cache "
-            f"{constants.HF_HUB_CACHE} has none: {unreachable.__cause__ or unreachable}. Fix the "
-            f"connection, set HF_ENDPOINT to a mirror, fill the cache with `hf download {repo}` "
-            "where there is a network, or name the path of a file that you have"
-        ) from unreachable
+            f"cannot get {' or '.join(files)} of {shown} from {hub}, and the cache "
+            f"{constants.HF_HUB_CACHE} has none: {down.__cause__ or down}. Fix the connection, set "
+            f"HF_ENDPOINT to a mirror, fill the cache with `hf download {repo}` where there is a "
+            "network, or name the path of a file that you have"
+        ) from down
     raise CheckpointError(
         f"{shown} on the hub has no {' or '.join(files)}; look at its list of files and name one: "
         f"hf://{repo}{f'@{revision}' if revision else ''}:FILE"
     )
 
 
-def _parse_hub_name(name: str) -> tuple[str, str | None, str | None]:
-    """The repository, the revision and the file of ``org/name[@revision][:file]``."""
-    found = HUB_NAME.fullmatch(name)
-    if not found:
-        raise SourceError(
-            f"'hf://{name}' is no name of the hub: write hf://org/name, and where needed the "
-            "revision and the file, as in hf://org/name@revision:model.safetensors"
-        )
-    return found["repo"], found["revision"], found["file"]
+def _log(line: str, level: int = logging.INFO) -> None:
+    print_log(line, logger="current", level=level)
 
 
 NAMED = {

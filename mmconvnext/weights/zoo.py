@@ -22,29 +22,18 @@ PRETRAINING_WIDTH, LICENCE_WIDTH = 28, 16
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """Weights of the zoo.
+    """Weights of the zoo."""
 
-    Attributes:
-        name: the file's without ending, or what its library calls it; no two have the same.
-        arch: a key of ``VARIANTS``.
-        version: 1, or 2 for GRN.
-        accuracy: top-1 on ImageNet-1K in per cent as published, or None. V1's ``*_22k_1k_*`` and
-            all of V2's ``*_22k_*`` were fine-tuned on ImageNet-1K.
-        accuracy_source: where that was published, or None.
-        pretraining: on what and how, in words.
-        licence: the publisher's.
-        sources: the same weights in several places, each as ``load_pretrained`` accepts it; the
-            publisher's own comes first.
-    """
-
-    name: str
-    arch: str
-    version: int
+    name: str  # the file's without ending, or what its library calls it; no two have the same
+    arch: str  # a key of `VARIANTS`
+    version: int  # 1, or 2 for GRN
+    # Top-1 on ImageNet-1K in per cent as published, and where that was. V1's `*_22k_1k_*` and all
+    # of V2's `*_22k_*` were fine-tuned on ImageNet-1K.
     accuracy: float | None
     accuracy_source: str | None
-    pretraining: str
-    licence: str
-    sources: tuple[str, ...]
+    pretraining: str  # on what and how, in words
+    licence: str  # the publisher's
+    sources: tuple[str, ...]  # each as `load_pretrained` accepts it; the publisher's own is first
 
     def matches(self, pattern: str) -> bool:
         """Whether a text is a part of any of the facts, in upper or lower case."""
@@ -67,30 +56,22 @@ def read_zoo() -> list[ZooEntry]:
 def zoo_table(entries: Iterable[ZooEntry]) -> str:
     """Format entries for terminals of 120 columns.
 
-    Returns:
-        For each its facts in columns, long ones wrapped, and below them a line for each source:
-        URLs are too long for a column.
+    Of each the facts are in columns, long ones wrapped, and below them is a line for each source:
+    URLs are too long for a column.
     """
-    entries = list(entries)
     rows = [[["name, sources"], ["arch"], ["top-1"], ["pretraining"], ["licence"]]]
-    rows += [_cells(entry) for entry in entries]
+    below = [[]]
+    for entry in entries:
+        accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.1f}%"
+        pretraining = wrap(entry.pretraining, PRETRAINING_WIDTH, break_on_hyphens=False)
+        facts = [[entry.name], [f"{entry.arch} V{entry.version}"], [accuracy], pretraining]
+        rows.append([*facts, wrap(entry.licence, LICENCE_WIDTH)])
+        below.append([f"  {source}" for source in entry.sources])
     widths = [max(map(len, chain(*column))) for column in zip(*rows, strict=True)]
-    sources = [["-" * (sum(widths) + 2 * (len(widths) - 1))]]
-    sources += [[f"  {source}" for source in entry.sources] for entry in entries]
+    below[0].append("-" * (sum(widths) + 2 * (len(widths) - 1)))
     lines = []
-    for row, below in zip(rows, sources, strict=True):
+    for row, more in zip(rows, below, strict=True):
         for cells in zip_longest(*row, fillvalue=""):
             lines.append("  ".join(map(str.ljust, cells, widths)).rstrip())
-        lines += below
+        lines += more
     return "\n".join(lines)
-
-
-def _cells(entry: ZooEntry) -> list[list[str]]:
-    """The lines of each cell."""
-    return [
-        [entry.name],
-        [f"{entry.arch} V{entry.version}"],
-        ["-" if entry.accuracy is None else f"{entry.accuracy:.1f}%"],
-        wrap(entry.pretraining, PRETRAINING_WIDTH, break_on_hyphens=False),
-        wrap(entry.licence, LICENCE_WIDTH),
-    ]

@@ -39,19 +39,13 @@ def test_what_nobody_foresaw_keeps_its_traceback(kind):
 
 @pytest.mark.parametrize("command", ["print('a')", "print('a' * 100_000)", "cli.main(['--help'])"])
 def test_where_nobody_reads_the_command_ends_quietly(repo, command):
-    code = (
-        f"from mmconvnext import cli\nraise SystemExit(cli.common.main_guard(lambda: {command})())"
-    )
+    code = f"from mmconvnext import cli; exit(cli.common.main_guard(lambda: {command})())"
     read, write = os.pipe()
     os.close(read)
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=repo,
-        env={**os.environ, "PYTHONUNBUFFERED": ""},  # with it argparse ignores the error
-        stdout=write,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+    environ = {**os.environ, "PYTHONUNBUFFERED": ""}  # with it argparse ignores the error
+    streams = {"stdout": write, "stderr": subprocess.PIPE}
+    start = [sys.executable, "-c", code]
+    process = subprocess.run(start, cwd=repo, env=environ, **streams, check=False)
     os.close(write)
     assert (process.returncode, process.stderr) == (141, b"")
 

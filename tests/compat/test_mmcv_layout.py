@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmcv import _ext
@@ -8,20 +10,13 @@ from mmconvnext import compat
 from mmconvnext.compat import mmcv_ext, mmcv_layout
 
 REGIONS = torch.tensor([[0, 1, 1, 6, 6], [1, 0, 2, 7, 7.0]])
-
-
-def align(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-    return RoIAlign(3)(x, REGIONS)
-
-
-def deform(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-    torch.manual_seed(0)
-    return DeformConv2d(4, 6, 3, padding=1)(x, offset)
-
-
-def modulate(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-    torch.manual_seed(0)
-    return ModulatedDeformConv2d(4, 6, 3, padding=1)(x, offset, mask)
+DEFORM = DeformConv2d(4, 6, 3, padding=1)
+# of a map, offsets and a mask
+OPERATORS = {
+    "align": lambda x, offset, mask: RoIAlign(3)(x, REGIONS),
+    "deform": lambda x, offset, mask: DEFORM(x, offset),
+    "modulate": ModulatedDeformConv2d(4, 6, 3, padding=1),
+}
 
 
 def in_channels_last(tensor: Tensor) -> Tensor:
@@ -33,7 +28,7 @@ def every_other_column(tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", [in_channels_last, every_other_column])
-@pytest.mark.parametrize("operator", [align, deform, modulate])
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_the_layout_of_a_map_changes_no_number(operator, layout):
     """In channels_last compiled mmcv alone reads and writes other cells, or refuses."""
     generator = torch.Generator().manual_seed(0)
@@ -41,7 +36,7 @@ def test_the_layout_of_a_map_changes_no_number(operator, layout):
     results = []
     for arrange in (torch.clone, layout):
         leaves = [arrange(t).detach().requires_grad_() for t in tensors]
-        output = operator(*leaves)
+        output = OPERATORS[operator](*leaves)
         (output * torch.linspace(0, 1, output.numel()).view(output.shape)).sum().backward()
         results.append([output, *(leaf.grad for leaf in leaves if leaf.grad is not None)])
     assert not leaves[0].is_contiguous()
@@ -52,30 +47,27 @@ def test_what_an_operator_writes_reaches_the_callers_tensor():
     seen = []
 
     def operator(x: Tensor, output: Tensor, *, scale: float) -> str:
-        seen.extend([x.is_contiguous(), output.is_contiguous()])
+        seen.extend([x, output])
         output.copy_(x * scale)
         return "done"
 
-    x = torch.arange(6.0).view(2, 3).t()
-    output = torch.zeros(2, 3).t()
+    call = mmcv_layout.on_contiguous(operator, (1,))
+    x, output = torch.arange(6.0).view(2, 3).t(), torch.zeros(2, 3).t()
     version = x._version
-    assert mmcv_layout.on_contiguous(operator, (1,))(x, output, scale=2.0) == "done"
-    assert seen == [True, True]
+    assert call(x, output, scale=2.0) == "done"
+    assert all(tensor.is_contiguous() for tensor in seen)
     assert torch.equal(output, x * 2)
     assert x._version == version  # autograd refuses inputs that were written to
+    call(x.t(), output.t(), scale=3.0)
+    assert torch.equal(output, x * 3)
+    assert seen[-1].data_ptr() == output.data_ptr()  # what is contiguous is not copied
 
 
-def test_contiguous_tensors_are_passed_on_themselves():
-    tensors = [torch.zeros(2, 3), torch.zeros(4)]
-    passed = []
-    mmcv_layout.on_contiguous(lambda *a: passed.extend(a), (1,))(*tensors)
-    assert all(a is b for a, b in zip(passed, tensors, strict=True))
-
-
-def test_only_compiled_operators_are_wrapped_and_once():
+def test_compiled_operators_are_wrapped_once():
+    plain = {name: lambda *tensors, **settings: None for name in mmcv_layout.WRITTEN}
+    extension = _ext if not mmcv_ext.is_used() else SimpleNamespace(**plain)
     for _ in range(2):
         compat.install()
+        mmcv_layout.install(extension)
         for name in mmcv_layout.WRITTEN:
-            operator = getattr(_ext, name)
-            assert hasattr(operator, "__wrapped__") is not mmcv_ext.is_used()
-            assert not hasattr(getattr(operator, "__wrapped__", None), "__wrapped__")
+            assert not hasattr(getattr(extension, name).__wrapped__, "__wrapped__")

@@ -24,10 +24,9 @@ def gpu_config(**extra) -> Config:
 def test_without_an_accelerator_each_change_is_one_line(monkeypatch, kind):
     monkeypatch.setattr(device, "get_device", lambda: kind)
     cfg = gpu_config()
-    notes = device.adapt_to_device(cfg)
-    assert len(notes) == 2
-    assert "float32" in notes[0]
-    assert "SyncBN -> BN in 2 places" in notes[1]
+    amp, norms = device.adapt_to_device(cfg)
+    assert "float32" in amp
+    assert "SyncBN -> BN in 2 places" in norms
     assert cfg.optim_wrapper == {"type": "OptimWrapper", "optimizer": {}}
     assert [h.norm_cfg.type for h in cfg.model.head] == ["BN", "BN"]
     assert not cfg.train_dataloader.pin_memory
@@ -39,12 +38,8 @@ def test_on_the_cpu_processes_talk_through_gloo(monkeypatch):
     monkeypatch.setattr(device, "get_device", lambda: "cpu")
     cfg = gpu_config(launcher="pytorch", find_unused_parameters=True)
     assert "gloo" in device.adapt_to_device(cfg)[-1]
-    assert cfg.model_wrapper_cfg == {
-        "type": "MMDistributedDataParallel",
-        "device_ids": None,
-        "find_unused_parameters": True,
-        "broadcast_buffers": False,
-    }
+    options = {"device_ids": None, "find_unused_parameters": True, "broadcast_buffers": False}
+    assert cfg.model_wrapper_cfg == {"type": "MMDistributedDataParallel", **options}
 
 
 @pytest.mark.parametrize("kind", ["cuda", "npu", "mlu", "musa"])
@@ -55,11 +50,10 @@ def test_with_an_accelerator_nothing_changes(monkeypatch, kind):
     assert cfg.to_dict() == gpu_config(launcher="pytorch").to_dict()
 
 
-@pytest.mark.parametrize("launcher", ["pytorch", "slurm", "mpi"])
+@pytest.mark.parametrize("launcher", device.RANK_VARIABLES)
 def test_a_launcher_that_did_not_launch_is_named(launcher, monkeypatch):
-    for names in device.RANK_VARIABLES.values():
-        for name in names:
-            monkeypatch.delenv(name, raising=False)
+    for name in device.RANK_VARIABLES[launcher]:
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=f"--launcher {launcher}: .* is not set"):
         device.check_launcher(launcher)
 
@@ -80,10 +74,9 @@ def test_launchers_of_clusters_start_the_group(launcher, monkeypatch, tmp_path):
     monkeypatch.setattr(device, "get_device", lambda: "cpu")
     for name in device.RANK_VARIABLES["pytorch"]:
         monkeypatch.setenv(name, "")
-    for name, value in zip(device.RANK_VARIABLES[launcher], ("0", "1", "0"), strict=True):
+    names = (*device.RANK_VARIABLES[launcher], "MASTER_ADDR", "MASTER_PORT")
+    for name, value in zip(names, ("0", "1", "0", "127.0.0.1", "29555"), strict=True):
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", "29555")
     device.init_distributed_on_cpu(launcher)
     try:
         assert dist.get_backend() == "gloo"

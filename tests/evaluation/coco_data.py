@@ -73,14 +73,18 @@ def predictions(rng: np.random.Generator, content: dict, number: int = 6) -> lis
     return results
 
 
+def computed(kind, results, classes=CLASSES, **settings) -> dict:
+    """What a metric computes."""
+    metric = kind(**settings)
+    metric.dataset_meta = {"classes": classes}
+    return metric.compute_metrics(copy.deepcopy(results))
+
+
 def both(path, results, classes=CLASSES, **settings) -> tuple[dict, dict]:
     """What FastCocoMetric and CocoMetric compute."""
-    metrics = []
-    for kind in (FastCocoMetric, CocoMetric):
-        metric = kind(ann_file=str(path), **settings)
-        metric.dataset_meta = {"classes": classes}
-        metrics.append(metric.compute_metrics(copy.deepcopy(results)))
-    return metrics[0], metrics[1]
+    settings["ann_file"] = path and str(path)
+    ours, theirs = (computed(k, results, classes, **settings) for k in (FastCocoMetric, CocoMetric))
+    return ours, theirs
 
 
 def assert_same(ours: dict, theirs: dict) -> None:

@@ -6,13 +6,20 @@ import sys
 
 import numpy as np
 import pytest
-from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.coco_metric import FastCocoMetric, with_missing_ap
-from tests.evaluation.coco_data import CATEGORIES, CLASSES, assert_same, both, predictions, truth
+from tests.evaluation.coco_data import (
+    CATEGORIES,
+    CLASSES,
+    assert_same,
+    both,
+    computed,
+    predictions,
+    truth,
+)
 
 pytest.importorskip("hotcoco")
 KINDS = ["bbox", "segm"]
@@ -101,11 +108,8 @@ def test_some_of_the_classes(data):
 def test_thresholds_may_be_a_list_or_a_number(data):
     path, results = data
     for given, same in (([*COCO_IOUS], COCO_IOUS), (0.5, np.array([0.5]))):
-        numbers = []
-        for thresholds in (given, same):
-            metric = FastCocoMetric(ann_file=str(path), iou_thrs=thresholds)
-            metric.dataset_meta = {"classes": CLASSES}
-            numbers.append(metric.compute_metrics(copy.deepcopy(results)))
+        settings = [{"ann_file": str(path), "iou_thrs": thresholds} for thresholds in (given, same)]
+        numbers = [computed(FastCocoMetric, results, **each) for each in settings]
         assert_same(*numbers)
         assert numbers[0]["bbox_mAP_50"] > 0
 
@@ -158,11 +162,7 @@ def test_truth_from_the_data_samples(data):
             if a["image_id"] == size["img_id"]
         ]
         with_truth.append(({**size, "anns": anns}, result))
-    numbers = []
-    for kind in (FastCocoMetric, CocoMetric):
-        metric = kind(metric=KINDS, classwise=True)
-        metric.dataset_meta = {"classes": CLASSES}
-        numbers.append(metric.compute_metrics(copy.deepcopy(with_truth)))
+    numbers = both(None, with_truth, metric=KINDS, classwise=True)
     assert_same(*numbers)
     assert 0 < numbers[0]["segm_mAP"] < 1
 
@@ -187,18 +187,15 @@ def test_mistakes(data):
     no_masks = [(s, {k: v for k, v in r.items() if k != "masks"}) for s, r in results]
     with pytest.raises(KeyError, match="segm is not in results"):
         both(path, no_masks, metric="segm")
-    with pytest.raises(
-        ConfigError, match=r"backend='rust' of FastCocoMetric must be one of \('auto"
-    ):
+    with pytest.raises(ConfigError, match=r"='rust' of FastCocoMetric must be one of \('auto"):
         FastCocoMetric(ann_file=str(path), backend="rust")
 
 
 def test_the_backend(data, monkeypatch):
     path, results = data
     assert FastCocoMetric(ann_file=str(path)).backend == "hotcoco"
-    metric = METRICS.build(
-        {"type": "FastCocoMetric", "ann_file": str(path), "backend": "pycocotools"}
-    )
+    settings = {"type": "FastCocoMetric", "ann_file": str(path)}
+    metric = METRICS.build({**settings, "backend": "pycocotools"})
     metric.dataset_meta = {"classes": CLASSES}
     monkeypatch.setitem(sys.modules, "hotcoco", None)  # importing it would fail
     assert metric.compute_metrics(copy.deepcopy(results))

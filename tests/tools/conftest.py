@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,11 @@ def run_tool():
     """Call ``run_tool("train.py", "config", ..., processes=2)``; returns the finished process."""
 
     def run(name: str, *arguments: object, processes: int = 1, cwd: Path = REPO, env=None):
-        launch: Sequence[str] = [sys.executable]
-        if processes > 1:
-            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            launch += ["--nproc-per-node", str(processes)]
+        torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {processes}".split()
+        launch = [sys.executable, *(torchrun if processes > 1 else [])]
         command = [*launch, str(REPO / "tools" / name), *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(REPO), **(env or {})}
-        environment.pop("MMCONVNEXT_TRACEBACK", None)
-        return subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-        )
+        environ = {**os.environ, "PYTHONPATH": str(REPO), "MMCONVNEXT_TRACEBACK": "", **(env or {})}
+        options = {"capture_output": True, "text": True, "check": False}
+        return subprocess.run(command, cwd=cwd, env=environ, **options)
 
     return run

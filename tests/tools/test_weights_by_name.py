@@ -25,13 +25,8 @@ def weights() -> bytes:
 
 def test_by_name_from_the_hub_and_then_offline(run_tool, tmp_path, weights):
     home = {"HF_HOME": str(tmp_path), "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
-    command = [
-        "weights.py",
-        "verify",
-        CONFIG,
-        "--cfg-options",
-        f"model.backbone.init_cfg.checkpoint={NAME}",
-    ]
+    options = ["--cfg-options", f"model.backbone.init_cfg.checkpoint={NAME}"]
+    command = ["weights.py", "verify", CONFIG, *options]
     with running() as server:
         server.files[FILE] = weights
         process = run_tool(*command, env={**home, "HF_ENDPOINT": server.url("")})

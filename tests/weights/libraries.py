@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmconvnext.variants import VARIANTS
+from mmconvnext.variants import VARIANTS, resolve_arch
 from tests.models.peers import randomise
 from tests.peers import transformers_peer
 
+Arch = str | dict[str, tuple[int, ...]]
 Features = Callable[[nn.Module, Tensor], list[Tensor]]
 
 
@@ -63,43 +64,37 @@ def _empty(build: Callable[[], nn.Module]) -> nn.Module:
     return module.to_empty(device="cpu")
 
 
-def torchvision(arch: str) -> Peer:
-    from torchvision import models
+def torchvision(arch: Arch) -> Peer:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    depths, widths = resolve_arch(arch)
+    settings = list(map(CNBlockConfig, widths, (*widths[1:], None), depths))
+    module = _empty(lambda: ConvNeXt(settings, num_classes=10))
+    return Peer(module, lambda model, x: [x := layer(x) for layer in model.features][1::2])
+
+
+def transformers(arch: Arch, kind: str, head: str = "Model") -> Peer:
+    """Kind is ConvNext, ConvNextV2 or DINOv3ConvNext, head Model or ForImageClassification."""
 
     def features(model: nn.Module, x: Tensor) -> list[Tensor]:
-        maps = [x := layer(x) for layer in model.features]
-        return maps[1::2]
-
-    return Peer(_empty(lambda: models.get_model(f"convnext_{arch}", weights=None)), features)
-
-
-def transformers(arch: str, kind: str, head: str = "Model") -> Peer:
-    """Kind is ConvNext, ConvNextV2 or DINOv3ConvNext, head Model or ForImageClassification."""
-    library = transformers_peer.library()
-
-    config = getattr(library, f"{kind}Config")(**_transformers_shape(arch))
-    module = _empty(lambda: getattr(library, f"{kind}{head}")(config))
-    body = module if head == "Model" else module.base_model
-
-    def features(_: nn.Module, x: Tensor) -> list[Tensor]:
+        body = model if head == "Model" else model.base_model
         return list(body(x, output_hidden_states=True).hidden_states[1:])
 
-    return Peer(module, features)
+    return Peer(_transformers(arch, kind, head, num_labels=10), features)
 
 
-def transformers_backbone(arch: str, kind: str) -> Peer:
+def transformers_backbone(arch: Arch, kind: str) -> Peer:
     """Here ``features`` are the maps after the output norms."""
-    library = transformers_peer.library()
-
     stages = ["stage1", "stage2", "stage3", "stage4"]
-    config = getattr(library, f"{kind}Config")(**_transformers_shape(arch), out_features=stages)
-    module = _empty(lambda: getattr(library, f"{kind}Backbone")(config))
+    module = _transformers(arch, kind, "Backbone", out_features=stages)
     return Peer(module, lambda model, x: list(model(x).feature_maps))
 
 
-def _transformers_shape(arch: str) -> dict[str, list[int]]:
-    depths, widths = VARIANTS[arch]
-    return {"depths": list(depths), "hidden_sizes": list(widths)}
+def _transformers(arch: Arch, kind: str, head: str, **kwargs) -> nn.Module:
+    library = transformers_peer.library()
+    depths, widths = map(list, resolve_arch(arch))
+    config = getattr(library, f"{kind}Config")(depths=depths, hidden_sizes=widths, **kwargs)
+    return _empty(lambda: getattr(library, f"{kind}{head}")(config))
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mmconvnext.models import ConvNeXt
 from tests.models.peers import randomise
-from tests.peers import transformers_peer
 from tests.weights import libraries as lib
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
@@ -43,28 +42,20 @@ def timm(**kwargs) -> dict[str, Tensor]:
     return _state(ConvNeXt(depths=SMALL["depths"], dims=SMALL["widths"], num_classes=10, **kwargs))
 
 
-def torchvision() -> dict[str, Tensor]:
-    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
-
-    depths, widths = SMALL["depths"], SMALL["widths"]
-    settings = map(CNBlockConfig, widths, (*widths[1:], None), depths)
-    return _state(ConvNeXt(list(settings), num_classes=10))
-
-
-def transformers(kind: str, head: str) -> dict[str, Tensor]:
-    library = transformers_peer.library()
-    shape = {"depths": list(SMALL["depths"]), "hidden_sizes": list(SMALL["widths"])}
-    config = getattr(library, f"{kind}Config")(**shape, num_labels=10)
-    return _state(getattr(library, f"{kind}{head}")(config))
+def in_mmpretrains_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = {k: k.replace("dwconv", "depthwise_conv") for k in state}
+    return {names[k].replace("pwconv", "pointwise_conv"): v for k, v in state.items()}
 
 
 def mmpretrain() -> dict[str, object]:
-    state = backbone(1).state_dict()
-    renamed = {
-        k.replace("dwconv", "depthwise_conv").replace("pwconv", "pointwise_conv"): v
-        for k, v in state.items()
-    }
+    renamed = in_mmpretrains_names(backbone(1).state_dict())
     return {"state_dict": {f"backbone.{k}": v for k, v in renamed.items()}, "meta": {}}
+
+
+def same_tensors(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return mine.keys() == theirs.keys() and all(
+        mine[k].dtype == theirs[k].dtype and torch.equal(mine[k], theirs[k]) for k in mine
+    )
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
@@ -86,8 +77,14 @@ FILES: dict[str, tuple[bool, Callable[[], object]]] = {
     "mmpretrain": (False, mmpretrain),
     "timm": (False, timm),
     "timm V2": (True, lambda: timm(use_grn=True, ls_init_value=None, conv_mlp=True)),
-    "torchvision": (False, torchvision),
-    "transformers": (False, lambda: transformers("ConvNext", "ForImageClassification")),
-    "transformers V2": (True, lambda: transformers("ConvNextV2", "Model")),
-    "transformers DINOv3": (False, lambda: transformers("DINOv3ConvNext", "Model")),
+    "torchvision": (False, lambda: _state(lib.torchvision(SMALL).module)),
+    "transformers": (
+        False,
+        lambda: _state(lib.transformers(SMALL, "ConvNext", "ForImageClassification").module),
+    ),
+    "transformers V2": (True, lambda: _state(lib.transformers(SMALL, "ConvNextV2").module)),
+    "transformers DINOv3": (
+        False,
+        lambda: _state(lib.transformers(SMALL, "DINOv3ConvNext").module),
+    ),
 }

@@ -43,24 +43,20 @@ def part(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_the_backbones_weights(write, lines):
-    path = write({"model": part(small())})
+    state = part(small())
+    path = write({"model": state})
     assert verify_weights(config(pretrained(path))) == 1
     (line,) = lines()
     assert line.startswith("backbone: loaded ")
     assert f"(100.00% of the parameters) from {path} (official layout, V2" in line
+    del state["stages.0.0.dwconv.bias"]
+    with pytest.raises(WeightsError, match=r"cannot load .* Missing: stages\.0\.0\.dwconv\.bias"):
+        verify_weights(config(pretrained(write(state))))
 
 
 def test_no_weights(lines):
     assert verify_weights(config()) == 0
     assert lines() == []
-
-
-def test_a_misfit(write):
-    state = part(small())
-    del state["stages.0.0.dwconv.bias"]
-    path = write(state)
-    with pytest.raises(WeightsError, match=r"cannot load .* Missing: stages\.0\.0\.dwconv\.bias"):
-        verify_weights(config(pretrained(path)))
 
 
 def test_arguments_of_init_cfg_count(write, lines):
@@ -73,24 +69,14 @@ def test_arguments_of_init_cfg_count(write, lines):
 
 
 @pytest.mark.parametrize("wrap", [dict, lambda s: {"state_dict": s, "optimizer": {}}])
-def test_a_whole_detector(wrap, write, lines):
-    path = write(wrap(small()))
-    assert verify_weights(config(load_from=path)) == 1
-    (line,) = lines()
-    assert f"(100.00% of the parameters) from {path}" in line
-
-
-def test_load_from_stands_before_the_backbones_weights(write, tmp_path, lines):
-    cfg = config(pretrained(str(tmp_path / "none.pth")), load_from=write(small()))
-    assert verify_weights(cfg) == 1
-    assert len(lines()) == 1
-
-
-def test_the_first_source_that_is_there(write, tmp_path, lines, notes):
-    path = write(small())
-    assert verify_weights(config(load_from=[str(tmp_path / "none.pth"), path])) == 1
-    assert f"from {path}" in lines()[0]
-    assert any("there is no checkpoint" in note for note in notes())
+def test_load_from_stands_before_the_backbones_weights(wrap, write, tmp_path, lines, notes):
+    path, none = write(wrap(small())), str(tmp_path / "none.pth")
+    for sources in (path, [none, path]):
+        assert verify_weights(config(pretrained(none), load_from=sources)) == 1
+    first, second = lines()
+    assert f"(100.00% of the parameters) from {path}" in first
+    assert first == second
+    assert sum("there is no checkpoint" in note for note in notes()) == 1
 
 
 def test_a_detector_that_does_not_fit(write, notes):
@@ -99,12 +85,6 @@ def test_a_detector_that_does_not_fit(write, notes):
         verify_weights(config(load_from=path))
     assert verify_weights(config(load_from=path, load_adapt=["num_classes"])) == 1
     assert any("as load_adapt has 'num_classes'" in note for note in notes())
-
-
-def test_a_backbone_alone_in_load_from(write, notes):
-    path = write(part(small()))
-    assert verify_weights(config(load_from=path)) == 1
-    assert f"{path} has a backbone alone: all else is randomly initialised" in notes()
 
 
 def test_files_that_are_not_there(tmp_path):
@@ -124,3 +104,11 @@ def test_every_backbone_of_a_model(write, lines):
     assert verify_weights(Config({"model": one})) == 1
     alone = {"type": "ConvNeXt", **stream}
     assert verify_weights(Config({"model": alone})) == 1
+
+
+def test_mmdetections_own_way_for_whole_detectors(write, lines):
+    state = small()
+    cfg = config()
+    cfg.model.init_cfg = pretrained(write(state))
+    assert verify_weights(cfg) == 1
+    assert "backbone: loaded" in lines()[0]

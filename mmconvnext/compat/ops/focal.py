@@ -12,25 +12,15 @@ from torch import Tensor
 
 from mmconvnext.compat.ops.torchvision_ops import widened
 
-__all__ = [
-    "sigmoid_focal_loss_backward",
-    "sigmoid_focal_loss_forward",
-    "softmax_focal_loss_backward",
-    "softmax_focal_loss_forward",
-]
-
-SMALLEST = torch.finfo(torch.float32).tiny  # FLT_MIN, under which mmcv clips before the logarithm
+_SMALLEST = torch.finfo(torch.float32).tiny  # FLT_MIN, under which mmcv clips before the logarithm
 
 
 def _log(probability: Tensor) -> Tensor:
-    return probability.clamp(min=SMALLEST).log()
+    return probability.clamp(min=_SMALLEST).log()
 
 
 def _weight_of(target: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor | float:
-    """Return each sample's class weight, (n, 1), or 1 where no weights were given.
-
-    A target that is no class (background) weighs 1; mmcv reads past the end of the weights there.
-    """
+    """Each sample's class weight, (n, 1), or 1; the background, where mmcv errs, weighs 1."""
     if not weight.numel():
         return 1.0
     is_class = (target >= 0) & (target < len(weight))
@@ -42,59 +32,39 @@ def _is_positive(target: Tensor, classes: int) -> Tensor:
     return target[:, None] == torch.arange(classes, device=target.device)
 
 
-def sigmoid_focal_loss_forward(
-    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
-) -> None:
+def _sigmoid_terms(input, target, weight, alpha) -> tuple[Tensor, ...]:
+    """What is positive, the probability of what is true and of its opposite, and the factors."""
+    p = widened(input).sigmoid()
+    positive = _is_positive(target, input.shape[1])
+    factor = torch.full_like(p, 1 - alpha).masked_fill(positive, alpha)
+    factor = factor * _weight_of(target, weight, p.dtype)
+    return positive, torch.where(positive, p, 1 - p), torch.where(positive, 1 - p, p), factor
+
+
+def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha) -> None:
     """Write the loss of each sample and class, (n, c), into ``output``."""
-    p = widened(input).sigmoid()
-    positive = -alpha * (1 - p) ** gamma * _log(p)
-    negative = -(1 - alpha) * p**gamma * _log(1 - p)
-    loss = torch.where(_is_positive(target, input.shape[1]), positive, negative)
-    output.copy_(loss * _weight_of(target, weight, loss.dtype))
+    _, p, q, factor = _sigmoid_terms(input, target, weight, alpha)
+    output.copy_(-factor * q**gamma * _log(p))
 
 
-def sigmoid_focal_loss_backward(
-    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
-) -> None:
+def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha) -> None:
     """Write the derivative of each loss by its logit, (n, c), into ``grad_input``."""
-    p = widened(input).sigmoid()
-    q = 1 - p
-    positive = -alpha * q**gamma * (q - gamma * p * _log(p))
-    negative = -(1 - alpha) * p**gamma * (gamma * q * _log(q) - p)
-    grad = torch.where(_is_positive(target, input.shape[1]), positive, negative)
-    grad_input.copy_(grad * _weight_of(target, weight, grad.dtype))
+    positive, p, q, factor = _sigmoid_terms(input, target, weight, alpha)
+    grad = factor * q**gamma * (gamma * p * _log(p) - q)
+    grad_input.copy_(torch.where(positive, grad, -grad))
 
 
-def _probability_of(softmax: Tensor, target: Tensor) -> Tensor:
-    """Return (n, 1), the probability of each sample's class (of class 0 where there is none)."""
-    return widened(softmax).gather(1, target.clamp(min=0)[:, None])
-
-
-def softmax_focal_loss_forward(
-    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
-) -> None:
+def softmax_focal_loss_forward(input, target, weight, output, gamma, alpha) -> None:
     """Write each sample's loss, (n,), into ``output``."""
-    p = _probability_of(input, target)
+    p = widened(input).gather(1, target.clamp(min=0)[:, None])  # of class 0 where there is none
     loss = -alpha * (1 - p) ** gamma * _log(p) * _weight_of(target, weight, p.dtype)
     output.copy_(torch.where(target >= 0, loss[:, 0], 0))
 
 
-def softmax_focal_loss_backward(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    buff: Tensor,
-    grad_input: Tensor,
-    gamma: float,
-    alpha: float,
-) -> None:
-    """Write the derivative of each sample's loss by its logits, (n, c), into ``grad_input``.
-
-    ``buff`` (n,) receives the part that all classes share.
-    """
-    p = _probability_of(input, target)
+def softmax_focal_loss_backward(input, target, weight, buff, grad_input, gamma, alpha) -> None:
+    """Write each loss's derivative by its logits, (n, c); ``buff`` (n,) gets what these share."""
+    p = widened(input).gather(1, target.clamp(min=0)[:, None])
     shared = alpha * (gamma * (1 - p) ** (gamma - 1) * p * _log(p) - (1 - p) ** gamma)
     shared = torch.where(target[:, None] >= 0, shared * _weight_of(target, weight, p.dtype), 0)
     buff.copy_(shared[:, 0])
-    is_class = _is_positive(target, input.shape[1]).to(p.dtype)
-    grad_input.copy_(shared * (is_class - widened(input)))
+    grad_input.copy_(shared * (_is_positive(target, input.shape[1]).to(p.dtype) - widened(input)))

@@ -10,12 +10,8 @@ from torch import Tensor
 
 from mmconvnext.compat.ops.torchvision_ops import kernels, widened
 
-__all__ = ["bbox_overlaps", "nms", "nms_match", "softnms"]
 
-SOFT_NMS_METHODS = {0: "naive", 1: "linear", 2: "gaussian"}
-
-
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+def nms(boxes, scores, iou_threshold, offset) -> Tensor:
     """Return the indices, best first, of boxes that no better one overlaps by more than that."""
     dtype = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
     boxes = boxes.to(dtype)
@@ -25,44 +21,32 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return kernels().nms(boxes, scores.to(dtype), float(np.float32(iou_threshold)))
 
 
-def softnms(
-    boxes: Tensor,
-    scores: Tensor,
-    dets: Tensor,
-    iou_threshold: float,
-    sigma: float,
-    min_score: float,
-    method: int,
-    offset: int,
-) -> Tensor:
+def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset) -> Tensor:
     """Lower the scores of boxes that overlap better ones, and drop those that become faint.
 
     Follows mmcv's loop step by step (also in which of two equal scores comes first), with the
     inner one vectorised, on the CPU. ``method`` is 0 naive or 1 linear, which act from
     ``iou_threshold`` on, or 2 gaussian, ``sigma`` wide; boxes whose lowered score is below
     ``min_score`` are dropped. ``dets`` (n, 5) receives boxes and lowered scores in its first rows.
-
-    Returns:
-        Indices of the boxes kept, in the order of ``dets``.
+    Returns the indices of the boxes kept, in this order.
     """
     real = np.float64 if boxes.dtype == torch.float64 else np.float32
     x1, y1, x2, y2 = boxes.detach().to("cpu", torch.float64).numpy().astype(real).T
     areas = (x2 - x1 + offset) * (y2 - y1 + offset)
-    # one column a box: x1, y1, x2, y2, score, area
-    table = np.stack([x1, y1, x2, y2, scores.detach().double().numpy().astype(real), areas])
-    order = np.arange(table.shape[1])
-    count, place = table.shape[1], 0
+    scores = scores.detach().double().numpy().astype(real)
+    # one column a box
+    table = np.stack([x1, y1, x2, y2, scores, areas, np.arange(len(scores), dtype=real)])
+    count, place = len(scores), 0
     while place < count:
         best = place + _best(table[4, place:count])
         table[:, [place, best]] = table[:, [best, place]]
-        order[[place, best]] = order[[best, place]]
         rest = table[:, place + 1 : count]
         overlaps = _overlaps(table[:, place], rest, offset)
         rest[4] *= _decay(overlaps, real(iou_threshold), real(sigma), method)
-        count = _drop_faint(table, order, place + 1, count, real(min_score))
         place += 1
+        count = place + _drop_faint(rest, real(min_score))
     dets[:count] = torch.from_numpy(table[:5, :count].T.copy()).to(dets.dtype)
-    return torch.from_numpy(order[:count].copy())
+    return torch.from_numpy(table[6, :count].astype(np.int64))
 
 
 def _best(scores: np.ndarray) -> int:
@@ -72,17 +56,14 @@ def _best(scores: np.ndarray) -> int:
     first score on, and no comparison with NaN is true: NaN is the best where it comes first, and
     never elsewhere.
     """
-    best = int(scores.argmax())
-    if np.isnan(scores[best]):
-        best = 0 if np.isnan(scores[0]) else int(np.nanargmax(scores))
-    return best
+    return 0 if np.isnan(scores[0]) else int((scores == np.fmax.reduce(scores)).argmax())
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
     """Return the intersection over union of one column of the table with others."""
-    width = np.minimum(box[2], others[2]) - np.maximum(box[0], others[0]) + offset
-    height = np.minimum(box[3], others[3]) - np.maximum(box[1], others[1]) + offset
-    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    sides = np.minimum(box[2:4, None], others[2:4]) - np.maximum(box[:2, None], others[:2]) + offset
+    width, height = np.maximum(sides, 0)
+    shared = width * height
     with np.errstate(divide="ignore", invalid="ignore"):
         return shared / (box[5] + others[5] - shared)
 
@@ -92,38 +73,24 @@ def _decay(overlaps: np.ndarray, threshold, sigma, method: int) -> np.ndarray:
     if method == 2:
         # exp in double precision, rounded once, is what C's expf returns
         return np.exp((-(overlaps * overlaps) / sigma).astype(np.float64)).astype(overlaps.dtype)
-    if method not in SOFT_NMS_METHODS:
-        raise ValueError(f"method of soft-NMS is {method}; choose from {SOFT_NMS_METHODS}")
-    lowered = np.zeros_like(overlaps) if method == 0 else 1 - overlaps
-    return np.where(overlaps >= threshold, lowered, np.ones_like(overlaps))
+    return np.where(overlaps >= threshold, 0 if method == 0 else 1 - overlaps, 1)
 
 
-def _drop_faint(table: np.ndarray, order: np.ndarray, start: int, count: int, min_score) -> int:
-    """Remove boxes below ``min_score`` from ``start`` on, filling each hole from the end.
-
-    Returns:
-        The number of boxes left.
-    """
-    alive = ~(table[4, start:count] < min_score)
+def _drop_faint(rest: np.ndarray, min_score) -> int:
+    """Remove columns below ``min_score``, filling each hole from the end; return how many stay."""
+    alive = ~(rest[4] < min_score)
     kept = int(np.count_nonzero(alive))
-    if start + kept == count:
-        return count
-    holes = start + np.flatnonzero(~alive[:kept])
-    fillers = start + kept + np.flatnonzero(alive[kept:])[::-1]
-    table[:, holes] = table[:, fillers]
-    order[holes] = order[fillers]
-    return start + kept
+    holes = np.flatnonzero(~alive[:kept])
+    if len(holes):
+        rest[:, holes] = rest[:, kept + np.flatnonzero(alive[kept:])[::-1]]
+    return kept
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     """Group every box that non-maximum suppression removes with the box that removed it.
 
-    Args:
-        dets: (n, 5), x1 y1 x2 y2 score.
-        iou_threshold: boxes are grouped from it on.
-
-    Returns:
-        Groups of indices, best group first, best box first in each.
+    ``dets`` is (n, 5) with scores; boxes are grouped from ``iou_threshold`` on. Returns groups of
+    indices, best group first, best box first in each.
     """
     boxes = dets.detach().to("cpu", torch.float32)
     remaining = boxes[:, 4].sort(descending=True, stable=True).indices
@@ -137,22 +104,16 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     return groups
 
 
-def bbox_overlaps(
-    bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int
-) -> None:
-    """Write the overlaps of (m, 4) with (n, 4) boxes into ``ious``.
+def bbox_overlaps(bboxes1, bboxes2, ious, mode, aligned, offset) -> None:
+    """Write the overlaps of (m, 4) with (n, 4) boxes, (m, n), into ``ious``; if aligned, (m,).
 
-    That is (m, n), or (m,) with ``aligned``: box by box. ``mode`` 0 divides by the union, 1 by the
-    area of ``bboxes1``.
+    ``mode`` 0 divides by the union, 1 by the area of ``bboxes1``.
     """
     # in half precision the area of a box of 256 x 256 is infinite
     ious.copy_(_pairwise(widened(bboxes1), widened(bboxes2), mode, aligned, offset))
 
 
-def _pairwise(
-    first: Tensor, second: Tensor, mode: int = 0, aligned: bool = False, offset: int = 0
-) -> Tensor:
-    """Return the overlaps of (m, 4) with (n, 4) boxes; arguments as in ``bbox_overlaps``."""
+def _pairwise(first: Tensor, second: Tensor, mode=0, aligned=False, offset=0) -> Tensor:
     if not aligned:
         first = first[:, None]
     low = torch.maximum(first[..., :2], second[..., :2])

@@ -10,11 +10,7 @@ from mmconvnext.errors import MissingOperatorError
 
 @functools.cache
 def kernels():
-    """Import torchvision and return the namespace ``torch.ops.torchvision``.
-
-    Raises:
-        MissingOperatorError: torchvision is absent, or was built for another torch.
-    """
+    """Import torchvision, if there is one for this torch; return ``torch.ops.torchvision``."""
     # torch.jit.trace would record what torchvision asks of its library at import, and fail.
     tracing = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)

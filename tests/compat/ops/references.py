@@ -98,43 +98,6 @@ def bilinear(plane: np.ndarray, y: float, x: float) -> np.ndarray:
     return value
 
 
-def bilinear_clamped(plane: np.ndarray, y: float, x: float) -> np.ndarray:
-    """The same, but up to a cell outside it is the border's value."""
-    _, height, width = plane.shape
-    if y < -1 or y > height or x < -1 or x > width:
-        return np.zeros(len(plane))
-    return bilinear(plane, min(max(y, 0), height - 1), min(max(x, 0), width - 1))
-
-
-def roi_align(
-    features: np.ndarray,
-    rois: np.ndarray,
-    size: tuple[int, int],
-    scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> np.ndarray:
-    output = np.zeros((len(rois), features.shape[1], *size))
-    for index, roi in enumerate(rois):
-        x1, y1, x2, y2 = roi[1:] * scale - (0.5 if aligned else 0)
-        lengths = (y2 - y1, x2 - x1)
-        if not aligned:
-            lengths = (max(lengths[0], 1), max(lengths[1], 1))
-        bin_size = [length / bins for length, bins in zip(lengths, size, strict=True)]
-        samples = [sampling_ratio or math.ceil(b) for b in bin_size]
-        for row, column in np.ndindex(*size):
-            values = [
-                bilinear_clamped(
-                    features[int(roi[0])],
-                    y1 + bin_size[0] * (row + (i + 0.5) / samples[0]),
-                    x1 + bin_size[1] * (column + (j + 0.5) / samples[1]),
-                )
-                for i, j in np.ndindex(*samples)
-            ]
-            output[index, :, row, column] = sum(values) / max(len(values), 1)
-    return output
-
-
 def roi_pool(
     features: np.ndarray, rois: np.ndarray, size: tuple[int, int], scale: float
 ) -> np.ndarray:
