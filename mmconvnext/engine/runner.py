@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partialmethod
 from pathlib import Path
 from traceback import walk_tb
@@ -13,6 +13,7 @@ from typing import Any
 import mmengine
 from mmcv.cnn import VGG
 from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import OPTIMIZERS, RUNNERS
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
-from mmconvnext.data.prepare import prepare_data
+from mmconvnext.data.prepare import is_local_coco, prepare_data
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.device import (
     adapt_to_device,
@@ -156,8 +157,12 @@ class DetectionRunner(Runner):
         try:
             built = Runner.build_dataloader(dataloader, *args, **kwargs)
         except Exception:
-            dataset = leaf_datasets(dataloader["dataset"])[0]
-            name = dataset.get("ann_file") or dataset.get("type")
+            datasets = leaf_datasets(dataloader["dataset"])
+            for dataset in filter(is_local_coco, datasets):
+                # an empty one fails in MMEngine, when its list is packed
+                with suppress(ValueError, TypeError, KeyError):
+                    check_dataset(DATASETS.build({**dataset, "serialize_data": False}))
+            name = datasets[0].get("ann_file") or datasets[0].get("type")
             with config_errors(f"the data loader of {name}", reads_files=True):
                 raise
         check_dataset(built.dataset)

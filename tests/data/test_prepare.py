@@ -1,0 +1,156 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmconvnext.data.files import CheckOptions, cache_folder
+from mmconvnext.data.prepare import check_one, prepare_data
+from mmconvnext.errors import ConfigError, DataError
+from tests.data.test_checks import CLASSES, file_of
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write an annotation file with its pictures."""
+
+    def write(name, content):
+        (tmp_path / name).write_text(json.dumps(content))
+        for image in content["images"]:
+            cv2.imwrite(str(tmp_path / image["file_name"]), np.zeros((80, 100, 3), np.uint8))
+        return tmp_path / name
+
+    return write
+
+
+def config(root, train="train.json", test="train.json", metric=None, **more) -> Config:
+    load = [
+        {"type": "LoadImageFromFile"},
+        {"type": "FastLoadAnnotations", "with_bbox": True, "with_mask": True},
+    ]
+    common = {"type": "CocoDataset", "data_root": str(root), "data_prefix": {"img": ""}}
+    common |= {"metainfo": {"classes": CLASSES}, "pipeline": load}
+    evaluator = {"type": "FastCocoMetric", "metric": "segm", "ann_file": f"{root}/{metric or test}"}
+    return Config(
+        {
+            "train_dataloader": {"dataset": {**common, "ann_file": train}},
+            "test_dataloader": {"dataset": {**common, "ann_file": test}},
+            "test_evaluator": evaluator,
+            **more,
+        }
+    )
+
+
+def test_a_sound_file_is_used_itself(tmp_path, write):
+    path = write("train.json", file_of())
+    cfg = config(tmp_path)
+    data = prepare_data(cfg, ("train", "test"))
+    assert data.notes == data.refusals == []
+    assert cfg.train_dataloader.dataset.ann_file == str(path)
+    assert cfg.test_evaluator.ann_file == str(path)
+
+
+def test_data_set_and_metric_use_one_repaired_copy(tmp_path, write):
+    path = write("train.json", file_of(area=...))
+    cfg = config(tmp_path)
+    data = prepare_data(cfg, ("test",))
+    assert data.notes == [
+        f"{path}: no area: absent, not above 0 or no number; computed (1: annotation 1 of image 1)"
+    ]
+    used = cfg.test_dataloader.dataset.ann_file
+    assert used == cfg.test_evaluator.ann_file
+    assert json.loads(Path(used).read_text())["annotations"][0]["area"] == 1200
+    assert json.loads(path.read_text()) == file_of(area=...)
+    assert data.report[0]["findings"][0]["records"] == ["annotation 1 of image 1"]
+
+
+def test_a_result_is_kept_until_the_file_or_a_picture_changes(tmp_path, write, monkeypatch):
+    path = write("train.json", file_of(area=...))
+    first = prepare_data(config(tmp_path), ("test",))
+    with monkeypatch.context() as patch:
+        patch.setattr("mmconvnext.data.files.check_annotations", None)
+        assert prepare_data(config(tmp_path), ("test",)) == first
+    (tmp_path / "2.png").unlink()
+    assert "2.png does not exist" in prepare_data(config(tmp_path), ("test",)).refusals[0]
+    write("train.json", file_of(iscrowd=...))
+    assert "no iscrowd" in prepare_data(config(tmp_path), ("test",)).notes[0]
+    assert json.loads(path.read_text()) == file_of(iscrowd=...)
+    assert not [name for name in cache_folder().iterdir() if name.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"mode": "strict"}, True),
+        ({"mode": "repair"}, False),
+        ({"mode": "off"}, False),
+        ({"mode": "strict", "allow": ["no area"]}, False),
+    ],
+)
+def test_modes(tmp_path, write, options, refused):
+    write("train.json", file_of(area=...))
+    data = prepare_data(config(tmp_path, data_checks=options), ("test",))
+    assert bool(data.refusals) == refused
+
+
+def test_how_many_objects_may_be_repaired(tmp_path, write):
+    write("train.json", file_of(bbox=None))
+    assert "1 of 2 objects (50.0%)" in prepare_data(config(tmp_path), ("test",)).refusals[0]
+    more = config(tmp_path, data_checks={"max_repaired": 0.5})
+    assert "no box" in prepare_data(more, ("test",)).notes[0]
+
+
+def test_pictures_are_not_read_where_nobody_asks(tmp_path, write):
+    write("train.json", file_of())
+    (tmp_path / "2.png").unlink()
+    for number in (1, 0, False):
+        cfg = config(tmp_path, data_checks={"pictures": number})
+        assert not prepare_data(cfg, ("test",)).refusals
+    assert prepare_data(config(tmp_path, data_checks={"pictures": True}), ("test",)).refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"mod": "off"}, "no 'mod'; choose of mode"), ({"mode": "on"}, "mode='on' is unknown")],
+)
+def test_wrong_options(tmp_path, write, options, said):
+    write("train.json", file_of())
+    with pytest.raises(ConfigError, match=said):
+        prepare_data(config(tmp_path, data_checks=options), ("test",))
+
+
+def test_a_metric_of_other_images_is_refused(tmp_path, write):
+    write("train.json", file_of())
+    other = file_of()
+    other["images"].pop()
+    other["annotations"].pop()
+    write("other.json", other)
+    with pytest.raises(DataError, match=r"other\.json \(test_evaluator.ann_file\) has other image"):
+        prepare_data(config(tmp_path, metric="other.json"), ("test",))
+
+
+def test_every_refused_file_is_named(tmp_path, write):
+    for name in ("train.json", "val.json"):
+        write(name, file_of(iscrowd=1) | {"annotations": []})
+    data = prepare_data(config(tmp_path, test="val.json"), ("train", "test"))
+    assert [text.partition(":")[0] for text in data.refusals] == [
+        str(tmp_path / name) for name in ("train.json", "val.json")
+    ]
+    with pytest.raises(DataError, match=r"train\.json"):
+        data.raise_refusals()
+
+
+def test_a_file_alone(tmp_path, write):
+    path = write("train.json", file_of(area=0))
+    assert "no area" in check_one(path, None, CheckOptions()).notes[0]
+    (tmp_path / "1.png").write_bytes(b"")
+    assert "1.png is empty" in check_one(path, tmp_path, CheckOptions()).refusals[0]
+    with pytest.raises(DataError, match="does not exist"):
+        check_one(tmp_path / "none.json", None, CheckOptions())
