@@ -63,7 +63,7 @@ class CheckedFile:
     """An annotation file after the check.
 
     Attributes:
-        path: of the file to use: the given one, or a repaired copy of it.
+        path: absolute, of the file to use: the given one, or a repaired copy of it.
         classes: names of the labels.
         findings: what was wrong.
         turn: whether pictures are turned as EXIF says.
@@ -129,6 +129,7 @@ def check_file(
         options: how to check.
         labels: of the detector, where ``classes`` are some of them.
     """
+    path = path.absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     stamp = _stamp(folder) if folder is not None and options.pictures else ""
     asked = repr((FORMAT, digest, stamp, classes, labels, masks, options.pictures))

@@ -57,31 +57,56 @@ def prepare_data(
     options = CheckOptions.of(cfg.get("data_checks"))
     if options.mode == "off":
         return PreparedData(["data_checks: off, annotation files are taken as they are"], [], [])
-    labels = labels or _training_classes(cfg)
-    notes: dict[str, None] = {}  # in their order, each once
-    refusals: dict[str, None] = {}
-    report: list[dict[str, Any]] = []
+    run = _Preparation(options, labels or _training_classes(cfg))
     for split in splits:
-        datasets = _coco_datasets(cfg, split)
         metrics = [] if split == "train" else _coco_metrics(cfg.get(f"{split}_evaluator"))
+        run.prepare(split, _coco_datasets(cfg, split), metrics)
+    return PreparedData(list(run.notes), list(run.refusals), run.report)
+
+
+class _Preparation:
+    """The files of a config that are checked one after the other."""
+
+    def __init__(self, options: CheckOptions, labels: Sequence[str] | None) -> None:
+        self.options = options
+        self.labels = labels
+        self.notes: dict[str, None] = {}  # in their order, each once
+        self.refusals: dict[str, None] = {}
+        self.report: list[dict[str, Any]] = []
+
+    def prepare(
+        self, split: str, datasets: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping]
+    ) -> None:
+        """Let data sets and metrics use their checked files, with one order of labels."""
         scored = any("segm" in _kinds(metric) for metric in metrics)
+        used: dict[Path, CheckedFile] = {}
         for dataset in datasets:
-            path, classes = _annotation_path(dataset), _classes(dataset)
-            known = _labels(labels, classes, path)
-            masks = scored or _loads_masks(dataset)
-            checked = check_file(path, _folder(dataset), classes, masks, options, known)
-            report.append(checked.to_json(path))
-            if errors := checked.errors(options):
-                refusals[_refusal(path, errors)] = None
-                continue
-            notes |= dict.fromkeys(f"{path}: {finding}" for finding in checked.findings)
-            _use(dataset, checked)
-            for metric in metrics:
-                if Path(metric["ann_file"]).resolve() == path.resolve():
-                    metric["ann_file"] = checked.path
-        if not refusals:
-            _check_metrics(metrics, datasets, split)
-    return PreparedData(list(notes), list(refusals), report)
+            path, masks = _annotation_path(dataset), scored or _loads_masks(dataset)
+            if checked := self._check(path, _folder(dataset), _classes(dataset), masks):
+                _use(dataset, checked)
+                used[path.resolve()] = checked
+        classes = _classes(datasets[0]) if datasets else None
+        for metric in metrics:
+            path = Path(metric["ann_file"])
+            checked = used.get(path.resolve())
+            if checked is None and not self.refusals:
+                checked = self._check(path, None, classes, "segm" in _kinds(metric))
+                if checked and used:
+                    _check_images(checked, path, list(used.values()), split)
+            if checked:
+                metric["ann_file"] = checked.path
+
+    def _check(
+        self, path: Path, folder: Path | None, classes: Sequence[str] | None, masks: bool
+    ) -> CheckedFile | None:
+        known = _labels(self.labels, classes, path)
+        checked = check_file(path, folder, classes, masks, self.options, known)
+        self.report.append(checked.to_json(path))
+        if errors := checked.errors(self.options):
+            self.refusals[_refusal(path, errors)] = None
+            return None
+        self.notes |= dict.fromkeys(f"{path}: {finding}" for finding in checked.findings)
+        return checked
 
 
 def _coco_datasets(cfg: Config, split: str) -> list[Mapping[str, Any]]:
@@ -121,7 +146,7 @@ def _refusal(path: Path, errors: Sequence[str]) -> str:
 
 
 def _use(dataset: Mapping[str, Any], checked: CheckedFile) -> None:
-    dataset["ann_file"] = str(Path(checked.path).absolute())
+    dataset["ann_file"] = checked.path
     dataset["metainfo"] = {**(dataset.get("metainfo") or {}), "classes": checked.classes}
     # MMDetection's own default has another key, which its CocoDataset then misses.
     dataset["data_prefix"] = {"img": "", **(dataset.get("data_prefix") or {})}
@@ -132,21 +157,15 @@ def _use(dataset: Mapping[str, Any], checked: CheckedFile) -> None:
             transform["color_type"] = STORED
 
 
-def _check_metrics(
-    metrics: Sequence[Mapping[str, Any]], datasets: Sequence[Mapping[str, Any]], split: str
-) -> None:
+def _check_images(metric: CheckedFile, path: Path, used: Sequence[CheckedFile], split: str) -> None:
     """Refuse a metric whose file has other images than the data sets."""
-    used = {dataset["ann_file"] for dataset in datasets}
-    for metric in metrics:
-        if metric["ann_file"] in used or not datasets:
-            continue
-        wanted, found = _image_ids(metric["ann_file"]), [_image_ids(path) for path in used]
-        if wanted not in found and wanted != set().union(*found):
-            raise DataError(
-                f"{metric['ann_file']} ({split}_evaluator.ann_file) has other images than the data "
-                f"set, {', '.join(sorted(used))}: detections would be compared with objects of "
-                "other pictures; give both the same file"
-            )
+    wanted, found = _image_ids(metric.path), [_image_ids(each.path) for each in used]
+    if wanted not in found and wanted != set().union(*found):
+        raise DataError(
+            f"{path} ({split}_evaluator.ann_file) has other images than the data set, "
+            f"{', '.join(sorted(each.path for each in used))}: detections would be compared with "
+            "objects of other pictures; give both the same file"
+        )
 
 
 def _image_ids(path: str) -> set[Any]:

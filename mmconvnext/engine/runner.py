@@ -170,7 +170,7 @@ class DetectionRunner(Runner):
 
     def build_evaluator(self, evaluator: Any) -> Any:
         """Build the metrics."""
-        with config_errors(f"the evaluator of {self.cfg.filename}", reads_files=True):
+        with config_errors(f"the evaluator of {self.cfg.filename}"):
             return super().build_evaluator(evaluator)
 
 

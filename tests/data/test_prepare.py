@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -154,3 +155,29 @@ def test_a_file_alone(tmp_path, write):
     assert "1.png is empty" in check_one(path, tmp_path, CheckOptions()).refusals[0]
     with pytest.raises(DataError, match="does not exist"):
         check_one(tmp_path / "none.json", None, CheckOptions())
+
+
+BROKEN = [
+    ({"shapes": []}, r"it has no list 'images' \(found: shapes\)"),
+    ({**file_of(), "images": [{"id": 1}]}, r"images\[0\] has no 'file_name'"),
+    ([], "it has a list, not an object with images"),
+]
+
+
+@pytest.mark.parametrize(("content", "fault"), BROKEN)
+@pytest.mark.parametrize("wrapper", [None, "RepeatDataset", "ConcatDataset"])
+def test_what_is_not_coco_is_refused_wherever_it_is_used(tmp_path, content, fault, wrapper):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(content))
+    cfg = config(tmp_path)
+    one = cfg.test_dataloader.dataset
+    if wrapper == "RepeatDataset":
+        cfg.test_dataloader.dataset = {"type": wrapper, "dataset": one, "times": 2}
+    elif wrapper:
+        cfg.test_dataloader.dataset = {"type": wrapper, "datasets": [one]}
+    (text,) = prepare_data(cfg, ("test",)).refusals
+    assert re.match(f"{path}: not COCO: {fault}", text)
+    cfg.test_dataloader.dataset.type = "VOCDataset"  # the metric's file alone
+    assert prepare_data(cfg, ("test",)).refusals == [text]
+    path.write_text("{")
+    assert "not COCO: it is not JSON" in prepare_data(cfg, ("test",)).refusals[0]

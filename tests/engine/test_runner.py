@@ -1,5 +1,4 @@
 import json
-import re
 from copy import deepcopy
 from functools import partial
 from unittest.mock import Mock
@@ -7,7 +6,6 @@ from unittest.mock import Mock
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
-from mmdet.engine.hooks import NumClassCheckHook
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -271,8 +269,8 @@ def test_faults_of_the_data_are_not_those_of_the_loop(runner):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_heads_of_another_number_of_classes_are_named(runner, data, notes, split):
-    """MMDetection's hook would stop at the first one, later, without a fix."""
+def test_heads_of_another_number_of_classes_are_named(runner, data, split):
+    """With or without MMDetection's hook, which stops at the first one, later, without a fix."""
     head = nn.Module()
     head.num_classes = 80
     runner.model.heads = nn.ModuleList([head, deepcopy(head), nn.Identity()])
@@ -286,9 +284,6 @@ def test_heads_of_another_number_of_classes_are_named(runner, data, notes, split
         "--cfg-options model.heads.0.num_classes=1 model.heads.1.num_classes=1, or set metainfo"
     )
     build = getattr(runner, f"build_{split}_loop")
-    build(loop)
-    assert any(re.match(says, note) for note in notes())
-    runner.register_hook(NumClassCheckHook())
     with pytest.raises(ConfigError, match=says):
         build(loop)
     head.num_classes = runner.model.heads[1].num_classes = 1
@@ -317,23 +312,8 @@ def loader(root, **changes):
     return {"dataset": dataset, "sampler": sampler, "batch_size": 1, "num_workers": 0}
 
 
-BROKEN = [
-    ({"shapes": []}, r"it has no list 'images' \(found: shapes\)"),
-    ({**COCO, "images": [{"id": 1}]}, r"images\[0\] has no 'file_name'"),
-    ([], "it .* a list"),
-]
-# What pycocotools also reads without images and fails on later is left out.
-BROKEN_FOR_METRICS = [({**COCO, "images": [{}]}, r"images\[0\] has no 'id'"), BROKEN[-1]]
-
-
-@pytest.mark.parametrize(("content", "fault"), BROKEN)
-def test_a_broken_annotation_file_of_a_data_set_is_explained(data, content, fault):
-    root = data(content)
-    one = loader(root)["dataset"]
-    repeated = {"type": "RepeatDataset", "dataset": one, "times": 2}
-    for dataset in (one, repeated, {"type": "ConcatDataset", "datasets": [one]}):
-        with pytest.raises(DataError, match=f"^{root}/a.json is not a COCO annotation.*: {fault}"):
-            DetectionRunner.build_dataloader(loader(root) | {"dataset": dataset})
+def test_a_file_that_a_data_set_misses_is_named(data):
+    root = data(COCO)
     (root / "a.json").write_text("a\n")
     with pytest.raises(FileNotFoundError, match=r"a\.xml"):
         DetectionRunner.build_dataloader(loader(root, type="VOCDataset"))
@@ -374,16 +354,6 @@ def test_data_sets_are_checked_when_they_are_built(data, monkeypatch):
     monkeypatch.setattr(CocoDataset, "load_data_list", Mock(side_effect=fault))
     with pytest.raises(KeyError, match="a fault of the file"):
         DetectionRunner.build_dataloader(loader(root))
-
-
-@pytest.mark.parametrize(("content", "fault"), BROKEN_FOR_METRICS)
-@pytest.mark.parametrize("several", [True, False])
-def test_a_broken_annotation_file_of_a_metric_is_explained(runner, data, content, fault, several):
-    path = data(content) / "a.json"
-    metric = {"type": "CocoMetric", "ann_file": str(path)}
-    evaluator = [{"type": "VOCMetric"}, metric] if several else metric
-    with pytest.raises(DataError, match=f"^{path} is not a COCO annotation file: {fault}"):
-        runner.build_evaluator(evaluator)
 
 
 def test_metrics_are_built_and_wrong_settings_are_named(runner, data):
