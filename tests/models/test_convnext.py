@@ -72,15 +72,6 @@ def fused(request, monkeypatch) -> bool | str:
         ),
         ("timm", SMALL, {"use_grn": True, "layer_scale_init_value": 0}),
     ],
-    ids=[
-        "timm T",
-        "timm S",
-        "timm B",
-        "torchvision T",
-        "torchvision S",
-        "torchvision B",
-        "timm V2",
-    ],
 )
 def test_equals_independent_implementations_forward_and_backward(arch, options, peer, fused):
     pytest.importorskip(peer)
