@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import roofline
-from benchmarks.comparison import BenchmarkError, Candidate, Check, Results, close_to, run
+from benchmarks.comparison import (
+    BenchmarkError,
+    Candidate,
+    Check,
+    Results,
+    close_to,
+    run,
+    run_options,
+)
 from benchmarks.peers import (
     LIBRARIES,
     OURS,
@@ -237,7 +245,7 @@ def compare(args: argparse.Namespace) -> Report:
     # finds mistakes before it measures
     all_candidates = [candidates(task, chosen(task, args.peers, args.plain)) for task in tasks]
     limits = roofline.measure(device, args.threads)
-    options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+    options = run_options(args)
     pairs = zip(tasks, all_candidates, strict=True)
     tables = [compare_one(task, each, **options) for task, each in pairs]
     columns = [Column("saved MiB (/ ours)", _saved)] if args.train else []

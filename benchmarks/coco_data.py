@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from benchmarks.comparison import BenchmarkError
+from benchmarks.comparison import BenchmarkError, check_positive
 
 TRUTH, DETECTIONS = "truth.json", "detections.pkl"
 SPLITS = ("val2017", "train2017")
@@ -61,9 +61,7 @@ def generate(
     Raises:
         BenchmarkError: a number is less than 1, or there are no annotations to draw from.
     """
-    for name, number in {"images": images, "objects": objects, "detections": detections}.items():
-        if number < 1:
-            raise BenchmarkError(f"--{name} {number} must be at least 1")
+    check_positive(images=images, objects=objects, detections=detections)
     rng = np.random.default_rng(SEED)
     contents = _read(data_root, images)
     real = {(i, image["id"]): image for i, each in enumerate(contents) for image in each["images"]}

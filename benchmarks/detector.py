@@ -21,7 +21,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import roofline
-from benchmarks.comparison import Arrays, BenchmarkError, Candidate, Results, demand, run
+from benchmarks.comparison import (
+    Arrays,
+    BenchmarkError,
+    Candidate,
+    Results,
+    check_positive,
+    demand,
+    run,
+    run_options,
+)
 from benchmarks.data import BITMAPS, steps
 from benchmarks.peers import fill, python_path
 from benchmarks.report import UNKNOWN, Column, Report
@@ -214,14 +223,13 @@ def compare(args: argparse.Namespace) -> Report:
         BenchmarkError: an argument is wrong, or a comparison failed.
     """
     device = roofline.choose_device(args.device)
-    if args.images < 1:
-        raise BenchmarkError(f"--images {args.images} must be at least 1")
+    check_positive(images=args.images)
     if not Path(args.data_root).is_dir():
         raise BenchmarkError(
             f"--data-root {args.data_root} is no folder: name that of COCO 2017, with "
             "annotations/instances_val2017.json and val2017/"
         )
-    options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+    options = run_options(args)
     tables = [
         compare_one(kind, args.data_root, args.images, device, **options) for kind in args.kind
     ]

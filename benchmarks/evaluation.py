@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.coco_data import TRUTH, generate, read_detections
-from benchmarks.comparison import Arrays, Candidate, demand, run
+from benchmarks.comparison import Arrays, Candidate, demand, run, run_options
 from benchmarks.report import Column, Report
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
 
@@ -139,7 +139,7 @@ def compare(args: argparse.Namespace) -> Report:
     """
     scale = {name: getattr(args, name) for name in SCALE}
     title = ", ".join(f"{number:,} {name}" for name, number in scale.items())
-    options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+    options = run_options(args)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         print(f"  drawing {title}", file=sys.stderr, flush=True)
         generate(args.data_root, folder, **scale)
