@@ -56,9 +56,14 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     So wrappers such as ``model``, ``state_dict`` or ``model_ema`` become prefixes like any other.
 
     Raises:
-        ValueError: it has no tensor under a name.
+        ValueError: it has no tensor under a name, or two under the same.
     """
-    tensors = {name: tensor for name, tensor in _walk(checkpoint) if name}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _walk(checkpoint):
+        if name in tensors:
+            raise ValueError(f"two tensors would be called {name}")
+        if name:
+            tensors[name] = tensor
     if not tensors:
         kind = type(checkpoint).__name__
         keys = ", ".join(map(str, checkpoint))[:80] if isinstance(checkpoint, Mapping) else ""

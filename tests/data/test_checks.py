@@ -42,7 +42,11 @@ def test_complete_data_passes(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "split", "says"),
     [
-        ((), "train", r"data folder .*/nowhere/ \(train_dataloader\) does not .*ann/a.json, tr"),
+        (
+            (),
+            "train",
+            r"data folder .*/nowhere/ \(train_dataloader\) does not exist.*ann/a.json, tr",
+        ),
         (("train",), "train", r"annotation file .*ann/a.json \(train_dataloader"),
         (("ann/a.json",), "val", r"image folder .*train \(val_dataloader.*--data-root"),
         (("ann/a.json", "train"), "val", r"ann/b.json \(val_evaluator.ann_file\)"),
@@ -63,7 +67,10 @@ def test_what_is_missing_is_named(tmp_path, paths, split, says):
         ({"shapes": []}, "no list 'images' (found: shapes)"),
         ({**COCO, "categories": {}}, "no list 'categories'"),
         ({**COCO, "images": [{"id": 1}]}, "images[0] has no 'file_name'"),
-        ({**COCO, "annotations": [{"image_id": 1, "bbox": []}]}, "ns[0] has no 'category_id'"),
+        (
+            {**COCO, "annotations": [{"image_id": 1, "bbox": []}]},
+            "annotations[0] has no 'category_id'",
+        ),
         ({**COCO, "categories": ["a"]}, "categories[0] has no 'id'"),
     ],
 )

@@ -25,6 +25,12 @@ def test_without_tensors(file):
         flatten(file)
 
 
+@pytest.mark.parametrize("file", [{"a": {"b": ONE}, "a.b": ONE}, {1: ONE, "1": ONE}])
+def test_two_tensors_of_one_flattened_name_are_an_error(file):
+    with pytest.raises(ValueError, match=r"two tensors would be called (a\.b|1)$"):
+        flatten(file)
+
+
 def test_no_name_belongs_to_two_layouts():
     names = {
         "official": "stages.0.0.dwconv.weight",
