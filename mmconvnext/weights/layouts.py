@@ -226,8 +226,8 @@ def _dense_kernel(name: str, kernel: Tensor) -> Tensor:
     One of (k*k, C) is a depthwise weight, one of (k*k, in, out) a dense one; the positions run down
     the columns. The reference is ``remap_checkpoint_keys`` of the official code.
     """
-    size = math.isqrt(kernel.shape[0])
-    if kernel.ndim not in (2, 3) or size**2 != kernel.shape[0]:
+    size = math.isqrt(kernel.shape[0]) if kernel.ndim in (2, 3) else 0
+    if not size or size**2 != kernel.shape[0]:
         raise ValueError(
             f"{name} has the shape {tuple(kernel.shape)}; a sparse kernel has (k*k, channels) or "
             "(k*k, channels in, channels out)"

@@ -125,5 +125,8 @@ def test_a_class_that_is_no_tuple_is_shown_as_one():
 def test_a_data_set_that_is_all_there_passes(tmp_path):
     image = tmp_path / "a.jpg"
     image.touch()
-    check_dataset(DataSet([1], [str(image)]))
+    dataset = DataSet([1], [str(image)])
+    check_dataset(dataset)
+    dataset.metainfo = ["of another library"]
+    check_dataset(dataset)
     check_dataset([1, 2])

@@ -69,7 +69,7 @@ def test_sparse_kernels_run_down_the_columns():
     assert dense["downsample_layers.1.1.weight"].shape == (5, 3, 2, 2)
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 6), (9,)])
+@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 6), (9,), (), (0, 3)])
 def test_sparse_kernels_of_other_shapes(shape):
     with pytest.raises(ValueError, match=r"x\.kernel has the shape .*a sparse kernel has"):
         converted("sparse", {"x.kernel": torch.ones(shape)})
