@@ -233,11 +233,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Run a comparison for each size and type that the command line names.
-
-    Raises:
-        BenchmarkError: an argument is wrong, or a comparison failed.
-    """
+    """Run a comparison for each size and type of the command line; may raise BenchmarkError."""
     device = roofline.choose_device(args.device)
     batch = args.batch or (2 if args.train else 1)
     shape = tuple(args.shape)
@@ -274,14 +270,8 @@ def candidates(task: Task, names: Sequence[str]) -> list[Candidate]:
 def compare_one(task: Task, candidates: Sequence[Candidate], **options: int) -> Results:
     """Compare, then time; the machine's matrix product alternates with the candidates.
 
-    Args:
-        task: what the candidates do.
-        candidates: ours first.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
-
-    Returns:
-        With the fact ``flops``, those of :func:`benchmarks.roofline.relate`, and in training
-        ``saved_bytes``.
+    ``options`` are those of :func:`benchmarks.comparison.run`. The results have the fact
+    ``flops``, those of :func:`benchmarks.roofline.relate`, and in training ``saved_bytes``.
     """
     gemm = roofline.reference(task.device, task.dtype)
     results = run(candidates, check=check_of(task), title=task.title, reference=gemm, **options)

@@ -212,15 +212,9 @@ def compare(args: argparse.Namespace) -> Report:
 def compare_one(recipe: str, data_root: str, images: int, **options: int) -> Results:
     """Compare, then time; what the images alone take is measured alternately with the candidates.
 
-    Args:
-        recipe: a key of ``RECIPES``.
-        data_root: folder of COCO.
-        images: how many of its training split.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
-
-    Returns:
-        With the facts that :class:`Equality` finds, and ``share_of_images``: the median over the
-        rounds of the time of the images alone divided by the candidate's.
+    ``recipe`` is a key of ``RECIPES``, ``options`` are those of :func:`benchmarks.comparison.run`.
+    The results have the facts that :class:`Equality` finds, and ``share_of_images``: the median
+    over the rounds of the time of the images alone divided by the candidate's.
     """
     config, recomputed = RECIPES[recipe]
     arguments = {"recipe": config, "data_root": data_root, "images": images}

@@ -29,6 +29,16 @@ class Column(NamedTuple):
     cell: Callable[[Results, str], str]
 
 
+def fact_column(heading: str, fact: str, scale: float = 1.0, form: str = ".3g") -> Column:
+    """Make a column of a fact, divided by a scale; candidates may lack it."""
+
+    def cell(results: Results, name: str) -> str:
+        value = results.facts[name].get(fact)
+        return UNKNOWN if value is None else f"{value / scale:{form}}"
+
+    return Column(heading, cell)
+
+
 @dataclass(frozen=True)
 class Report:
     """The tables of one call of the tool, and under which conditions they came about.

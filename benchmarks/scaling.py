@@ -24,7 +24,7 @@ from benchmarks.comparison import BenchmarkError, Candidate, Results, run, run_o
 from benchmarks.data_parallel import share_work
 from benchmarks.detector import Detector
 from benchmarks.peers import OURS, ours
-from benchmarks.report import MIB, UNKNOWN, Column, Report
+from benchmarks.report import MIB, Report, fact_column
 from benchmarks.roofline import choose_device
 from mmconvnext.analysis.flops import count_flops as count_detector
 from mmconvnext.data.checks import check_data_paths
@@ -254,19 +254,11 @@ def _fit_row(line: Mapping[str, Any]) -> list[str]:
     return [line["curve"], line["quantity"], equation, *quality, *grown]
 
 
-def _column(heading: str, fact: str, scale: float = 1.0, form: str = ".3g") -> Column:
-    def cell(results: Results, name: str) -> str:
-        value = results.facts[name].get(fact)
-        return UNKNOWN if value is None else f"{value / scale:{form}}"
-
-    return Column(heading, cell)
-
-
 COLUMNS = (
-    *(_column(*axis) for axis in (AREA, BATCH, COST, SIZE)),
-    _column("saved MiB", "saved_bytes", MIB, ".0f"),
-    _column("images/s", "images_per_second", form=".2f"),
-    _column("efficiency", "efficiency", form=".0%"),
+    *(fact_column(*axis) for axis in (AREA, BATCH, COST, SIZE)),
+    fact_column("saved MiB", "saved_bytes", MIB, ".0f"),
+    fact_column("images/s", "images_per_second", form=".2f"),
+    fact_column("efficiency", "efficiency", form=".0%"),
 )
 
 
