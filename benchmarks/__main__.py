@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mmconvnext.cli.common import main_guard
+from mmconvnext.cli.common import main_guard, write_json
 
 # For each command, its module in benchmarks, an old name, and what it is for. A module offers
 # add_arguments(parser) and compare(args), and is imported only when its command is chosen.
@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> None:
     report = _module(args.module).compare(args)
     print(report.text(args.markdown))
     if args.json:
-        _module("report").write_json(report.to_json(), args.json)
-        print(f"written to {args.json}", file=sys.stderr)
+        write_json(report.to_json(), args.json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

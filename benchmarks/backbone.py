@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import roofline
-from benchmarks.comparison import BenchmarkError, Candidate, Check, Results, close_to, run
+from benchmarks.comparison import (
+    BenchmarkError,
+    Candidate,
+    Check,
+    Results,
+    close_to,
+    run,
+    run_options,
+)
 from benchmarks.peers import (
     LIBRARIES,
     OURS,
@@ -225,11 +233,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Run a comparison for each size and type that the command line names.
-
-    Raises:
-        BenchmarkError: an argument is wrong, or a comparison failed.
-    """
+    """Run a comparison for each size and type of the command line; may raise BenchmarkError."""
     device = roofline.choose_device(args.device)
     batch = args.batch or (2 if args.train else 1)
     shape = tuple(args.shape)
@@ -237,7 +241,7 @@ def compare(args: argparse.Namespace) -> Report:
     # finds mistakes before it measures
     all_candidates = [candidates(task, chosen(task, args.peers, args.plain)) for task in tasks]
     limits = roofline.measure(device, args.threads)
-    options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+    options = run_options(args)
     pairs = zip(tasks, all_candidates, strict=True)
     tables = [compare_one(task, each, **options) for task, each in pairs]
     columns = [Column("saved MiB (/ ours)", _saved)] if args.train else []
@@ -266,14 +270,8 @@ def candidates(task: Task, names: Sequence[str]) -> list[Candidate]:
 def compare_one(task: Task, candidates: Sequence[Candidate], **options: int) -> Results:
     """Compare, then time; the machine's matrix product alternates with the candidates.
 
-    Args:
-        task: what the candidates do.
-        candidates: ours first.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
-
-    Returns:
-        With the fact ``flops``, those of :func:`benchmarks.roofline.relate`, and in training
-        ``saved_bytes``.
+    ``options`` are those of :func:`benchmarks.comparison.run`. The results have the fact
+    ``flops``, those of :func:`benchmarks.roofline.relate`, and in training ``saved_bytes``.
     """
     gemm = roofline.reference(task.device, task.dtype)
     results = run(candidates, check=check_of(task), title=task.title, reference=gemm, **options)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from benchmarks.comparison import BenchmarkError
+from benchmarks.comparison import BenchmarkError, check_positive
 
 TRUTH, DETECTIONS = "truth.json", "detections.pkl"
 SPLITS = ("val2017", "train2017")
@@ -32,17 +32,11 @@ DECIMALS = 2  # of coordinates, as in COCO's files
 
 
 class Outline(NamedTuple):
-    """A real object.
+    """A real object."""
 
-    Attributes:
-        polygons: of x and y, (P, 2) each, in parts of the object's box.
-        box: x, y, width and height, in parts of its image.
-        category: its id.
-    """
-
-    polygons: list[NDArray]
-    box: NDArray
-    category: int
+    polygons: list[NDArray]  # of x and y, (P, 2) each, in parts of the object's box
+    box: NDArray  # x, y, width and height, in parts of its image
+    category: int  # its id
 
 
 def generate(
@@ -61,9 +55,7 @@ def generate(
     Raises:
         BenchmarkError: a number is less than 1, or there are no annotations to draw from.
     """
-    for name, number in {"images": images, "objects": objects, "detections": detections}.items():
-        if number < 1:
-            raise BenchmarkError(f"--{name} {number} must be at least 1")
+    check_positive(images=images, objects=objects, detections=detections)
     rng = np.random.default_rng(SEED)
     contents = _read(data_root, images)
     real = {(i, image["id"]): image for i, each in enumerate(contents) for image in each["images"]}
@@ -71,7 +63,12 @@ def generate(
     for i, each in enumerate(contents):
         for annotation in each["annotations"]:
             owned[i, annotation["image_id"]].append(annotation)
-    outlines = [_outline(a, real[key]) for key, own in owned.items() for a in own if _is_drawn(a)]
+    outlines = [
+        _outline(annotation, real[key])
+        for key, own in owned.items()
+        for annotation in own
+        if not annotation["iscrowd"] and isinstance(annotation["segmentation"], list)
+    ]
     if not outlines:
         raise BenchmarkError(f"--data-root {data_root} has no object with a polygon to draw from")
     copies = rng.integers(len(real), size=images)
@@ -121,10 +118,6 @@ def _read(data_root: str, images: int) -> list[dict]:
         if path.is_file() and sum(len(each["images"]) for each in contents) < images:
             contents.append(json.loads(path.read_text(encoding="utf-8")))
     return contents
-
-
-def _is_drawn(annotation: Mapping) -> bool:
-    return not annotation["iscrowd"] and isinstance(annotation["segmentation"], list)
 
 
 def _outline(annotation: Mapping, image: Mapping) -> Outline:

@@ -6,6 +6,7 @@ ratio within a round is what counts. Nothing is timed before the results are equ
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import signal
@@ -24,7 +25,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import worker
-from mmconvnext.errors import UserError
+from benchmarks.worker import BenchmarkError, Candidate, NotInstalledError, Timing
 
 Arrays = Mapping[str, np.ndarray]
 # (name of the other candidate, our arrays, its arrays) -> named distances; raises
@@ -37,54 +38,10 @@ THREAD_VARIABLES = (
     "OPENCV_FOR_THREADS_NUM",
     "RAYON_NUM_THREADS",  # hotcoco, tokenizers
 )
-NUM_LINES_OF_LOG = 15
-
-
-class BenchmarkError(UserError):
-    """A comparison that cannot be run, or a candidate that failed in it."""
 
 
 class UnequalResultsError(BenchmarkError):
     """Two candidates computed different results, so that their times mean nothing."""
-
-
-class NotInstalledError(BenchmarkError):
-    """A candidate whose library is absent; the message says what, without the candidate's name."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Who takes part in a comparison.
-
-    Attributes:
-        name: as shown.
-        factory: ``package.module:function``; called in the candidate's process, it returns an
-            object with ``check()``, a dict of arrays that must equal the others', and
-            ``run()``, which is timed. It may have ``facts()``, a dict of numbers, too.
-        arguments: the factory's keyword arguments.
-        python_path: folders with its library, before everything else.
-    """
-
-    name: str
-    factory: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    python_path: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One timed run.
-
-    Attributes:
-        seconds: wall time, of the GPU's work too where it is used.
-        peak_bytes: the most memory that it took above what the process had at rest: of the GPU
-            where it is used, else resident; None where the system does not tell.
-        others_seconds: processor time that other processes took meanwhile; likewise.
-    """
-
-    seconds: float
-    peak_bytes: int | None
-    others_seconds: float | None = None
 
 
 class Process:
@@ -92,17 +49,16 @@ class Process:
 
     Args:
         candidate: who runs in it.
-        threads: that its libraries may use; None leaves that to the environment.
+        threads: that its libraries may use.
 
     Raises:
-        BenchmarkError: ``threads`` is less than 1.
+        BenchmarkError: ``threads`` is less than 1; of the methods, that the candidate failed.
     """
 
-    def __init__(self, candidate: Candidate, threads: int | None = None):
-        if threads is not None and threads < 1:
+    def __init__(self, candidate: Candidate, threads: int):
+        if threads < 1:
             raise BenchmarkError(f"threads={threads} must be at least 1")
-        self.candidate, self.name = candidate, candidate.name
-        self._threads = threads
+        self.candidate, self.name, self._threads = candidate, candidate.name, threads
 
     def __enter__(self) -> Process:
         """Start the process; it builds the candidate while others start theirs."""
@@ -114,11 +70,10 @@ class Process:
             initializer=worker.start,
             initargs=(str(self._log), self.candidate.python_path),
         )
-        threads = dict.fromkeys(THREAD_VARIABLES, str(self._threads)) if self._threads else {}
         before = multiprocessing.active_children()
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self._threads))
         with mock.patch.dict(os.environ, threads):  # read when libraries are imported
-            arguments = (self.candidate.factory, dict(self.candidate.arguments))
-            self._built = self._pool.submit(worker.build, *arguments)
+            self._is_built = self._pool.submit(worker.build, self.candidate)
         (self._child,) = (p for p in multiprocessing.active_children() if p not in before)
         return self
 
@@ -128,13 +83,8 @@ class Process:
         self._folder.cleanup()
 
     def wait_until_built(self) -> None:
-        """Wait until the factory has returned.
-
-        Raises:
-            NotInstalledError: it asked for a library that is absent.
-            BenchmarkError: it failed; so may what follows.
-        """
-        self._result(lambda: self._built)
+        """Wait until the factory has returned; NotInstalledError where a library is absent."""
+        self._result(lambda: self._is_built)
 
     def check(self) -> dict[str, np.ndarray]:
         """Compute what has to equal that of the other candidates."""
@@ -146,7 +96,7 @@ class Process:
 
     def timing(self) -> Timing:
         """Run once, timed."""
-        return Timing(**self._ask(worker.timing))
+        return self._ask(worker.timing)
 
     def _ask(self, function: Callable[..., Any], *arguments: str) -> Any:
         self.wait_until_built()
@@ -155,26 +105,15 @@ class Process:
     def _result(self, submit: Callable[[], Future]) -> Any:
         try:
             return submit().result()
-        except worker.MissingError as error:
-            raise NotInstalledError(str(error)) from None
-        except worker.FailedError as error:
-            raise BenchmarkError(f"{self.name} failed:\n{_tail(str(error))}") from None
         except BrokenProcessPool:
-            raise BenchmarkError(self._death()) from None
-
-    def _death(self) -> str:
-        self._child.join()
+            self._child.join()
         code = self._child.exitcode
-        if code >= 0:
-            how = f"ended without an answer, with exit status {code}"
-        else:
+        how = f"ended without an answer, with exit status {code}"
+        if code < 0:
             reason = ", as for lack of memory" * (-code == signal.SIGKILL)
             how = f"was ended by {signal.Signals(-code).name}{reason}"
-        return f"{self.name} {how}:\n{_tail(self._log.read_text('utf-8', errors='replace'))}"
-
-
-def _tail(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-NUM_LINES_OF_LOG:])
+        log = self._log.read_text("utf-8", errors="replace")
+        raise BenchmarkError(f"{self.name} {how}:\n{worker.tail(log)}")
 
 
 @dataclass
@@ -236,6 +175,11 @@ class Results:
         """The median of :meth:`ratios`."""
         return statistics.median(self.ratios(name))
 
+    def share_of_reference(self, name: str) -> float:
+        """The median over the rounds of the reference's time divided by a candidate's."""
+        pairs = zip(self.reference, self.timings[name], strict=True)
+        return statistics.median(theirs.seconds / its.seconds for theirs, its in pairs)
+
 
 def run(
     candidates: Sequence[Candidate],
@@ -259,14 +203,13 @@ def run(
         reference: alternates with the others, but its results are not compared: to relate times to
             what the machine could do in the same round.
 
-    Returns:
-        The times, and who was left out because a library is not installed.
-
     Raises:
         UnequalResultsError: from ``check``.
-        BenchmarkError: an argument is wrong, or a candidate failed.
+        BenchmarkError: an argument is wrong, or a candidate failed; others than ours whose library
+            is not installed are left out.
     """
-    check_rounds(rounds, warmup)
+    if rounds < 1 or warmup < 0:
+        raise BenchmarkError(f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0")
     names = [each.name for each in (*candidates, *([reference] if reference else []))]
     if not names or len({*names}) < len(names):
         raise BenchmarkError(f"candidates need names of their own; they are {names}")
@@ -287,10 +230,16 @@ def run(
     return results
 
 
-def check_rounds(rounds: int, warmup: int) -> None:
-    """Raise BenchmarkError where nothing would be measured."""
-    if rounds < 1 or warmup < 0:
-        raise BenchmarkError(f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0")
+def run_options(args: argparse.Namespace) -> dict[str, int]:
+    """What every command line says of how to :func:`run`."""
+    return {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+
+
+def check_positive(**numbers: int) -> None:
+    """Raise BenchmarkError where the number of an option is less than 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise BenchmarkError(f"--{name} {number} must be at least 1")
 
 
 def alternate(

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import io
 import random
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,16 @@ from mmengine.registry import DefaultScope
 from mmengine.utils.dl_utils import set_multi_processing
 from numpy.typing import NDArray
 
-from benchmarks.comparison import Arrays, BenchmarkError, Candidate, Results, demand, run
+from benchmarks.comparison import (
+    Arrays,
+    BenchmarkError,
+    Candidate,
+    Results,
+    check_positive,
+    demand,
+    run,
+    run_options,
+)
 from benchmarks.report import Column, Report
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "datasets"
@@ -190,14 +198,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(args: argparse.Namespace) -> Report:
     """Run a comparison for each recipe that the command line names; may raise BenchmarkError."""
-    if args.images < 1:
-        raise BenchmarkError(f"--images {args.images} must be at least 1")
+    check_positive(images=args.images)
     if not Path(args.data_root, ANNOTATIONS).is_file():
         raise BenchmarkError(
             f"--data-root {args.data_root} has no {ANNOTATIONS}: name the folder of COCO 2017, "
             "with that file and train2017/"
         )
-    options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+    options = run_options(args)
     tables = [compare_one(recipe, args.data_root, args.images, **options) for recipe in args.recipe]
     return Report(tables, COLUMNS, [*NOTES, *(line for table in tables for line in _found(table))])
 
@@ -205,15 +212,9 @@ def compare(args: argparse.Namespace) -> Report:
 def compare_one(recipe: str, data_root: str, images: int, **options: int) -> Results:
     """Compare, then time; what the images alone take is measured alternately with the candidates.
 
-    Args:
-        recipe: a key of ``RECIPES``.
-        data_root: folder of COCO.
-        images: how many of its training split.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
-
-    Returns:
-        With the facts that :class:`Equality` finds, and ``share_of_images``: the median over the
-        rounds of the time of the images alone divided by the candidate's.
+    ``recipe`` is a key of ``RECIPES``, ``options`` are those of :func:`benchmarks.comparison.run`.
+    The results have the facts that :class:`Equality` finds, and ``share_of_images``: the median
+    over the rounds of the time of the images alone divided by the candidate's.
     """
     config, recomputed = RECIPES[recipe]
     arguments = {"recipe": config, "data_root": data_root, "images": images}
@@ -224,8 +225,7 @@ def compare_one(recipe: str, data_root: str, images: int, **options: int) -> Res
     title = f"{config}, {images} images of train2017"
     results = run(candidates, check=equality, title=title, reference=reference, **options)
     for name, facts in results.facts.items():
-        pairs = zip(results.reference, results.timings[name], strict=True)
-        facts["share_of_images"] = statistics.median(a.seconds / b.seconds for a, b in pairs)
+        facts["share_of_images"] = results.share_of_reference(name)
         facts |= equality.facts.get(name, {})
     return results
 

@@ -21,10 +21,19 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import roofline
-from benchmarks.comparison import Arrays, BenchmarkError, Candidate, Results, demand, run
+from benchmarks.comparison import (
+    Arrays,
+    BenchmarkError,
+    Candidate,
+    Results,
+    check_positive,
+    demand,
+    run,
+    run_options,
+)
 from benchmarks.data import BITMAPS, steps
 from benchmarks.peers import fill, python_path
-from benchmarks.report import UNKNOWN, Column, Report
+from benchmarks.report import Column, Report, fact_column
 from mmconvnext.compat.ops import roi_align_cpu
 from mmconvnext.engine.config import drop_pretrained, load_config, set_data_root
 from mmconvnext.engine.device import convolutions_to_channels_last
@@ -68,6 +77,11 @@ NOTES = (
     "Swin-T and ResNet-50 are other networks, of which nothing is compared",
     "published: frames a second on an A100, ours divided by theirs (A ConvNet for the 2020s, "
     "table 3), to be compared with time / ours",
+)
+COLUMNS = (
+    Column("images/s", lambda r, name: f"{r.facts[name]['images'] / r.median_seconds(name):.3f}"),
+    fact_column("published", "published_ratio", form=".2f"),
+    *roofline.COLUMNS,
 )
 
 
@@ -148,9 +162,8 @@ class Detector:
         for index in self._indices:
             found = self._detect(index)
             self._num_detections += len(found)
-            arrays[f"boxes {index}"] = found.bboxes.cpu().numpy()
-            arrays[f"scores {index}"] = found.scores.cpu().numpy()
-            arrays[f"labels {index}"] = found.labels.cpu().numpy()
+            for kind, key in (("boxes", "bboxes"), ("scores", "scores"), ("labels", "labels")):
+                arrays[f"{kind} {index}"] = found[key].cpu().numpy()
             arrays[f"masks {index}"] = np.packbits(found.masks.cpu().numpy(), axis=-1)
         return arrays
 
@@ -208,36 +221,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Run a comparison for each kind of detector that the command line names.
-
-    Raises:
-        BenchmarkError: an argument is wrong, or a comparison failed.
-    """
+    """Run a comparison for each kind that the command line names; may raise BenchmarkError."""
     device = roofline.choose_device(args.device)
-    if args.images < 1:
-        raise BenchmarkError(f"--images {args.images} must be at least 1")
+    check_positive(images=args.images)
     if not Path(args.data_root).is_dir():
         raise BenchmarkError(
             f"--data-root {args.data_root} is no folder: name that of COCO 2017, with "
             "annotations/instances_val2017.json and val2017/"
         )
-    options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+    options = run_options(args)
     tables = [
         compare_one(kind, args.data_root, args.images, device, **options) for kind in args.kind
     ]
-    columns = [Column("images/s", _images_per_second), Column("published", _published)]
-    return Report(tables, [*columns, *roofline.COLUMNS], [*NOTES, roofline.note(tables)])
+    return Report(tables, COLUMNS, [*NOTES, roofline.note(tables)])
 
 
 def compare_one(kind: str, data_root: str, images: int, device: str, **options: int) -> Results:
     """Compare, then time.
 
-    Args:
-        kind: a key of ``DETECTORS``.
-        data_root: folder of COCO.
-        images: how many of its validation split.
-        device: in torch's words.
-        options: ``rounds``, ``warmup`` and ``threads`` of :func:`benchmarks.comparison.run`.
+    ``kind`` is a key of ``DETECTORS``; the others are of :class:`Detector` and
+    :func:`benchmarks.comparison.run`.
     """
     title = f"{kind}, ConvNeXt-T, {images} images at full size, {device}"
     gemm = roofline.reference(device, "float32")
@@ -268,10 +271,9 @@ def candidates(kind: str, data_root: str, images: int, device: str) -> list[Cand
 
 
 def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
-    """Demand the same detections of the same network; others detect something else.
+    """Demand the same detections of the same network, else raise UnequalResultsError.
 
-    Raises:
-        UnequalResultsError: their number, labels, boxes, scores or masks differ.
+    Other networks detect something else.
     """
     if name != SAME:
         return {}
@@ -315,12 +317,3 @@ def _partners(ours: Arrays, theirs: Arrays) -> np.ndarray | None:
     gaps[ours["labels"][:, None] != theirs["labels"][None]] = np.inf
     order = gaps.argmin(1) if len(gaps) else np.zeros(0, dtype=int)
     return order if len({*order.tolist()}) == len(order) else None
-
-
-def _images_per_second(results: Results, name: str) -> str:
-    return f"{results.facts[name]['images'] / results.median_seconds(name):.3f}"
-
-
-def _published(results: Results, name: str) -> str:
-    ratio = results.facts[name].get("published_ratio")
-    return UNKNOWN if ratio is None else f"{ratio:.2f}"

@@ -18,8 +18,8 @@ from mmengine.logging import MMLogger
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.coco_data import TRUTH, generate, read_detections
-from benchmarks.comparison import Arrays, Candidate, demand, run
-from benchmarks.report import Column, Report
+from benchmarks.comparison import Arrays, Candidate, demand, run, run_options
+from benchmarks.report import Report, fact_column
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
 
 CLASSWISE_HEADING = "| category"
@@ -132,14 +132,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Run a comparison for each metric that the command line names, about the same detections.
-
-    Raises:
-        BenchmarkError: an argument is wrong, or a comparison failed.
-    """
+    """Run a comparison for each metric, of the same detections; may raise BenchmarkError."""
     scale = {name: getattr(args, name) for name in SCALE}
     title = ", ".join(f"{number:,} {name}" for name, number in scale.items())
-    options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+    options = run_options(args)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         print(f"  drawing {title}", file=sys.stderr, flush=True)
         generate(args.data_root, folder, **scale)
@@ -147,7 +143,7 @@ def compare(args: argparse.Namespace) -> Report:
             run(candidates(each, folder), check=check, title=f"{each}, {title}", **options)
             for each in args.metric
         ]
-    return Report(tables, [Column("mAP", lambda r, name: f"{r.facts[name]['mAP']:.3f}")], NOTES)
+    return Report(tables, [fact_column("mAP", "mAP", form=".3f")], NOTES)
 
 
 def candidates(metric: str, folder: str) -> list[Candidate]:
@@ -160,11 +156,7 @@ def candidates(metric: str, folder: str) -> list[Candidate]:
 
 
 def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
-    """Demand the same numbers, to the last bit.
-
-    Raises:
-        UnequalResultsError: one of them differs, or only one candidate has it.
-    """
+    """Demand the same numbers, to the last bit, else raise UnequalResultsError."""
     for key in sorted({*ours, *theirs}):
         alone = f"only {'ours' if key in ours else name} gives {key}"
         demand(key in ours and key in theirs, alone)

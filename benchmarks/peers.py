@@ -7,19 +7,17 @@ stage, in its usual way. Imported is only the library that is built.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.comparison import BenchmarkError
+from benchmarks.worker import PEERS as FOLDER
+from benchmarks.worker import BenchmarkError
 from mmconvnext.models.convnext import ConvNeXt
 from mmconvnext.weights.layouts import convert, find_backbone
 
-FOLDER = Path(sys.prefix) / "peers"  # where `make setup` puts libraries that exclude each other
 LIBRARIES = ("timm", "torchvision", "transformers", "mmpretrain")
 STAGES = range(4)
 SEED = 0

@@ -4,38 +4,39 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from benchmarks.comparison import Results
-from mmconvnext.errors import UserError
+from benchmarks.worker import PEERS
 
 MIB = 2**20
 UNKNOWN = "-"
 DISTURBING_CORES = 0.1  # busy with other processes
-PEERS = Path(sys.prefix) / "peers"
 PACKAGES = (
     *("torch", "torchvision", "timm", "transformers", "mmpretrain", "mmdet", "mmengine", "mmcv"),
     *("mmcv-lite", "numpy", "opencv-python", "pycocotools", "hotcoco"),
 )
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table beside those that every table has.
-
-    Attributes:
-        heading: what stands above it, with the unit.
-        cell: what stands in the row of a candidate, by its name.
-    """
+class Column(NamedTuple):
+    """A column beside those that every table has: its heading, and the cell of a candidate."""
 
     heading: str
     cell: Callable[[Results, str], str]
+
+
+def fact_column(heading: str, fact: str, scale: float = 1.0, form: str = ".3g") -> Column:
+    """Make a column of a fact, divided by a scale; candidates may lack it."""
+
+    def cell(results: Results, name: str) -> str:
+        value = results.facts[name].get(fact)
+        return UNKNOWN if value is None else f"{value / scale:{form}}"
+
+    return Column(heading, cell)
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,29 @@ class Report:
         columns: more columns of every table.
         notes: lines below the tables, on how to read them.
         first: what the first row of a table is.
+        summary: rows of a table before the others, under their title; headings first.
+        extra: more of what was measured, for JSON.
     """
 
     tables: Sequence[Results]
     columns: Sequence[Column] = ()
     notes: Sequence[str] = ()
     first: str = "ours"
+    summary: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self, markdown: bool = False) -> str:
         """Format tables, notes and conditions, monospaced or as GitHub's markdown."""
-        blocks = [self._table(results, markdown) for results in self.tables]
+        blocks = [titled(title, rows, markdown) for title, rows in self.summary.items()]
+        blocks += [self._table(results, markdown) for results in self.tables]
         first = self.first
         ratio = f"time / {first}: median over the rounds of the time divided by that of {first} in"
-        lines = [*self.notes, f"{ratio} the same round", *conditions(self.tables)]
+        threads, rounds = (
+            " and ".join(map(str, sorted({getattr(results, name) for results in self.tables})))
+            for name in ("threads", "rounds")
+        )
+        when = f"{threads} threads each, {rounds} rounds; {_today()}; {machine_line()}"
+        lines = [*self.notes, f"{ratio} the same round", when]
         return "\n\n".join([*blocks, listed(lines, markdown)])
 
     def to_json(self) -> dict[str, Any]:
@@ -68,19 +79,12 @@ class Report:
             "conditions": {**describe(), "date": _today()},
             "notes": list(self.notes),
             "tables": [_table_json(results) for results in self.tables],
+            **self.extra,
         }
 
     def _table(self, results: Results, markdown: bool) -> str:
-        first = self.first
-        headings = [
-            "",
-            "seconds",
-            f"time / {first}",
-            "spread",
-            "peak MiB",
-            f"distance from {first}",
-        ]
-        headings += [column.heading for column in self.columns]
+        names = ("seconds", f"time / {self.first}", "spread", "peak MiB")
+        headings = ["", *names, f"distance from {self.first}", *(c.heading for c in self.columns)]
         rows = [self._row(results, name) for name in results.timings]
         kept = [i for i, cells in enumerate(zip(*rows, strict=True)) if {*cells} != {UNKNOWN}]
         rows = [[row[i] for i in kept] for row in (headings, *rows)]
@@ -94,30 +98,17 @@ class Report:
         return "\n".join([titled(results.title, rows, markdown), *remarks])
 
     def _row(self, results: Results, name: str) -> list[str]:
-        ratios = sorted(results.ratios(name))
+        ratios, peak = results.ratios(name), results.peak_bytes(name)
         distances = [f"{k} {d:.1e}" for k, d in results.distances.get(name, {}).items()]
         return [
             name,
             f"{results.median_seconds(name):.4g}",
             f"{results.median_ratio(name):.2f}",
-            UNKNOWN if name == results.ours else f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
-            peak_mib(results, name),
+            UNKNOWN if name == results.ours else f"{min(ratios):.2f} to {max(ratios):.2f}",
+            UNKNOWN if peak is None else f"{peak / MIB:.0f}",
             ", ".join(distances) or UNKNOWN,
             *(column.cell(results, name) for column in self.columns),
         ]
-
-
-def peak_mib(results: Results, name: str) -> str:
-    """The cell of a candidate's peak memory."""
-    peak = results.peak_bytes(name)
-    return UNKNOWN if peak is None else f"{peak / MIB:.0f}"
-
-
-def conditions(tables: Sequence[Results]) -> list[str]:
-    """Say on what, with how many threads and rounds, and when it was measured."""
-    threads = " and ".join(map(str, sorted({results.threads for results in tables})))
-    rounds = " and ".join(map(str, sorted({results.rounds for results in tables})))
-    return [f"{threads} threads each, {rounds} rounds; {_today()}; {machine_line()}"]
 
 
 def machine_line() -> str:
@@ -157,19 +148,6 @@ def listed(lines: Sequence[str], markdown: bool) -> str:
     return "\n".join(f"- {line}" if markdown else line for line in lines)
 
 
-def write_json(content: dict[str, Any], path: str) -> None:
-    """Write what ``to_json()`` gave; missing folders are made.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
 def describe() -> dict[str, Any]:
     """Collect processor, memory in GiB, GPUs, and the versions of what is compared."""
     from mmconvnext.engine.provenance import git_revision, hardware
@@ -190,17 +168,16 @@ def version(package: str) -> str | None:
 
 
 def _table_json(results: Results) -> dict[str, Any]:
-    reference = {
-        "facts": results.reference_facts,
-        "timings": [asdict(timing) for timing in results.reference],
-    }
     return {
         "title": results.title,
         "rounds": results.rounds,
         "threads": results.threads,
         "missing": results.missing,
         "cores_busy_with_others": results.busy_cores(),
-        "reference": reference,
+        "reference": {
+            "facts": results.reference_facts,
+            "timings": [asdict(timing) for timing in results.reference],
+        },
         "candidates": [_candidate_json(results, name) for name in results.timings],
     }
 

@@ -206,11 +206,9 @@ def relate(results: Results) -> None:
     """
     operations = results.reference_facts["operations"]
     for name, facts in results.facts.items():
-        flops = facts["flops"]
-        pairs = zip(results.timings[name], results.reference, strict=True)
-        shares = [(flops / theirs.seconds) / (operations / gemm.seconds) for theirs, gemm in pairs]
-        facts["flops_per_second"] = flops / results.median_seconds(name)
-        facts["share_of_gemm"] = statistics.median(shares)
+        facts["flops_per_second"] = facts["flops"] / results.median_seconds(name)
+        share = results.share_of_reference(name)
+        facts["share_of_gemm"] = share * facts["flops"] / operations
 
 
 COLUMNS = (

@@ -20,11 +20,11 @@ from mmengine.dataset import pseudo_collate
 from scipy.stats import linregress
 
 from benchmarks.backbone import Task, candidates, count_flops
-from benchmarks.comparison import BenchmarkError, Candidate, Results, run
+from benchmarks.comparison import BenchmarkError, Candidate, Results, run, run_options
 from benchmarks.data_parallel import share_work
 from benchmarks.detector import Detector
 from benchmarks.peers import OURS, ours
-from benchmarks.report import MIB, UNKNOWN, Column, Report, titled
+from benchmarks.report import MIB, Report, fact_column
 from benchmarks.roofline import choose_device
 from mmconvnext.analysis.flops import count_flops as count_detector
 from mmconvnext.data.paths import check_data_paths
@@ -192,67 +192,58 @@ class CountedDetector(Detector):
         return height, width
 
 
-@dataclass(frozen=True)
-class ScalingReport(Report):
-    """A report on curves; the tables after theirs are others.
+def make_report(curves: Sequence[Curve], tables: Sequence[Results] = ()) -> Report:
+    """Report on curves, with the linear fits first, and on other tables."""
+    headings = ["", "quantity", "linear fit", "R²", "residual", "axis grows", "it grows"]
+    fits = [line for curve in curves for line in curve.fits()]
+    return Report(
+        [*(curve.results for curve in curves), *tables],
+        COLUMNS,
+        NOTES,
+        first="first",
+        summary={"Linear fits": [headings, *map(_fit_row, fits)]} if fits else {},
+        extra={"linear_fits": fits},
+    )
 
-    Attributes:
-        curves: that were measured.
+
+def write_page(report: Report, curves: Sequence[Curve], folder: Path) -> list[Path]:
+    """Write the page and its pictures; the part on the schedule, on paper, stays as it was.
+
+    Raises:
+        UserError: a file cannot be written.
     """
+    page = folder / "scaling.md"
+    old = page.read_text("utf-8") if page.is_file() else ""
+    paper = old[old.index(SCHEDULE) :] if SCHEDULE in old else ""
+    pictures = []
+    try:
+        (folder / "images").mkdir(exist_ok=True)
+        for part in dict.fromkeys(curve.part for curve in curves):
+            pictures.append(folder / "images" / f"scaling_{part}.png")
+            _draw([curve for curve in curves if curve.part == part]).savefig(pictures[-1], dpi=90)
+        shown = "".join(f"![{path.stem}](images/{path.name})\n\n" for path in pictures)
+        page.write_text(f"{PAGE}{shown}{report.text(markdown=True)}\n\n{paper}", "utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or folder}: {error.strerror}") from error
+    return [page, *pictures]
 
-    first: str = "first"
-    curves: Sequence[Curve] = ()
 
-    def text(self, markdown: bool = False) -> str:
-        """Format the linear fits, and what every report has."""
-        headings = ["", "quantity", "linear fit", "R²", "residual", "axis grows", "it grows"]
-        rows = [_fit_row(line) for curve in self.curves for line in curve.fits()]
-        fits = [titled("Linear fits", [headings, *rows], markdown)] if rows else []
-        return "\n\n".join([*fits, super().text(markdown)])
-
-    def to_json(self) -> dict[str, Any]:
-        """Collect everything that was measured; times in seconds, memory in bytes."""
-        fits = [line for curve in self.curves for line in curve.fits()]
-        return {**super().to_json(), "linear_fits": fits}
-
-    def write_page(self, folder: Path) -> list[Path]:
-        """Write the page and its pictures; the part on the schedule, on paper, stays as it was.
-
-        Raises:
-            UserError: a file cannot be written.
-        """
-        page = folder / "scaling.md"
-        old = page.read_text("utf-8") if page.is_file() else ""
-        paper = old[old.index(SCHEDULE) :] if SCHEDULE in old else ""
-        pictures = []
-        try:
-            (folder / "images").mkdir(exist_ok=True)
-            for part in dict.fromkeys(curve.part for curve in self.curves):
-                pictures.append(folder / "images" / f"scaling_{part}.png")
-                self._draw(part).savefig(pictures[-1], dpi=90)
-            shown = "".join(f"![{path.stem}](images/{path.name})\n\n" for path in pictures)
-            page.write_text(f"{PAGE}{shown}{self.text(markdown=True)}\n\n{paper}", "utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {error.filename or folder}: {error.strerror}") from error
-        return [page, *pictures]
-
-    def _draw(self, part: str) -> Figure:
-        """A column of panels for each axis, time above memory."""
-        curves = [curve for curve in self.curves if curve.part == part]
-        along = list(dict.fromkeys(curve.along for curve in curves))
-        figure = Figure((3.3 * len(along), 5.4), layout="constrained")
-        panels = figure.subplots(2, len(along), squeeze=False)
-        for curve in curves:
-            for fit in curve.fits():
-                is_time = fit["quantity"] == TIME
-                panel = panels[int(not is_time), along.index(curve.along)]
-                label = f"{fit['quantity'].partition(' (')[0]}, {MODES[curve.train]}"
-                (line,) = panel.plot(fit["xs"], fit["line"])
-                panel.plot(fit["xs"], fit["ys"], "o", color=line.get_color(), label=label)
-                panel.set(xlabel=f"{curve.along} ({fit['unit']})", ylabel="s" if is_time else "MiB")
-                panel.set(xlim=(0, None), ylim=(0, None))
-                panel.legend(fontsize=7)
-        return figure
+def _draw(curves: Sequence[Curve]) -> Figure:
+    """A column of panels for each axis, time above memory."""
+    along = list(dict.fromkeys(curve.along for curve in curves))
+    figure = Figure((3.3 * len(along), 5.4), layout="constrained")
+    panels = figure.subplots(2, len(along), squeeze=False)
+    for curve in curves:
+        for fit in curve.fits():
+            is_time = fit["quantity"] == TIME
+            panel = panels[int(not is_time), along.index(curve.along)]
+            label = f"{fit['quantity'].partition(' (')[0]}, {MODES[curve.train]}"
+            (line,) = panel.plot(fit["xs"], fit["line"])
+            panel.plot(fit["xs"], fit["ys"], "o", color=line.get_color(), label=label)
+            panel.set(xlabel=f"{curve.along} ({fit['unit']})", ylabel="s" if is_time else "MiB")
+            panel.set(xlim=(0, None), ylim=(0, None))
+            panel.legend(fontsize=7)
+    return figure
 
 
 def _fit_row(line: Mapping[str, Any]) -> list[str]:
@@ -263,19 +254,11 @@ def _fit_row(line: Mapping[str, Any]) -> list[str]:
     return [line["curve"], line["quantity"], equation, *quality, *grown]
 
 
-def _column(heading: str, fact: str, scale: float = 1.0, form: str = ".3g") -> Column:
-    def cell(results: Results, name: str) -> str:
-        value = results.facts[name].get(fact)
-        return UNKNOWN if value is None else f"{value / scale:{form}}"
-
-    return Column(heading, cell)
-
-
 COLUMNS = (
-    *(_column(*axis) for axis in (AREA, BATCH, COST, SIZE)),
-    _column("saved MiB", "saved_bytes", MIB, ".0f"),
-    _column("images/s", "images_per_second", form=".2f"),
-    _column("efficiency", "efficiency", form=".0%"),
+    *(fact_column(*axis) for axis in (AREA, BATCH, COST, SIZE)),
+    fact_column("saved MiB", "saved_bytes", MIB, ".0f"),
+    fact_column("images/s", "images_per_second", form=".2f"),
+    fact_column("efficiency", "efficiency", form=".0%"),
 )
 
 
@@ -342,7 +325,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, …; default: the GPU where there is one")
 
 
-def compare(args: argparse.Namespace) -> ScalingReport:
+def compare(args: argparse.Namespace) -> Report:
     """Measure what the command line names, and write the page if it names a folder.
 
     Raises:
@@ -350,19 +333,19 @@ def compare(args: argparse.Namespace) -> ScalingReport:
     """
     plan, device = QUICK if args.quick else FULL, choose_device(args.device)
     _check(args)
-    options = {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+    options = run_options(args)
     curves = [*backbone_curves(plan, device)] if BACKBONE in args.parts else []
     if DETECTOR in args.parts:
         curves += detector_curves(plan, args.data_root, device)
     for curve in curves:
         print(curve.title, file=sys.stderr, flush=True)
         curve.measure(**options)
-    tables = [curve.results for curve in curves]
+    shared = []
     if PROCESSES in args.parts:
-        tables.append(share_work(plan.archs[0], plan.step, plan.side, **options))
-    report = ScalingReport(tables, COLUMNS, NOTES, curves=curves)
+        shared = [share_work(plan.archs[0], plan.step, plan.side, **options)]
+    report = make_report(curves, shared)
     if args.out:
-        for path in report.write_page(Path(args.out)):
+        for path in write_page(report, curves, Path(args.out)):
             print(f"written to {path}", file=sys.stderr)
     return report
 

@@ -9,29 +9,71 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PEERS = Path(sys.prefix) / "peers"
+from mmconvnext.errors import UserError
+
+PEERS = Path(sys.prefix) / "peers"  # where `make setup` puts libraries that exclude each other
 STAT = Path("/proc/stat")
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # see proc(5)
+NUM_LINES_OF_LOG = 15
 
-_candidate: Any = None
+
+class BenchmarkError(UserError):
+    """A comparison that cannot be run, or a candidate that failed in it."""
+
+
+class NotInstalledError(BenchmarkError):
+    """A candidate whose library is absent; the message says what, without the candidate's name."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Who takes part in a comparison.
+
+    Attributes:
+        name: as shown.
+        factory: ``package.module:function``; called in the candidate's process, it returns an
+            object with ``check()``, a dict of arrays that must equal the others', and
+            ``run()``, which is timed. It may have ``facts()``, a dict of numbers, too.
+        arguments: the factory's keyword arguments.
+        python_path: folders with its library, before everything else.
+    """
+
+    name: str
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    python_path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed run.
+
+    Attributes:
+        seconds: wall time, of the GPU's work too where it is used.
+        peak_bytes: the most memory that it took above what the process had at rest: of the GPU
+            where it is used, else resident; None where the system does not tell.
+        others_seconds: processor time that other processes took meanwhile; likewise.
+    """
+
+    seconds: float
+    peak_bytes: int | None
+    others_seconds: float | None = None
+
+
+_name = ""
+_built: Any = None
 _at_rest: int | None = None
 
 
-class FailedError(Exception):
-    """A candidate's code failed; the message is the traceback."""
-
-
-class MissingError(Exception):
-    """A candidate's library is absent; the message says which."""
-
-
-def start(log: str, python_path: Sequence[str]) -> None:
+def start(log: str, python_path: tuple[str, ...]) -> None:
     """Send what libraries print to a file; of the peers' folders, leave the candidate's alone.
 
     A spawned process has its parent's ``sys.path``, and some of the peers exclude each other.
@@ -43,34 +85,34 @@ def start(log: str, python_path: Sequence[str]) -> None:
     sys.path[:] = [*python_path, *others]
 
 
-def build(factory: str, arguments: dict[str, Any]) -> None:
-    """Build the candidate with ``package.module:function``."""
-    global _candidate
-    module, _, name = factory.partition(":")
-    try:
-        _candidate = getattr(importlib.import_module(module), name)(**arguments)
-    except Exception as error:
-        absent = (error.name or "") if isinstance(error, ImportError) else ""
-        if not absent or absent.partition(".")[0] == module.partition(".")[0]:
-            raise FailedError(traceback.format_exc()) from None
-        if isinstance(error, ModuleNotFoundError):
-            raise MissingError(f"{absent} is not installed") from None
-        raise MissingError(f"{absent} cannot be imported: {error}") from None
+def build(candidate: Candidate) -> None:
+    """Build the candidate; may raise NotInstalledError, and BenchmarkError as all that follows."""
+    global _built, _name
+    _name = candidate.name
+    module, _, name = candidate.factory.partition(":")
+    with _reported():
+        try:
+            _built = getattr(importlib.import_module(module), name)(**candidate.arguments)
+        except ImportError as error:
+            absent = error.name or ""
+            if not absent or absent.partition(".")[0] == module.partition(".")[0]:
+                raise
+            if isinstance(error, ModuleNotFoundError):
+                raise NotInstalledError(f"{absent} is not installed") from None
+            raise NotInstalledError(f"{absent} cannot be imported: {error}") from None
 
 
 def call(method: str) -> dict[str, Any]:
     """Call ``check`` or ``facts`` of the candidate; an empty dict where it has no such method."""
     global _at_rest
-    answer = _guarded(getattr(_candidate, method, dict))
+    with _reported():
+        answer = getattr(_built, method, dict)()
     _at_rest = _resident_at_rest()
     return answer
 
 
-def timing() -> dict[str, Any]:
-    """Run once; return the fields of :class:`benchmarks.comparison.Timing`."""
-    global _at_rest
-    if _at_rest is None:
-        _at_rest = _resident_at_rest()
+def timing() -> Timing:
+    """Run once."""
     torch = sys.modules.get("torch")
     cuda = torch.cuda if torch and torch.cuda.is_initialized() else None
     if cuda:
@@ -78,32 +120,41 @@ def timing() -> dict[str, Any]:
         cuda.reset_peak_memory_stats()
         at_rest = cuda.memory_allocated()
     else:
-        at_rest = _at_rest if _reset_resident_peak() else None
+        at_rest = _at_rest or _resident_at_rest()
+        at_rest = at_rest if _reset_resident_peak() else None
     others = _others_seconds()
     start = time.perf_counter()
-    _guarded(_candidate.run)
+    with _reported():
+        _built.run()
     if cuda:
         cuda.synchronize()
     seconds = time.perf_counter() - start
     if others is not None:
         others = max(_others_seconds() - others, 0.0)
     peak = cuda.max_memory_allocated() if cuda else _status_bytes("VmHWM")
-    known = peak is not None and at_rest is not None
-    peak_bytes = max(peak - at_rest, 0) if known else None
-    return {"seconds": seconds, "peak_bytes": peak_bytes, "others_seconds": others}
+    is_known = peak is not None and at_rest is not None
+    return Timing(seconds, max(peak - at_rest, 0) if is_known else None, others)
 
 
-def _guarded(function: Any) -> Any:
+def tail(text: str) -> str:
+    """The last lines of a log, indented."""
+    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-NUM_LINES_OF_LOG:])
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
     try:
-        return function()
-    except Exception:  # anybody's code: it is reported to the comparison
-        raise FailedError(traceback.format_exc()) from None
+        yield
+    except NotInstalledError:
+        raise
+    except Exception:  # anybody's code
+        raise BenchmarkError(f"{_name} failed:\n{tail(traceback.format_exc())}") from None
 
 
 def _resident_at_rest() -> int | None:
     """Resident memory without what was freed; measured outside of runs, as it empties the heap."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    trim: Callable | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim:
         trim(0)
     return _status_bytes("VmRSS")
@@ -117,9 +168,7 @@ def _others_seconds() -> float | None:
         return None
     user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(int, fields)
     busy = user + nice + system + interrupts + soft_interrupts + stolen
-    own = os.times()
-    own_seconds = own.user + own.system + own.children_user + own.children_system
-    return busy / os.sysconf("SC_CLK_TCK") - own_seconds
+    return busy / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def _reset_resident_peak() -> bool:

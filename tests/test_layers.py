@@ -18,7 +18,7 @@ LAYERS = (
     *(("evaluation",), ("engine",), ("analysis",), ("cli",)),
 )
 # The package is to come down to 6,600 lines (ARCHITECTURE.md); it may not grow meanwhile.
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 8500, 400, 60
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 7450, 400, 60
 
 
 def module_of(path: Path) -> str:

@@ -75,7 +75,7 @@ def inspect(
         raise WeightsError(f"{path}: {error}") from error
     backbone = {k: v for k, v in converted.items() if not CLASSIFIER.match(k)}
     spec = describe(backbone, found.layout.name)
-    unsupported = tuple(spec.unsupported)
+    unsupported = spec.unsupported
     if not unsupported and (fault := explain_incomplete(backbone)):
         unsupported = (fault,)
     is_detector = any(map(HEADS.search, tensors))

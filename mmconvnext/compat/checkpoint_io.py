@@ -62,9 +62,10 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
     except ImportError as error:
         raise CheckpointError(f"{path} needs a package: {error}; install it with pip") from error
     except Exception as error:
-        reason = error
+        reason = str(error) or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
-            reason = error.__context__ or error  # torch has put much advice around it
+            # torch has put much advice around it, and behind it how to allow what was refused
+            reason = str(error.__context__ or error).partition(". ")[0]
             if _is_pickled(path):
                 raise UnsafeCheckpointError(
                     f"{path} contains more than tensors, numbers and settings ({reason}): refused, "

@@ -44,7 +44,8 @@ def after_import(name: str, ours: str, function: str | None = None) -> None:
     if FINDER not in sys.meta_path:
         sys.meta_path.insert(0, FINDER)
     if name in sys.modules:
-        _act(importlib.import_module(name), [(ours, function)])  # waits for a thread that does
+        # another thread may be importing it: wait until it is whole
+        _act(importlib.import_module(name), [(ours, function)])
 
 
 def _act(module: ModuleType, actions: list[tuple[str, str | None]]) -> None:

@@ -37,8 +37,11 @@ def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
     Raises:
         DataError: a path is missing; the message shows the layout that is expected.
     """
-    for split in (split for split in splits if cfg.get(f"{split}_dataloader")):
-        for dataset in leaf_datasets(cfg[f"{split}_dataloader"]["dataset"]):
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        if not loader:
+            continue
+        for dataset in leaf_datasets(loader["dataset"]):
             _check_dataset_paths(dataset, split)
         for metric in metrics_of(cfg.get(f"{split}_evaluator")):
             ann_file = metric.get("ann_file")
@@ -86,7 +89,8 @@ def check_dataset(dataset: Any) -> None:
         DataError: there is nothing to train or test on.
     """
     name = getattr(dataset, "ann_file", type(dataset).__name__)
-    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    metainfo = getattr(dataset, "metainfo", None)
+    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
     if isinstance(classes, str):
         raise DataError(
             f"metainfo=dict(classes={classes!r}) of {name} is a string, not a tuple of names; "

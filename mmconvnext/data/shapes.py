@@ -64,8 +64,8 @@ def _regular(corners: int) -> np.ndarray:
 ARM = np.array([[0.33, 0.33], [0.33, 1], [-0.33, 1], [-0.33, 0.33]])
 QUARTER = np.array([[0, 1], [-1, 0]])
 CROSS = np.concatenate([ARM @ np.linalg.matrix_power(QUARTER, times) for times in range(4)])
-# Of each class the mean hue in degrees, and the corners (K, 2) xy in radii; a triangle has about
-# the area of a cross.
+# Of each class the mean hue in degrees, and the corners (K, 2) xy in radii: the arms of a cross are
+# 0.66 wide, and a triangle has about its area.
 CLASSES = ("disk", "triangle", "cross")
 HUES, HUE_STD = (0, 120, 240), 20
 OUTLINES = (_regular(48), 1.3 * _regular(3), CROSS)

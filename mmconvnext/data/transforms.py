@@ -50,7 +50,8 @@ class FastPolygonMasks(PolygonMasks):
     with crops, and truncates coordinates given as integers at every step; here all are float64.
 
     Args:
-        masks: for each object its polygons, each x1, y1, x2, y2, ... in pixels; none: no area.
+        masks: for each object its polygons, each of shape (2 * vertices,): x1, y1, x2, y2, ... in
+            pixels; none is an object without area.
         height: of the image, in pixels.
         width: of the image, in pixels.
     """

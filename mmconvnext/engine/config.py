@@ -1,6 +1,6 @@
 """Reading a config and changing it, in place, as a command line asks.
 
-What is asked of a config that does not have what it takes raises ConfigError.
+A change of settings that a config does not have, or to a value that cannot be, raises ConfigError.
 """
 
 from __future__ import annotations

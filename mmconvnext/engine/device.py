@@ -83,7 +83,10 @@ def check_launcher(launcher: str) -> None:
 
 
 def init_distributed_on_cpu(launcher: str) -> None:
-    """Start the gloo process group where MMEngine would ask for a GPU, after `check_launcher`."""
+    """Start the gloo process group where MMEngine would ask for a GPU.
+
+    The launcher's environment variables must be set, see :func:`check_launcher`.
+    """
     if launcher == "none" or _has_accelerator() or is_distributed():
         return
     for target, source in zip(RANK_VARIABLES["pytorch"], RANK_VARIABLES[launcher], strict=True):

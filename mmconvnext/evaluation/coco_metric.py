@@ -40,7 +40,11 @@ LARGEST_ID = 2**53  # hotcoco takes detections as a table of float64
 
 
 class UnusualDataError(Exception):
-    """Data that hotcoco refuses or counts in another way than pycocotools."""
+    """Data that hotcoco refuses or counts in another way than pycocotools.
+
+    Images or categories whose ids are no whole numbers below 2^53, annotations with the id 0 (never
+    found, says pycocotools) or with the same id, boxes or scores that are not numbers.
+    """
 
 
 @METRICS.register_module()
@@ -67,7 +71,11 @@ class FastCocoMetric(CocoMetric):
         self.backend = _choose(backend)
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping]) -> None:
-        """Keep what was detected, as ``CocoMetric`` does, with masks (N, H, W) as run lengths."""
+        """Keep what was detected, as ``CocoMetric`` does, with masks as run lengths.
+
+        ``pred_instances`` of each sample has ``bboxes`` (N, 4) xyxy, ``scores`` and ``labels``
+        (N,), maybe ``masks`` (N, H, W) and ``mask_scores`` (N,).
+        """
         super().process(data_batch, [_with_codes(sample) for sample in data_samples])
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -155,8 +163,9 @@ class FastCocoMetric(CocoMetric):
         """Compare detections, (N, 7) float64 and N masks for ``segm``, with ground truth.
 
         Returns:
-            pycocotools' object, as after its ``summarize()``, which prints; ``precision`` is (IoU
-            thresholds, recalls, categories in the order of their ids, areas, detections).
+            pycocotools' object, as after its ``summarize()``, which prints: ``stats`` (12,), and
+            ``eval["precision"]`` (IoU thresholds, recalls, categories in the order of their ids,
+            areas, numbers of detections).
         """
         import hotcoco
 

@@ -45,15 +45,15 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
         use_grn: Global Response Normalisation in each block (V2).
         out_indices: the stages whose features are returned, in ascending order, out of 0, 1, 2, 3.
         frozen_stages: as in MMDetection's ResNet: -1 freezes nothing, 0 the stem, k the stem and
-            the first k stages (with the downsampling before them). Frozen parts stay in eval mode.
-            Output norms are new in a detector and never frozen.
+            the first k stages (with the downsampling before them). Frozen parts do not require
+            gradients and stay in eval mode. Output norms are new in a detector and never frozen.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         fused: compute blocks in tiles that stay in the cache, and recompute in the backward pass
             what is larger than their inputs; see :mod:`mmconvnext.models.fused_block`. ``"auto"``
             does so where it was measured to pay: on the CPU, but for small maps. On accelerators
             nothing was measured, so there it computes layer by layer. ``True`` does so wherever it
-            is possible, ``False`` nowhere. The first forward pass logs the outcome; see also
-            :meth:`fusion_status`.
+            is possible, whatever the device and size, ``False`` nowhere. The first forward pass
+            logs the outcome; see also :meth:`fusion_status`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the backbone strictly, with
             the arguments of :func:`mmconvnext.weights.load.load_pretrained`; ``None`` keeps the
             initialisation of the paper (truncated normal of std 0.02, zero biases).
@@ -116,8 +116,9 @@ class ConvNeXt(LoadsAnyLayout, BaseModule):
         """Compute the feature maps of ``out_indices``.
 
         Args:
-            x: images (N, in_channels, H, W) in either memory format; of sides that are no multiple
-                of 32 (MMDetection's data preprocessor pads them), the rest is not looked at.
+            x: images (N, in_channels, H, W) in either memory format. Sides that are no multiple of
+                32 lose their last rows and columns, as in every strided convolution; MMDetection's
+                data preprocessor pads to a multiple of 32.
 
         Returns:
             A map (N, widths[i], H / 2^(i+2), W / 2^(i+2)), in channels_last, for each stage i.

@@ -2,10 +2,12 @@
 
 Layer by layer, every intermediate result of a whole feature map is written to memory: with 4C
 channels these are far larger than any cache, and on the CPU the system hands out and clears their
-pages again and again. Here a tile, some rows of the map, goes through all layers at once; only GRN,
-which needs the norms of a whole sample, has the tiles of one wait for each other. For the backward
-pass the block's input and the convolution's output are saved, 2C values a position instead of 11C
-(more with GRN); the rest is computed again.
+pages again and again. Here a tile, some rows of the map, goes through all layers at once. For the
+backward pass the block's input and the convolution's output are saved, 2C values a position instead
+of 11C (more with GRN); the rest is computed again.
+
+GRN needs the norms of a whole sample before its second linear layer can be applied, so the tiles
+of one sample wait for each other with their 4C channels.
 """
 
 from __future__ import annotations

@@ -46,13 +46,15 @@ class InstanceTTAModel(DetTTAModel):
         views = [sample.pred_instances for sample in data_samples]
         if "masks" not in views[0]:
             return super()._merge_single_sample(data_samples)
-        found = [[view[key] for view in views] for key in ("bboxes", "scores", "labels")]
+        boxes, scores, labels = (
+            [view[key] for view in views] for key in ("bboxes", "scores", "labels")
+        )
         metas = [sample.metainfo for sample in data_samples]
-        boxes, scores = self.merge_aug_bboxes(*found[:2], metas)
+        boxes, scores = self.merge_aug_bboxes(boxes, scores, metas)
         merged = data_samples[0]
         if len(boxes) == 0:
             return merged
-        labels = torch.cat(found[2])
+        labels = torch.cat(labels)
         masks = torch.cat([_unflip(sample) for sample in data_samples])
         most = self.tta_cfg["max_per_img"]
         dets, keep = (t[:most] for t in batched_nms(boxes, scores, labels, self.tta_cfg["nms"]))

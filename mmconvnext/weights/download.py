@@ -105,7 +105,7 @@ def _bring(url: str, path: Path, digest: str) -> None:
     validator, size = _identify(url)
     # of what came before, only a part of the very file that the server has now is resumed
     part = path.with_name(f"{path.name}.{_short_hash(f'{url} {validator} {size}')}.part")
-    for found in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+    for found in path.parent.glob(f"{glob.escape(path.name)}.{'?' * 16}.part"):
         if found != part or size is None or found.stat().st_size > size:
             found.unlink()
     print_log(f"downloading {url} to {path}", logger="current")

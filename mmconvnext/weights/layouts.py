@@ -56,9 +56,14 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     So wrappers such as ``model``, ``state_dict`` or ``model_ema`` become prefixes like any other.
 
     Raises:
-        ValueError: it has no tensor under a name.
+        ValueError: it has no tensor under a name, or two under the same.
     """
-    tensors = {name: tensor for name, tensor in _walk(checkpoint) if name}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _walk(checkpoint):
+        if name in tensors:
+            raise ValueError(f"two tensors would be called {name}")
+        if name:
+            tensors[name] = tensor
     if not tensors:
         kind = type(checkpoint).__name__
         keys = ", ".join(map(str, checkpoint))[:80] if isinstance(checkpoint, Mapping) else ""
@@ -221,8 +226,8 @@ def _dense_kernel(name: str, kernel: Tensor) -> Tensor:
     One of (k*k, C) is a depthwise weight, one of (k*k, in, out) a dense one; the positions run down
     the columns. The reference is ``remap_checkpoint_keys`` of the official code.
     """
-    size = math.isqrt(kernel.shape[0])
-    if kernel.ndim not in (2, 3) or size**2 != kernel.shape[0]:
+    size = math.isqrt(kernel.shape[0]) if kernel.ndim in (2, 3) else 0
+    if not size or size**2 != kernel.shape[0]:
         raise ValueError(
             f"{name} has the shape {tuple(kernel.shape)}; a sparse kernel has (k*k, channels) or "
             "(k*k, channels in, channels out)"

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, PretrainedInit, is_model_wrapper
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class LoadsAnyLayout(nn.Module):
         name = prefix.removesuffix(".") or "backbone"
         fitted = _LOADING.get({}).get(self)
         # Hooks change checkpoints, and what they changed is fitted like any other.
-        if fitted is None or part.keys() != fitted.tensors.keys():
+        if fitted is None or _shapes(part) != _shapes(fitted.tensors):
             if not part:
                 raise WeightsError(
                     f"cannot load the {name}: the state dict has nothing under {prefix!r}. Weights "
@@ -187,3 +188,7 @@ def fit(
     if others := sorted(outside(tensors, found)):
         line += f"; other parts of the file: {len(others)} tensors ({first(others)})"
     return Fitted(matched.tensors, line)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

@@ -96,7 +96,7 @@ def test_a_failure_names_the_candidate_with_its_traceback(dummy, place):
     ],
 )
 def test_a_process_that_ends_is_named_and_not_asked_again(dummy, place, words):
-    with Process(dummy("bad", fails_in=place)) as process:
+    with Process(dummy("bad", fails_in=place), 1) as process:
         for _ in range(2):
             with pytest.raises(BenchmarkError, match=words):
                 process.timing()
@@ -110,7 +110,7 @@ def test_ours_must_be_installed(dummy):
 @pytest.mark.parametrize("factory", ["benchmarks.no_such_module:Factory", "dummies:Nobody"])
 def test_a_missing_factory_is_no_missing_library(dummy, factory):
     with (
-        Process(dummy("bad", factory)) as process,
+        Process(dummy("bad", factory), 1) as process,
         pytest.raises(BenchmarkError, match="bad failed") as raised,
     ):
         process.wait_until_built()
@@ -118,7 +118,7 @@ def test_a_missing_factory_is_no_missing_library(dummy, factory):
 
 
 def test_memory_is_that_of_the_timing(dummy):
-    with Process(dummy("large", memory=200)) as process:
+    with Process(dummy("large", memory=200), 1) as process:
         process.check()
         peaks = [process.timing().peak_bytes for _ in range(2)]
     if None in peaks:
@@ -127,7 +127,7 @@ def test_memory_is_that_of_the_timing(dummy):
 
 
 def test_what_others_take_is_noticed(dummy):
-    with Process(dummy("sleeper", seconds=0.6)) as process:
+    with Process(dummy("sleeper", seconds=0.6), 1) as process:
         process.timing()
         spin = "import time\nwhile time.process_time() < 5: pass"
         other = subprocess.Popen([sys.executable, "-c", spin])

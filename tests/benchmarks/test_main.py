@@ -64,7 +64,7 @@ def test_prints_and_writes(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(roofline, "measure", lambda device, threads: limits)
     path = tmp_path / "roofline.json"
     assert main(["roofline", "--device", "cpu", "--json", str(path), "--markdown"]) == 0
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     assert "matrix products (cpu, 1 threads), best moment: float32 100 GFLOP/s" in out
-    assert f"written to {path}" in err
+    assert f"written to {path}" in out
     assert json.loads(path.read_text())["gemm_flops"] == {"float32": 1e11}

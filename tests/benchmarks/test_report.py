@@ -7,8 +7,7 @@ import json
 import pytest
 
 from benchmarks.comparison import Results, Timing
-from benchmarks.report import MIB, Column, Report, titled, write_json
-from mmconvnext.errors import UserError
+from benchmarks.report import MIB, Column, Report, titled
 
 
 @pytest.fixture
@@ -66,10 +65,8 @@ def test_several_distances_are_named(results):
     assert "features 1.0e-07, gradients 2.0e-06" in Report([results]).text()
 
 
-def test_json(results, tmp_path):
-    path = tmp_path / "new" / "results.json"
-    write_json(Report([results], notes=["a note"]).to_json(), str(path))
-    written = json.loads(path.read_text())
+def test_json(results):
+    written = json.loads(json.dumps(Report([results], notes=["a note"]).to_json()))
     assert written["notes"] == ["a note"]
     assert {"processor", "cores", "packages", "git_revision", "date"} <= set(written["conditions"])
     (table,) = written["tables"]
@@ -80,11 +77,6 @@ def test_json(results, tmp_path):
     assert (peer["min_ratio"], peer["max_ratio"]) == (1.5, 3)
     assert peer["distances"] == {"features": 1.25e-7}
     assert peer["timings"][1] == {"seconds": 4.0, "peak_bytes": None, "others_seconds": None}
-
-
-def test_a_file_that_cannot_be_written(tmp_path):
-    with pytest.raises(UserError, match="cannot write"):
-        write_json({}, str(tmp_path))
 
 
 def test_rows_are_aligned():

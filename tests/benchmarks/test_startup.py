@@ -1,13 +1,15 @@
+"""Commands in fresh processes."""
+
 import argparse
 
 import pytest
 
 from benchmarks import startup
-from benchmarks.comparison import BenchmarkError, Results, Timing
-from benchmarks.startup import Command, CommandError
+from benchmarks.comparison import BenchmarkError, NotInstalledError, Results, Timing
+from benchmarks.startup import Command, command
 
-NOTHING = Command("nothing", ("-c", "pass"))
-FAILING = Command("failing", ("-c", "print('x'); raise ValueError('what is wrong')"))
+NOTHING = command("nothing", "-c", "pass")
+FAILING = command("failing", "-c", "print('x'); raise ValueError('what is wrong')")
 
 
 def test_it_sees_which_libraries_a_command_imports(tmp_path):
@@ -21,62 +23,52 @@ try:
 except ImportError:
     pass
 """
-    command = Command("x", ("-c", code), (str(tmp_path),))
-    assert startup.imported_by(command, threads=1) == {
-        "torchvision": 0,
-        "timm": 1,
-        "transformers": 0,
-        "hotcoco": 0,
-    }
+    facts = Command(["-c", code], [str(tmp_path)]).facts()
+    assert facts == {"torchvision": 0, "timm": 1, "transformers": 0, "hotcoco": 0}
 
 
 @pytest.mark.parametrize(
-    "command", [*startup.import_commands()[:1], *startup.help_commands()[:1]], ids=lambda c: c.name
+    "ours", [startup.import_commands()[0], startup.help_commands()[0]], ids=lambda c: c.name
 )
-def test_our_own_import_none_of_them(command):
-    assert not any(startup.imported_by(command, threads=1).values())
+def test_our_own_import_none_of_them(ours):
+    assert not any(Command(**ours.arguments).facts().values())
 
 
-def test_a_command_that_fails_is_named_by_its_last_line():
-    with pytest.raises(CommandError, match=r"^ValueError: what is wrong$"):
-        startup.imported_by(FAILING, threads=1)
-    silent = Command("silent", ("-c", "import sys; sys.exit(3)"))
-    with pytest.raises(CommandError, match=r"^exit status 3$"):
-        startup.imported_by(silent, threads=1)
+def test_a_silent_failure_is_named_by_its_status():
+    with pytest.raises(NotInstalledError, match=r"^it fails here: exit status 3$"):
+        Command(["-c", "import sys; sys.exit(3)"])
 
 
-def test_turns_are_taken_in_fresh_processes(tmp_path):
+def test_a_run_that_fails_says_what_it_wrote(tmp_path):
+    fails_later = f"open({str(tmp_path / 'once')!r}, 'x')"
+    with pytest.raises(RuntimeError, match="FileExistsError"):
+        Command(["-c", fails_later]).run()
+
+
+def test_each_run_is_a_fresh_process(tmp_path):
     log = tmp_path / "log"
 
     def writing(name):
         code = f"import os; open({str(log)!r}, 'a').write(f'{name} {{os.getpid()}}\\n')"
-        return Command(name, ("-c", code))
+        return command(name, "-c", code)
 
-    results = startup.measure("title", [writing("a"), writing("b")], 2, 1, threads=1)
+    commands = [writing("a"), writing("b"), FAILING]
+    results = startup.measure("title", commands, rounds=2, warmup=1, threads=1)
     lines = [line.split() for line in log.read_text().splitlines()]
     # one run each to see what they import, then warm-up and two rounds, each begun by another
-    assert [name for name, _ in lines] == ["a", "b", "a", "b", "b", "a", "a", "b"]
+    assert sorted(name for name, _ in lines[:2]) == ["a", "b"]
+    assert [name for name, _ in lines[2:]] == ["a", "b", "b", "a", "a", "b"]
     assert len({process for _, process in lines}) == len(lines)
     assert results.ours == "a"
-    assert results.rounds == 2
-    assert all(timing.seconds > 0 for timings in results.timings.values() for timing in timings)
-
-
-def test_a_peer_that_fails_is_left_out_with_its_reason():
-    results = startup.measure("title", [NOTHING, FAILING], 1, 0, threads=1)
-    assert list(results.timings) == ["nothing"]
+    assert results.peak_bytes("a") is None
     assert results.missing == {"failing": "it fails here: ValueError: what is wrong"}
 
 
 def test_our_own_command_must_not_fail():
-    with pytest.raises(CommandError, match="what is wrong"):
-        startup.measure("title", [FAILING, NOTHING], 1, 0, threads=1)
-
-
-@pytest.mark.parametrize(("rounds", "warmup"), [(0, 1), (1, -1)])
-def test_there_must_be_rounds(rounds, warmup):
-    with pytest.raises(BenchmarkError, match=f"rounds={rounds} must be at least 1"):
-        startup.measure("title", [NOTHING], rounds, warmup, threads=1)
+    with pytest.raises(
+        BenchmarkError, match="failing cannot run: it fails here: ValueError: what is"
+    ):
+        startup.measure("title", [FAILING, NOTHING], rounds=1, warmup=0, threads=1)
 
 
 def test_what_is_added_to_torch_is_the_median_of_differences_within_rounds():
@@ -90,9 +82,10 @@ def test_what_is_added_to_torch_is_the_median_of_differences_within_rounds():
 
 
 def test_the_report_has_both_tables(monkeypatch):
-    code = ("-c", "pass")
     names = ("ours", startup.TORCH, startup.TORCH_AND_OURS)
-    monkeypatch.setattr(startup, "import_commands", lambda: [Command(n, code) for n in names])
+    monkeypatch.setattr(
+        startup, "import_commands", lambda: [command(n, "-c", "pass") for n in names]
+    )
     monkeypatch.setattr(startup, "help_commands", lambda: [NOTHING, FAILING])
     args = argparse.Namespace(rounds=1, warmup=0, threads=1)
     text = startup.compare(args).text()
@@ -105,6 +98,6 @@ def test_the_report_has_both_tables(monkeypatch):
 def test_the_commands_are_ours_first():
     assert startup.import_commands()[0].name == "import mmconvnext"
     ours, theirs = startup.help_commands()
-    assert ours.arguments[0].endswith("tools/train.py")
-    assert ours.arguments[0] != theirs.arguments[0]
+    assert ours.arguments["arguments"][0].endswith("tools/train.py")
+    assert ours.arguments != theirs.arguments
     assert {startup.TORCH, startup.TORCH_AND_OURS} <= {c.name for c in startup.import_commands()}

@@ -40,7 +40,11 @@ def test_complete_data_passes(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "split", "says"),
     [
-        ((), "train", r"data folder .*/nowhere/ \(train_dataloader\) does not .*ann/a.json, tr"),
+        (
+            (),
+            "train",
+            r"data folder .*/nowhere/ \(train_dataloader\) does not exist.*ann/a.json, tr",
+        ),
         (("train",), "train", r"annotation file .*ann/a.json \(train_dataloader"),
         (("ann/a.json",), "val", r"image folder .*train \(val_dataloader.*--data-root"),
         (("ann/a.json", "train"), "val", r"ann/b.json \(val_evaluator.ann_file\)"),
@@ -89,5 +93,8 @@ def test_a_class_that_is_no_tuple_is_shown_as_one():
 def test_a_data_set_that_is_all_there_passes(tmp_path):
     image = tmp_path / "a.jpg"
     image.touch()
-    check_dataset(DataSet([1], [str(image)]))
+    dataset = DataSet([1], [str(image)])
+    check_dataset(dataset)
+    dataset.metainfo = ["of another library"]
+    check_dataset(dataset)
     check_dataset([1, 2])

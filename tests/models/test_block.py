@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -7,16 +9,18 @@ from mmconvnext.models.block import GRN, Block, LayerNorm2d
 from mmconvnext.models.fused_block import FusedBlock
 
 
+def normal(module: nn.Module) -> nn.Module:
+    for param in module.parameters():
+        nn.init.normal_(param)
+    return module
+
+
 def test_layer_norm_normalises_the_channels_of_each_position():
-    norm = LayerNorm2d(6)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
+    norm = normal(LayerNorm2d(6))
     x = torch.randn(2, 6, 5, 3)
     mean, var = x.mean(1, keepdim=True), x.var(1, unbiased=False, keepdim=True)
-    expected = (x - mean) / (var + 1e-6).sqrt() * norm.weight.view(6, 1, 1) + norm.bias.view(
-        6, 1, 1
-    )
-    torch.testing.assert_close(norm(x), expected)
+    weight, bias = norm.weight.view(6, 1, 1), norm.bias.view(6, 1, 1)
+    torch.testing.assert_close(norm(x), (x - mean) / (var + 1e-6).sqrt() * weight + bias)
     assert isinstance(norm, nn.LayerNorm)
 
 
@@ -26,23 +30,17 @@ def test_layer_norm_copies_nothing_in_channels_last():
 
 
 def test_grn_is_the_formula_of_the_paper():
-    grn = GRN(8)
-    nn.init.normal_(grn.gamma)
-    nn.init.normal_(grn.beta)
-    x = torch.randn(2, 5, 3, 8)
+    grn, x = normal(GRN(8)), torch.randn(2, 5, 3, 8)
     g = (x**2).sum((1, 2), keepdim=True).sqrt()
     n = g / (g.mean(-1, keepdim=True) + 1e-6)
     torch.testing.assert_close(grn(x), grn.gamma * (x * n) + grn.beta + x)
 
 
 def test_grn_equals_timms():
-    timm_grn = pytest.importorskip("timm.layers.grn").GlobalResponseNorm(8)
-    ours = GRN(8)
-    with torch.no_grad():
-        for a, b in ((ours.gamma, timm_grn.weight), (ours.beta, timm_grn.bias)):
-            b.copy_(nn.init.normal_(a).flatten())
-    x = torch.randn(2, 5, 3, 8)
-    torch.testing.assert_close(ours(x), timm_grn(x))
+    theirs = pytest.importorskip("timm.layers.grn").GlobalResponseNorm(8)
+    ours, x = normal(GRN(8)), torch.randn(2, 5, 3, 8)
+    theirs.load_state_dict({"weight": ours.gamma.flatten(), "bias": ours.beta.flatten()})
+    torch.testing.assert_close(ours(x), theirs(x))
 
 
 # In float16 the sum of 300^2 over so many positions overflows, and 1e-5^2 is 0.
@@ -63,10 +61,8 @@ def assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float):
 @pytest.mark.parametrize("slope", [1e-5, 1e-3, 1.0])
 def test_grn_neither_underflows_nor_overflows_in_half_precision(dtype, magnitude, slope):
     torch.manual_seed(0)
-    grn, exact = GRN(4), GRN(4).double()
-    nn.init.normal_(grn.gamma)
-    nn.init.normal_(grn.beta)
-    exact.load_state_dict(grn.state_dict())
+    grn = normal(GRN(4))
+    exact = copy.deepcopy(grn).double()
     x = (magnitude * torch.rand(1, *POSITIONS, 4)).to(dtype).requires_grad_()
     grad = (slope * torch.rand(x.shape)).to(dtype)
     x64 = x.detach().double().requires_grad_()
@@ -78,9 +74,8 @@ def test_grn_neither_underflows_nor_overflows_in_half_precision(dtype, magnitude
     expected.backward(grad.double())
     assert x.grad.dtype == dtype
     assert grn.gamma.grad.dtype == torch.float32
-    assert_near(x.grad, x64.grad, TOLERANCES[dtype])
-    assert_near(grn.gamma.grad, exact.gamma.grad, TOLERANCES[dtype])
-    assert_near(grn.beta.grad, exact.beta.grad, TOLERANCES[dtype])
+    for tensor, tensor64 in ((x, x64), (grn.gamma, exact.gamma), (grn.beta, exact.beta)):
+        assert_near(tensor.grad, tensor64.grad, TOLERANCES[dtype])
 
 
 @half_precision
@@ -119,9 +114,7 @@ def test_a_block_of_v2_is_safe_in_half_precision(dtype, autocast, kind, magnitud
 
 
 def test_grn_of_nothing_is_its_shift():
-    grn = GRN(4).double()
-    nn.init.normal_(grn.gamma)
-    nn.init.normal_(grn.beta)
+    grn = normal(GRN(4).double())
     x = torch.zeros(1, 3, 2, 4, dtype=torch.double, requires_grad=True)
     out = grn(x)
     assert torch.equal(out, grn.beta.expand_as(x))
@@ -145,9 +138,8 @@ def test_grn_says_that_it_has_no_weight_decay():
 
 
 def test_gradcheck_of_a_block_with_everything():
-    block = Block(4, 3, nn.Identity(), layer_scale_init_value=0.5, use_grn=True).double()
-    for param in block.parameters():
-        nn.init.normal_(param)
+    block = Block(4, 3, nn.Identity(), layer_scale_init_value=0.5, use_grn=True)
+    normal(block.double())
     x = torch.randn(2, 4, 3, 3, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(block, (x,))
 

@@ -7,7 +7,9 @@ from torch import nn
 
 from mmconvnext.models import ConvNeXt, convnext, tiles
 from mmconvnext.variants import VARIANTS
-from tests.models.peers import TimmPeer, TorchvisionPeer, randomise
+from tests.models import peers
+from tests.models.common import SMALL, assert_all_near, distance, image
+from tests.models.peers import randomise
 
 # FACTS section 1: no classifier, four output norms, layer scale.
 PARAMETERS = {
@@ -22,11 +24,6 @@ PARAMETERS = {
     "xlarge": 348_151_552,
     "huge": 657_130_144,
 }
-SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm().clamp(min=1e-12)).item()
 
 
 def small(**kwargs) -> ConvNeXt:
@@ -42,10 +39,6 @@ def bytes_kept(model: ConvNeXt) -> int:
     ):
         model.train()(image())
     return sum(sizes.values())
-
-
-def image(height: int = 64, width: int = 96, batch: int = 2) -> torch.Tensor:
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("arch", VARIANTS)
@@ -69,76 +62,40 @@ def fused(request, monkeypatch) -> bool | str:
     return "auto" if request.param == "auto" else True
 
 
-@pytest.mark.parametrize("peer_class", [TimmPeer, TorchvisionPeer])
-@pytest.mark.parametrize("arch", ["tiny", "small", "base"])
-def test_equals_independent_implementations_forward_and_backward(arch, peer_class, fused):
-    pytest.importorskip("timm" if peer_class is TimmPeer else "torchvision")
-    ours = ConvNeXt(arch, fused=fused).eval()
+@pytest.mark.parametrize(
+    ("peer", "arch", "options"),
+    [
+        *(
+            (peer, arch, {})
+            for peer in ("timm", "torchvision")
+            for arch in ("tiny", "small", "base")
+        ),
+        ("timm", SMALL, {"use_grn": True, "layer_scale_init_value": 0}),
+    ],
+)
+def test_equals_independent_implementations_forward_and_backward(arch, options, peer, fused):
+    pytest.importorskip(peer)
+    ours = ConvNeXt(arch, fused=fused, **options).eval()
     randomise(ours)
-    peer = peer_class(arch).eval()
-    names = peer.load(ours)
-    x = image(64, 64, batch=1)
+    layers = [layer.eval() for layer in getattr(peers, f"{peer}_layers")(ours)]
+    shared = peers.share_weights(ours, layers)
+    x = image(2 if arch is SMALL else 1, 64, 64)
     ours_x, peer_x = x.clone().requires_grad_(), x.clone().requires_grad_()
 
     features = []
-    hooks = [
+    for stage in ours.stages:
         stage.register_forward_hook(lambda _m, _i, out: features.append(out))
-        for stage in ours.stages
-    ]
     ours(ours_x)
-    for hook in hooks:
-        hook.remove()
-    expected = peer(peer_x)
-    assert len(features) == len(expected) == 4
-    for ours_map, peer_map in zip(features, expected, strict=True):
-        assert relative_error(ours_map, peer_map) < 1e-4
+    y = peer_x
+    expected = [y := layer(y) for layer in layers]
+    assert_all_near(features, expected, 1e-4)
 
     weights = [torch.randn(f.shape, generator=torch.Generator().manual_seed(2)) for f in expected]
-    sum((f * w).sum() for f, w in zip(features, weights, strict=True)).backward()
-    sum((f * w).sum() for f, w in zip(expected, weights, strict=True)).backward()
-    assert relative_error(ours_x.grad, peer_x.grad) < 1e-4
-    own, theirs = dict(ours.named_parameters()), dict(peer.model.named_parameters())
-    for our_name, their_name in names.items():
-        gradient = theirs[their_name].grad
-        assert relative_error(own[our_name].grad, gradient.reshape(own[our_name].shape)) < 1e-4, (
-            our_name
-        )
-
-
-def test_v2_equals_timms(fused):
-    timm_convnext = pytest.importorskip("timm.models.convnext")
-    ours = small(use_grn=True, layer_scale_init_value=0, fused=fused).eval()
-    randomise(ours)
-    peer = timm_convnext.ConvNeXt(
-        depths=SMALL["depths"],
-        dims=SMALL["widths"],
-        num_classes=0,
-        use_grn=True,
-        ls_init_value=None,
-    ).eval()
-    own = dict(peer.named_parameters())
-    replaced = {"dwconv": "conv_dw", "pwconv1": "mlp.fc1", "pwconv2": "mlp.fc2"}
-    replaced |= {"grn.gamma": "mlp.grn.weight", "grn.beta": "mlp.grn.bias"}
-    pairs = {0: [], 1: [], 2: [], 3: []}
-    with torch.no_grad():
-        for name, param in ours.stages.named_parameters():
-            stage, block, leaf = name.split(".", 2)
-            for a, b in replaced.items():
-                leaf = leaf.replace(a, b)
-            theirs = own[f"stages.{stage}.blocks.{block}.{leaf}"]
-            theirs.copy_(param.reshape(theirs.shape))
-            pairs[int(stage)].append((param, theirs))
-    for index, width in enumerate(SMALL["widths"]):
-        x = torch.randn(2, width, 8, 12, requires_grad=True)
-        results = []
-        for model, inputs in zip(
-            (ours, peer), zip((x, x), *pairs[index], strict=True), strict=True
-        ):
-            stage = model.stages[index] if model is ours else model.stages[index].blocks
-            out = stage(x)
-            results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
-        for actual, expected in zip(*results, strict=True):
-            assert relative_error(actual.reshape(expected.shape), expected) < 1e-4
+    for maps in (features, expected):
+        sum((f * w).sum() for f, w in zip(maps, weights, strict=True)).backward()
+    assert distance(ours_x.grad, peer_x.grad) < 1e-4
+    for name, (own, theirs) in shared.items():
+        assert distance(own.grad, theirs.grad.reshape(own.shape)) < 1e-4, name
 
 
 def test_output_norms_are_layer_norms_of_the_stages():
@@ -157,45 +114,34 @@ def test_output_norms_are_layer_norms_of_the_stages():
 
 
 def test_shapes_and_strides_of_the_outputs():
-    outs = small()(image(64, 96))
-    assert [tuple(o.shape) for o in outs] == [
-        (2, 8, 16, 24),
-        (2, 16, 8, 12),
-        (2, 24, 4, 6),
-        (2, 32, 2, 3),
-    ]
+    shapes = [(2, 8, 16, 24), (2, 16, 8, 12), (2, 24, 4, 6), (2, 32, 2, 3)]
+    assert [tuple(o.shape) for o in small()(image(2, 64, 96))] == shapes
 
 
 @pytest.mark.parametrize("use_grn", [False, True])
 def test_both_memory_formats_give_the_same(use_grn):
     model = small(use_grn=use_grn).eval()
     randomise(model)
-    x = image()
-    for a, b in zip(model(x), model(x.to(memory_format=torch.channels_last)), strict=True):
-        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(model(image()), model(image().to(memory_format=torch.channels_last)))
 
 
 def test_autocast_to_bfloat16_stays_within_its_precision():
     model = small(use_grn=True).eval()
     randomise(model)
-    x = image()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        halves = model(x)
-    for half, full in zip(halves, model(x), strict=True):
-        assert relative_error(half.float(), full) < 3e-2
+        halves = model(image())
+    assert_all_near(halves, model(image()), 3e-2)
 
 
 def test_checkpointing_changes_neither_features_nor_gradients():
-    plain, recomputed = small(drop_path_rate=0.5), small(drop_path_rate=0.5, with_cp=True)
     results = []
-    for model in (plain.train(), recomputed.train()):
+    for with_cp in (False, True):
+        model = small(drop_path_rate=0.5, with_cp=with_cp).train()
         torch.manual_seed(3)
         outs = model(image())
         sum((o**2).sum() for o in outs).backward()
-        results.append((outs, [p.grad for p in model.parameters()]))
-    for a, b in zip(*results, strict=True):
-        for left, right in zip(a, b, strict=True):
-            torch.testing.assert_close(left, right)
+        results.append([*outs, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -206,9 +152,7 @@ def test_checkpointing_keeps_fewer_activations(fused):
 
 def test_inductor_gives_the_same():
     model = small(use_grn=True).eval()
-    compiled = torch.compile(model, fullgraph=True)
-    for a, b in zip(compiled(image()), model(image()), strict=True):
-        assert relative_error(a, b) < 1e-4
+    assert_all_near(torch.compile(model, fullgraph=True)(image()), model(image()), 1e-4)
 
 
 def test_exports_with_dynamic_size():
@@ -218,34 +162,24 @@ def test_exports_with_dynamic_size():
     program = torch.export.export(
         model, (image(),), dynamic_shapes=({2: 32 * height, 3: 32 * width},)
     )
-    other = image(96, 160)
-    for a, b in zip(program.module()(other), model(other), strict=True):
-        assert relative_error(a, b) < 1e-4
+    other = image(2, 96, 160)
+    assert_all_near(program.module()(other), model(other), 1e-4)
 
 
 def test_eval_is_deterministic_and_training_stochastic_only_in_drop_path():
-    x = image(batch=8)
-    model = small(drop_path_rate=0.9)
-    model.eval()
-    for a, b in zip(model(x), model(x), strict=True):
-        assert torch.equal(a, b)
-    model.train()
-    assert any(not torch.equal(a, b) for a, b in zip(model(x), model(x), strict=True))
-    without = small(drop_path_rate=0.0).train()
-    for a, b in zip(without(x), without(x), strict=True):
-        assert torch.equal(a, b)
+    def repeats(model: ConvNeXt) -> bool:
+        return all(map(torch.equal, model(image(8)), model(image(8))))
+
+    assert repeats(small(drop_path_rate=0.9).eval())
+    assert not repeats(small(drop_path_rate=0.9).train())
+    assert repeats(small(drop_path_rate=0.0).train())
 
 
-def test_drop_path_grows_linearly_over_all_blocks():
-    rates = [b.drop_path.drop_prob for s in small(drop_path_rate=0.5).stages for b in s]
-    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
-
-
-def test_drop_path_rates_do_not_depend_on_out_indices():
-    rates = [
-        b.drop_path.drop_prob for s in small(drop_path_rate=0.5, out_indices=(1,)).stages for b in s
-    ]
-    assert rates == pytest.approx([0.0, 0.1])
+@pytest.mark.parametrize(("out_indices", "num_blocks"), [((0, 1, 2, 3), 6), ((1,), 2)])
+def test_drop_path_grows_linearly_over_all_blocks_whatever_is_built(out_indices, num_blocks):
+    model = small(drop_path_rate=0.5, out_indices=out_indices)
+    rates = [block.drop_path.drop_prob for stage in model.stages for block in stage]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5][:num_blocks])
 
 
 @pytest.mark.parametrize("out_indices", [(0,), (2,), (1, 3), (0, 1, 2, 3)])
@@ -345,10 +279,8 @@ def test_fusion_status_gives_reasons_and_the_log_says_them_once(monkeypatch):
     assert logged == []
     for _ in range(2):
         model(image())
-    line = (
-        "ConvNeXt: 5 of 6 blocks are fused; 1 layer by layer (norm replaced, changed or with hooks)"
-    )
-    assert logged == [(line, "current")]
+    line = "5 of 6 blocks are fused; 1 layer by layer (norm replaced, changed or with hooks)"
+    assert logged == [(f"ConvNeXt: {line}", "current")]
 
 
 def test_layer_ids_of_tiny_follow_the_official_rule():

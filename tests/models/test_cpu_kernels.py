@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmconvnext.models import cpu_kernels
 from mmconvnext.models.cpu_kernels import depthwise_conv2d, depthwise_conv2d_backward
+from tests.models.common import distance
 
 SHAPES = [(2, 8, 5, 4), (1, 16, 1, 1), (2, 24, 20, 30), (1, 3, 2, 40), (0, 4, 6, 6)]
 
@@ -44,11 +45,6 @@ def test_where_there_are_kernels():
         assert not has_kernels(torch.ones(1))
 
 
-def distance(actual: Tensor, expected: Tensor) -> float:
-    actual, expected = actual.detach().double(), expected.detach().double()
-    return float((actual - expected).norm() / expected.norm().clamp(min=1e-30))
-
-
 def convolution(shape, kernel_size=7, bias=True, dtype=torch.float32) -> list[Tensor | None]:
     """Input, weight and bias of a depthwise convolution, which require gradients."""
     generator = torch.Generator().manual_seed(0)
@@ -60,20 +56,14 @@ def convolution(shape, kernel_size=7, bias=True, dtype=torch.float32) -> list[Te
 
 def gradients_of(out: Tensor, arguments: list[Tensor | None]) -> tuple[list, list]:
     """Ours and torch's for the same gradient of the output; None for what needs none."""
-    generator = torch.Generator().manual_seed(1)
-    grad = (
-        torch.randn(out.shape, generator=generator)
-        .to(out)
-        .contiguous(memory_format=torch.channels_last)
-    )
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    grad = grad.contiguous(memory_format=torch.channels_last)
     needed = [t is not None and t.requires_grad for t in arguments]
-    theirs = torch.autograd.grad(
-        out, [t for t, n in zip(arguments, needed, strict=True) if n], grad
-    )
+    wanted = [t for t, is_needed in zip(arguments, needed, strict=True) if is_needed]
+    theirs = iter(torch.autograd.grad(out, wanted, grad))
     x, weight = (t.detach() for t in arguments[:2])
-    theirs = iter(theirs)
     ours = depthwise_conv2d_backward(x, grad, weight, needed)
-    return ours, [next(theirs) if n else None for n in needed]
+    return ours, [next(theirs) if is_needed else None for is_needed in needed]
 
 
 @pytest.mark.parametrize("positions", [1, 50, 2400])

@@ -67,27 +67,20 @@ def test_masks_that_are_not_binary_are_mmdetections(monkeypatch):
 
 def test_it_is_registered_and_has_the_same_parameters():
     head = MODELS.build(dict(type="FastFCNMaskHead", num_classes=CLASSES))
-    theirs = FCNMaskHead(num_classes=CLASSES).state_dict()
-    assert {k: v.shape for k, v in head.state_dict().items()} == {
-        k: v.shape for k, v in theirs.items()
-    }
+    FCNMaskHead(num_classes=CLASSES).load_state_dict(head.state_dict())
+    assert isinstance(head, FastFCNMaskHead)
 
 
 @pytest.mark.parametrize("box", [[5, 5, 5, 20], [5, 5, float("nan"), 9], [-9, -9, -5, -5]], ids=str)
 def test_boxes_of_nothing(box):
-    pasted = paste_masks(
-        torch.ones(1, 28, 28), torch.tensor([box], dtype=torch.float), (30, 40), 0.5
-    )
+    pasted = paste_masks(torch.ones(1, 28, 28), torch.tensor([box]).float(), (30, 40), 0.5)
     assert pasted.shape == (1, 30, 40)
     assert not pasted[:, :, 10:].any()
 
 
 def test_no_masks():
-    assert paste_masks(torch.empty(0, 28, 28), torch.empty(0, 4), (30, 40), 0.5).shape == (
-        0,
-        30,
-        40,
-    )
+    pasted = paste_masks(torch.empty(0, 28, 28), torch.empty(0, 4), (30, 40), 0.5)
+    assert pasted.shape == (0, 30, 40)
 
 
 def test_a_mask_as_large_as_its_box_is_kept_as_it_is():

@@ -42,13 +42,7 @@ def extent(mask) -> list[int]:
 
 
 def view(objects, direction=None, masks=True):
-    """What a detector finds in an image mirrored by MMCV.
-
-    Args:
-        objects: mask (8, 10) in the image as it is, score and label of each.
-        direction: that the image is mirrored in.
-        masks: whether the detector finds masks.
-    """
+    """What a detector finds in an image mirrored by MMCV: of each, mask as it is, score, label."""
     seen = [mmcv.imflip(m.astype(np.uint8), direction) if direction else m for m, _, _ in objects]
     found = InstanceData(
         bboxes=torch.tensor([extent(m) for m in seen], dtype=torch.float32).reshape(-1, 4),
@@ -94,13 +88,11 @@ def test_the_detector_is_not_told_that_a_view_is_mirrored():
 
 def test_a_box_keeps_the_mask_of_the_view_that_it_comes_from():
     first, second = corner(0, 1), corner(5, 3)
-    full = {id(mask): mask.copy() for mask in (first, second)}
-    for mask in (first, second):
-        left, top, right, bottom = extent(mask)
-        full[id(mask)][top:bottom, left:right] = True
+    first_box, second_box = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    first_box[0:3, 1:5] = second_box[5:8, 3:7] = True
     plain = view([(first, 0.9, 0), (second, 0.4, 1)])
-    mirrored = view([(full[id(first)], 0.5, 0), (full[id(second)], 0.7, 1)], "horizontal")
-    check(merge(tta(), plain, mirrored), (first, 0.9, 0), (full[id(second)], 0.7, 1))
+    mirrored = view([(first_box, 0.5, 0), (second_box, 0.7, 1)], "horizontal")
+    check(merge(tta(), plain, mirrored), (first, 0.9, 0), (second_box, 0.7, 1))
 
 
 def test_boxes_of_other_classes_do_not_suppress():
@@ -133,10 +125,10 @@ def test_each_image_is_merged_on_its_own():
 def test_detectors_without_masks_are_merged_as_mmdetection_does():
     objects = [(corner(0, 1), 0.9, 0), (corner(5, 3), 0.4, 1)]
 
-    def boxes():
-        return view(objects, masks=False), view(objects[::-1], "horizontal", masks=False)
-
-    found, expected = merge(tta(), *boxes()), merge(tta(kind=DetTTAModel), *boxes())
+    found, expected = (
+        merge(model, view(objects, masks=False), view(objects[::-1], "horizontal", masks=False))
+        for model in (tta(), tta(kind=DetTTAModel))
+    )
     assert set(found.keys()) == {"bboxes", "scores", "labels"}
     assert found.bboxes.tolist() == [extent(mask) for mask, _, _ in objects]
     for key in found.keys():  # noqa: SIM118 (InstanceData is no dict)

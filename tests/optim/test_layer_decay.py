@@ -1,8 +1,5 @@
-import logging
-
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
@@ -12,6 +9,7 @@ from mmconvnext.optim.layer_decay import lr_scale
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
 BASE_LR, BASE_WD = 2e-4, 0.05
+OPTIMIZER = {"type": "AdamW", "lr": BASE_LR, "weight_decay": BASE_WD}
 
 
 class Detector(nn.Module):
@@ -22,12 +20,15 @@ class Detector(nn.Module):
         self.scale = nn.Parameter(torch.tensor(1.0))
 
 
-def build(model: nn.Module, base_wd: float | None = BASE_WD, **paramwise_cfg):
-    optimizer = {"type": "AdamW", "lr": BASE_LR}
-    if base_wd is not None:
-        optimizer["weight_decay"] = base_wd
-    cfg = {"type": "OptimWrapper", "optimizer": optimizer}
-    return LayerDecayOptimWrapperConstructor(cfg, paramwise_cfg)(model).optimizer
+def build(model: nn.Module, optimizer: dict = OPTIMIZER, **paramwise_cfg):
+    constructor = LayerDecayOptimWrapperConstructor({"optimizer": optimizer}, paramwise_cfg)
+    return constructor(model).optimizer
+
+
+def detector(arch="small", **kwargs) -> Detector:
+    """One without memory."""
+    with torch.device("meta"):
+        return Detector(ConvNeXt(arch, **kwargs))
 
 
 def table(optimizer) -> dict[str, tuple[float, float]]:
@@ -39,6 +40,12 @@ def table(optimizer) -> dict[str, tuple[float, float]]:
             assert name not in rows, f"{name} is in two groups"
             rows[name] = (group["lr"] / BASE_LR, group["weight_decay"])
     return rows
+
+
+def assert_near(rows: dict, expected: dict) -> None:
+    assert rows.keys() == expected.keys()
+    for name in rows:
+        assert rows[name] == pytest.approx(expected[name]), name
 
 
 def official_exponent(name: str, num_layers: int) -> int:
@@ -55,9 +62,7 @@ def official_exponent(name: str, num_layers: int) -> int:
 @pytest.mark.parametrize(("arch", "num_layers"), [("tiny", 6), ("small", 12)])
 @pytest.mark.parametrize("explicit", [False, True])
 def test_layer_wise_scales_of_every_parameter(arch, num_layers, explicit):
-    with torch.device("meta"):
-        model = Detector(ConvNeXt(arch))
-    rate = 0.7
+    model, rate = detector(arch), 0.7
     rows = table(build(model, decay_rate=rate, num_layers=num_layers if explicit else "auto"))
     assert rows.keys() == dict(model.named_parameters()).keys()
     for name, param in model.named_parameters():
@@ -67,57 +72,20 @@ def test_layer_wise_scales_of_every_parameter(arch, num_layers, explicit):
         assert weight_decay == (BASE_WD if is_plain else 0.0), name
 
 
-def test_the_table_of_tiny_by_hand():
-    with torch.device("meta"):
-        model = Detector(ConvNeXt("tiny"))
-    rows = table(build(model, decay_rate=0.5))
-    exponents = {
-        "backbone.downsample_layers.0.0.weight": 7,
-        "backbone.stages.0.0.dwconv.weight": 6,
-        "backbone.downsample_layers.1.0.weight": 5,
-        "backbone.stages.1.2.pwconv1.weight": 5,
-        "backbone.downsample_layers.2.1.weight": 4,
-        "backbone.stages.2.0.pwconv1.weight": 4,
-        "backbone.stages.2.2.pwconv1.weight": 4,
-        "backbone.stages.2.3.pwconv1.weight": 3,
-        "backbone.stages.2.6.gamma": 2,
-        "backbone.stages.2.8.pwconv2.weight": 2,
-        "backbone.downsample_layers.3.1.bias": 1,
-        "backbone.stages.3.2.pwconv2.weight": 1,
-        "backbone.norm3.weight": 0,
-        "neck.0.weight": 0,
-        "scale": 0,
-    }
-    assert {n: rows[n][0] for n in exponents} == {n: 0.5**e for n, e in exponents.items()}
-
-
 def test_equals_mmdetections_constructor():
     """MMDetection's registered rule, on a model whose backbone it recognises by its class name."""
     from mmdet.engine import optimizers
 
-    constructor = optimizers.LearningRateDecayOptimizerConstructor
-    with torch.device("meta"):
-        model = Detector(ConvNeXt("small"))
-    optimizer = {"type": "AdamW", "lr": BASE_LR, "weight_decay": BASE_WD}
+    constructor, model = optimizers.LearningRateDecayOptimizerConstructor, detector()
     paramwise = {"decay_rate": 0.7, "decay_type": "layer_wise", "num_layers": 12}
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    theirs = constructor({"type": "OptimWrapper", "optimizer": optimizer}, paramwise)(model)
-    logger.setLevel(level)
-    expected = table(theirs.optimizer)
+    expected = table(constructor({"optimizer": OPTIMIZER}, paramwise)(model).optimizer)
     # A scalar has no dimension to decay; their rule forgets it.
     expected["scale"] = (expected["scale"][0], 0.0)
-    ours = table(build(model, decay_rate=0.7))
-    assert ours.keys() == expected.keys()
-    for name in ours:
-        assert ours[name] == pytest.approx(expected[name]), name
+    assert_near(table(build(model, decay_rate=0.7)), expected)
 
 
 def test_stage_wise_scales():
-    with torch.device("meta"):
-        model = Detector(ConvNeXt("small"))
-    rows = table(build(model, decay_rate=0.5, decay_type="stage_wise"))
+    rows = table(build(detector(), decay_rate=0.5, decay_type="stage_wise"))
     for name, (scale, _) in rows.items():
         exponent = 0
         if name.startswith("backbone.downsample_layers"):
@@ -128,20 +96,16 @@ def test_stage_wise_scales():
 
 
 def test_stage_wise_with_a_larger_number():
-    rows = table(
-        build(Detector(ConvNeXt(SMALL)), decay_rate=0.5, decay_type="stage_wise", num_layers=6)
-    )
+    cfg = {"decay_rate": 0.5, "decay_type": "stage_wise", "num_layers": 6}
+    rows = table(build(detector(SMALL), **cfg))
     assert rows["backbone.stages.3.0.gamma"][0] == 0.5**3
     assert rows["neck.0.weight"][0] == 1
 
 
 def test_wrong_explicit_number_says_what_would_have_happened():
-    with torch.device("meta"):
-        model = Detector(ConvNeXt("small"))
-    with pytest.raises(
-        ValueError, match=r"num_layers=6 does not fit.*12 layers.*4.16.*0.49.*'auto'"
-    ):
-        build(model, decay_rate=0.7, num_layers=6)
+    says = r"num_layers=6 does not fit.*12 layers.*4.16.*0.49.*'auto'"
+    with pytest.raises(ValueError, match=says):
+        build(detector(), decay_rate=0.7, num_layers=6)
 
 
 class WithShared(nn.Module):
@@ -156,8 +120,7 @@ class WithShared(nn.Module):
 
 def of_mmengine(model: nn.Module, **paramwise_cfg) -> dict[str, tuple[float, float]]:
     """What MMEngine's own constructor gives each parameter."""
-    optimizer = {"type": "AdamW", "lr": BASE_LR, "weight_decay": BASE_WD}
-    wrapper = DefaultOptimWrapperConstructor({"optimizer": optimizer}, paramwise_cfg)(model)
+    wrapper = DefaultOptimWrapperConstructor({"optimizer": OPTIMIZER}, paramwise_cfg)(model)
     names = {id(p): n for n, p in model.named_parameters()}
     return {
         names[id(g["params"][0])]: (g["lr"] / BASE_LR, g["weight_decay"])
@@ -187,33 +150,24 @@ def test_multipliers_are_mmengines_where_nothing_decays(keys):
     defaults = {"norm_decay_mult": 0.0, "bias_decay_mult": 0.0, "flat_decay_mult": 0.0}
     model = WithShared()
     expected = of_mmengine(model, **{**defaults, **keys}, bypass_duplicate=True)
-    rows = table(build(model, decay_rate=1.0, **keys, bypass_duplicate=True))
-    assert rows.keys() == expected.keys()
-    for name in rows:
-        assert rows[name] == pytest.approx(expected[name]), name
+    assert_near(table(build(model, decay_rate=1.0, **keys, bypass_duplicate=True)), expected)
 
 
 def test_multipliers_of_learning_rates_multiply_the_layers():
     plain = table(build(WithShared(), decay_rate=0.5))
     rows = table(build(WithShared(), decay_rate=0.5, bias_lr_mult=3.0))
+    norms = ["norm", "neck.1", "downsample_layers.0.1"]
+    norms += [f"downsample_layers.{i}.0" for i in "123"]
     for name, (scale, _) in rows.items():
-        is_norm = "norm" in name or "neck.1" in name or "downsample_layers.0.1" in name
-        is_norm = is_norm or name.startswith(
-            tuple(f"backbone.downsample_layers.{i}.0" for i in "123")
-        )
+        is_norm = any(norm in name for norm in norms)
         factor = 3.0 if name.endswith("bias") and not is_norm else 1.0
         assert scale == pytest.approx(factor * plain[name][0]), name
 
 
 def test_custom_lr_mult_multiplies_the_layers_rate_and_keeps_other_options():
-    optimizer = build(
-        Detector(ConvNeXt(SMALL)),
-        decay_rate=0.5,
-        custom_keys={"stages.3": {"lr_mult": 0.1, "betas": (0.5, 0.9)}},
-    )
-    group = next(
-        g for g in optimizer.param_groups if "backbone.stages.3.0.gamma" in g["param_names"]
-    )
+    custom_keys = {"stages.3": {"lr_mult": 0.1, "betas": (0.5, 0.9)}}
+    groups = build(detector(SMALL), decay_rate=0.5, custom_keys=custom_keys).param_groups
+    (group,) = (g for g in groups if "backbone.stages.3.0.gamma" in g["param_names"])
     assert group["lr"] == pytest.approx(BASE_LR * 0.5 * 0.1)
     assert group["betas"] == (0.5, 0.9)
 
@@ -227,7 +181,7 @@ def test_grn_has_no_weight_decay_whatever_its_shape():
 
 def test_any_module_says_what_has_no_weight_decay():
     """Names may have dots, as those of timm's models have."""
-    model = Detector(ConvNeXt(SMALL))
+    model = detector(SMALL)
     model.neck.no_weight_decay = lambda: {"0.weight"}
     rows = table(build(model, decay_rate=0.7, flat_decay_mult=1.0))
     assert rows["neck.0.weight"][1] == 0
@@ -235,7 +189,7 @@ def test_any_module_says_what_has_no_weight_decay():
 
 
 def test_frozen_parameters_are_in_no_group():
-    model = Detector(ConvNeXt(SMALL, frozen_stages=2))
+    model = detector(SMALL, frozen_stages=2)
     rows = table(build(model, decay_rate=0.7))
     assert rows.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
     assert not any(n.startswith("backbone.stages.1") for n in rows)
@@ -259,39 +213,31 @@ class DistributedStandIn(nn.Module):
 
 @pytest.mark.parametrize(
     "wrap",
-    [
-        lambda model: Teacher(model.backbone),
-        lambda model: DistributedStandIn(model),
-        lambda model: torch.compile(model),
-        lambda model: nn.Sequential(model),
-    ],
+    [lambda model: Teacher(model.backbone), DistributedStandIn, torch.compile, nn.Sequential],
     ids=["inside another", "distributed", "compiled", "sequential"],
 )
 def test_finds_the_backbone_anywhere(wrap):
-    plain = table(build(Detector(ConvNeXt(SMALL)), decay_rate=0.5))
-    rows = table(build(wrap(Detector(ConvNeXt(SMALL))), decay_rate=0.5))
+    plain = table(build(detector(SMALL), decay_rate=0.5))
+    rows = table(build(wrap(detector(SMALL)), decay_rate=0.5))
     assert len(rows) == len(plain)
-    by_suffix = {n.split("backbone.", 1)[1]: v for n, v in rows.items() if "backbone." in n}
-    for name, value in plain.items():
-        if name.startswith("backbone."):
-            assert by_suffix[name.removeprefix("backbone.")] == value
+    ours, expected = (
+        {n.split("backbone.", 1)[1]: v for n, v in each.items() if "backbone." in n}
+        for each in (rows, plain)
+    )
+    assert ours == expected
 
 
 def test_finds_compiled_parts_of_the_backbone():
-    plain = table(build(Detector(ConvNeXt(SMALL)), decay_rate=0.5))
-    model = Detector(ConvNeXt(SMALL))
+    plain = table(build(detector(SMALL), decay_rate=0.5))
+    model = detector(SMALL)
     model.backbone.stages[2] = torch.compile(model.backbone.stages[2])
     model.backbone = torch.compile(model.backbone)
     rows = table(build(model, decay_rate=0.5))
     assert {n.replace("_orig_mod.", ""): v for n, v in rows.items()} == plain
 
 
-def test_a_bare_backbone_is_a_model():
-    assert len(table(build(ConvNeXt(SMALL), decay_rate=0.7)))
-
-
 def test_shared_parameters_are_in_one_group():
-    model = Detector(ConvNeXt(SMALL))
+    model = detector(SMALL)
     model.neck_again = model.neck
     rows = table(build(model, decay_rate=0.7))
     assert len(rows) == len(list(model.parameters()))
@@ -323,37 +269,24 @@ def test_a_model_without_such_a_backbone_is_refused():
     ],
 )
 def test_wrong_options_are_refused(cfg, says):
-    optimizer = {"type": "AdamW", "lr": BASE_LR, "weight_decay": BASE_WD}
     with pytest.raises(ValueError, match=says):
-        LayerDecayOptimWrapperConstructor({"type": "OptimWrapper", "optimizer": optimizer}, cfg)(
-            ConvNeXt(SMALL)
-        )
+        build(ConvNeXt(SMALL), **cfg)
 
 
 def test_without_a_base_rate_it_is_refused():
     with pytest.raises(ValueError, match="lr is missing"):
-        LayerDecayOptimWrapperConstructor({"optimizer": {"type": "AdamW"}}, {"decay_rate": 0.7})
+        build(ConvNeXt(SMALL), {"type": "AdamW"}, decay_rate=0.7)
 
 
 def test_without_weight_decay_the_groups_have_the_optimizers():
-    optimizer = build(ConvNeXt(SMALL), base_wd=None, decay_rate=0.7)
-    assert {g["weight_decay"] for g in optimizer.param_groups} == {
-        optimizer.defaults["weight_decay"]
-    }
+    optimizer = build(ConvNeXt(SMALL), {"type": "AdamW", "lr": BASE_LR}, decay_rate=0.7)
+    decays = {g["weight_decay"] for g in optimizer.param_groups}
+    assert decays == {optimizer.defaults["weight_decay"]}
 
 
-def test_the_log_is_one_line_a_group(caplog):
-    logger = MMLogger.get_instance("layer_decay_test", log_level="INFO")
-    handler = caplog.handler
-    logger.addHandler(handler)
-    MMLogger.get_current_instance()
-    optimizer = build(Detector(ConvNeXt(SMALL)), decay_rate=0.7)
-    logger.removeHandler(handler)
-    lines = [
-        r.getMessage()
-        for r in caplog.records
-        if r.module == "layer_decay" and r.levelno == logging.INFO
-    ]
+def test_the_log_is_one_line_a_group(notes):
+    optimizer = build(detector(SMALL), decay_rate=0.7)
+    lines = [note for note in notes() if note.startswith("layer ")]
     assert len(lines) == len(optimizer.param_groups)
     # Not "lr": --auto-scale-lr changes the groups after this.
     lr = optimizer.param_groups[0]["lr"]

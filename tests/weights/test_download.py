@@ -142,6 +142,15 @@ def test_nor_is_a_file_of_another_url_in_the_same_folder(url, server, tmp_path):
     assert path.read_bytes() == server.files["/other/x.pth"]
 
 
+def test_a_part_of_a_file_with_a_longer_name_is_left_alone(url, server, tmp_path):
+    server.files["/x"] = CONTENT
+    server.cuts = [*BROKEN_OFF]
+    refused(url, folder=tmp_path)
+    before = content_of(tmp_path)
+    download(server.url("/x"), tmp_path)
+    assert content_of(tmp_path) == ["x", *before]
+
+
 @pytest.mark.parametrize(
     ("attribute", "value", "requests"),
     [

@@ -279,8 +279,11 @@ def test_what_happens_to_a_fitted_state_dict_on_its_way_is_noticed(lines):
     load_fitted(model, state, fitted)
     assert lines() == ["backbone: loaded all of it"]
     assert not hasattr(state, "_metadata")  # which would be saved with a checkpoint
-    del state["stages.2.0.gamma"]
+    gamma = state.pop("stages.2.0.gamma")
     with pytest.raises(WeightsError, match=r"Missing: stages\.2\.0\.gamma 24"):
+        load_fitted(model, state, fitted)
+    state["stages.2.0.gamma"] = gamma[1:]
+    with pytest.raises(WeightsError, match=r"Of another shape: stages\.2\.0\.gamma 23 for 24"):
         load_fitted(model, state, fitted)
 
 

@@ -25,6 +25,12 @@ def test_without_tensors(file):
         flatten(file)
 
 
+@pytest.mark.parametrize("file", [{"a": {"b": ONE}, "a.b": ONE}, {1: ONE, "1": ONE}])
+def test_two_tensors_of_one_flattened_name_are_an_error(file):
+    with pytest.raises(ValueError, match=r"two tensors would be called (a\.b|1)$"):
+        flatten(file)
+
+
 def test_no_name_belongs_to_two_layouts():
     names = {
         "official": "stages.0.0.dwconv.weight",
@@ -63,7 +69,7 @@ def test_sparse_kernels_run_down_the_columns():
     assert dense["downsample_layers.1.1.weight"].shape == (5, 3, 2, 2)
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 6), (9,)])
+@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 6), (9,), (), (0, 3)])
 def test_sparse_kernels_of_other_shapes(shape):
     with pytest.raises(ValueError, match=r"x\.kernel has the shape .*a sparse kernel has"):
         converted("sparse", {"x.kernel": torch.ones(shape)})
