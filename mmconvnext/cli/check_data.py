@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmconvnext.cli import common
 
-MODES = ("repair", "strict")
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     common.add_config(parser, "test_dataloader.dataset.ann_file=a.json", "; or a COCO .json file")
+    common.add_data_arguments(parser)
     add = parser.add_argument
-    add("--data-root", help="folder of the data set, in place of the config's data_root")
     add("--images", metavar="DIR", help="pictures of a .json file; default: they are not read")
-    add("--data-checks", choices=MODES, default="repair", help="strict: nothing is repaired")
     add("--oracle", action="store_true", help="evaluate the ground truth itself: AP must be 100")
     add("--json", metavar="FILE", help="write all findings to a file, too")
 
@@ -24,31 +25,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check, print a line for each kind of finding, and raise if a file is refused."""
     from mmconvnext.data import prepare
-    from mmconvnext.engine import config as configs
+    from mmconvnext.data.files import CheckOptions
     from mmconvnext.errors import UserError
 
     if args.config.endswith(".json"):
         if args.oracle or args.data_root:
             raise UserError("--oracle and --data-root need a config, not an annotation file")
-        options = prepare.CheckOptions(args.data_checks, pictures=True)
+        options = CheckOptions(args.data_checks or "repair", pictures=True)
         data = prepare.check_one(Path(args.config), args.images and Path(args.images), options)
     else:
         cfg = common.read_config(args)
-        cfg.setdefault("data_checks", {})["mode"] = args.data_checks
-        if args.data_root:
-            configs.set_data_root(cfg, args.data_root)
+        common.set_data(cfg, args)
         data = prepare.prepare_data(cfg, ("train", "val", "test"))
     for line in data.notes:
         print(line)
     if args.json:
         common.write_json({"files": data.report}, args.json)
     data.raise_refusals()
-    print(f"{len(data.report)} annotation files can be used")
+    print(f"annotation files that can be used: {len(data.report)}")
     if args.oracle:
         _evaluate_oracle(cfg)
 
 
-def _evaluate_oracle(cfg) -> None:
+def _evaluate_oracle(cfg: Config) -> None:
     from mmconvnext.errors import DataError
     from mmconvnext.evaluation.oracle import oracle_metrics
     from mmconvnext.evaluation.tables import ap_table

@@ -87,13 +87,34 @@ def add_config(parser: argparse.ArgumentParser, example: str, other: str = "") -
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and evaluation share."""
     add_config(parser, 'train_dataloader.batch_size=4 or a="[1,2]"')
+    add_data_arguments(parser)
     add = parser.add_argument
     add("--work-dir", help="where logs and results go; default: work_dirs/<name of the config>")
-    add("--data-root", help="folder of the data set, in place of the config's data_root")
     launched = "what started the processes of a distributed run (torchrun: pytorch)"
     add("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help=launched)
     # torch.distributed.launch passes --local-rank; torchrun sets the environment variable.
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where the data is and how it is checked."""
+    add = parser.add_argument
+    add("--data-root", help="folder of the data set, in place of the config's data_root")
+    add(
+        "--data-checks",
+        choices=["strict", "repair", "off"],
+        help="faults of annotation files: refuse them, repair them in a copy, or do not look",
+    )
+
+
+def set_data(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply what :func:`add_data_arguments` added."""
+    from mmconvnext.engine.config import set_data_root
+
+    if args.data_root:
+        set_data_root(cfg, args.data_root)
+    if args.data_checks:
+        cfg.data_checks = {**(cfg.get("data_checks") or {}), "mode": args.data_checks}
 
 
 def read_config(args: argparse.Namespace) -> Config:
@@ -116,8 +137,7 @@ def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     notes = configs.merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     configs.set_work_dir(cfg, args.work_dir)
-    if args.data_root:
-        configs.set_data_root(cfg, args.data_root)
+    set_data(cfg, args)
     return cfg, notes
 
 

@@ -92,12 +92,20 @@ def test_make_shapes_makes_the_data_set_and_counts_it(main, tmp_path):
         (["test", ATTO, "no.pth", *DATA], "there is no checkpoint no.pth"),
         (["test", ATTO, "no.pth", "--out", "a.json"], "--out a.json: the file must end in .pkl"),
         (
-            ["train", ATTO, *DATA, "--cfg-options", "model.backbone.arch=tinny"],
+            [
+                "train",
+                ATTO,
+                *DATA,
+                "--data-checks",
+                "off",
+                "--cfg-options",
+                "model.backbone.arch=tinny",
+            ],
             "arch='tinny' is not a ConvNeXt variant",
         ),
         (
             ["train", ATTO, *DATA, "--from-scratch", "--cfg-options", "experiment_name=broken"],
-            "is not a COCO annotation file: it has no list 'images'",
+            "instances_train2017.json: not COCO: it has no list 'images'",
         ),
     ],
 )
