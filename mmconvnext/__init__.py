@@ -43,7 +43,7 @@ __getattr__ = lazy_names(
 REGISTERED_WITH = {
     "mmdet.models": ("models.convnext", "models.mask_head", "models.tta"),
     "mmdet.datasets.transforms": ("data.transforms",),
-    "mmdet.evaluation": ("evaluation.coco_metric",),
+    "mmdet.evaluation": ("evaluation.coco_metric", "evaluation.evaluator"),
     "mmengine.optim": ("optim.layer_decay",),
 }
 

@@ -22,7 +22,7 @@ from mmconvnext.errors import WeightsError
 from mmconvnext.evaluation.tables import format_table
 from mmconvnext.weights.checksum import sha256_of
 from mmconvnext.weights.detector import fit_detector
-from mmconvnext.weights.layouts import EMA, Found, extract_backbone, outside
+from mmconvnext.weights.layouts import EMA, NOT_AVERAGED, Found, extract_backbone, outside
 from mmconvnext.weights.matching import (
     CLASSIFIER,
     MisfitError,
@@ -103,9 +103,10 @@ def inspection_table(inspection: Inspection) -> str:
         ", ".join(f"{name} {number}" for name, number in counts.items())
         for counts in (inspection.types, inspection.other_parts)
     )
-    also = ", ".join(  # with how to ask for each
-        f"{name} ({'--ema' if EMA.search(name) else '--prefix ' + name.removesuffix('.')})"
-        for name in inspection.also
+    also = ", ".join(f"{name} ({_how_to_ask(name)})" for name in inspection.also)
+    # MMEngine's EMAHook writes the averages as the detector, and what was averaged beside it.
+    averaged = " (averaged by EMAHook; --ema is the same)" * any(
+        map(NOT_AVERAGED.search, inspection.also)
     )
     matching, *others = inspection.configs or ("none",)
     rows = [
@@ -115,7 +116,7 @@ def inspection_table(inspection: Inspection) -> str:
         ("kind", inspection.kind),
         ("backbone", f"{inspection.tensors} tensors, {inspection.parameters:,} parameters"),
         ("types", types),
-        ("prefix", inspection.prefix or "none"),
+        ("prefix", (inspection.prefix or "none") + averaged),
         ("classifier", first(inspection.classifier) or "none"),
         ("other parts, tensors", parts or "none"),
         ("other backbones", also or "none"),
@@ -128,6 +129,13 @@ def inspection_table(inspection: Inspection) -> str:
         *(("", name) for name in others),
     ]
     return format_table(rows, heading=False, numbers=False)
+
+
+def _how_to_ask(prefix: str) -> str:
+    option = f"--prefix {prefix.removesuffix('.')}"
+    if NOT_AVERAGED.search(prefix):
+        return f"not averaged: {option}"
+    return "--ema" if EMA.search(prefix) else option
 
 
 def _parts(names: Sequence[str], found: Found) -> dict[str, int]:

@@ -59,8 +59,8 @@ def prepare_data(
         return PreparedData(["data_checks: off, annotation files are taken as they are"], [], [])
     run = _Preparation(options, labels or _training_classes(cfg))
     for split in splits:
-        metrics = [] if split == "train" else _coco_metrics(cfg.get(f"{split}_evaluator"))
-        run.prepare(split, _coco_datasets(cfg, split), metrics)
+        evaluator = None if split == "train" else cfg.get(f"{split}_evaluator")
+        run.prepare(split, _coco_datasets(cfg, split), evaluator)
     return PreparedData(list(run.notes), list(run.refusals), run.report)
 
 
@@ -74,10 +74,10 @@ class _Preparation:
         self.refusals: dict[str, None] = {}
         self.report: list[dict[str, Any]] = []
 
-    def prepare(
-        self, split: str, datasets: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping]
-    ) -> None:
+    def prepare(self, split: str, datasets: Sequence[Mapping[str, Any]], evaluator: Any) -> None:
         """Let data sets and metrics use their checked files, with one order of labels."""
+        metrics = _coco_metrics(evaluator)
+        apart = isinstance(evaluator, Mapping) and "metrics" in evaluator
         scored = any("segm" in _kinds(metric) for metric in metrics)
         used: dict[Path, CheckedFile] = {}
         for dataset in datasets:
@@ -91,8 +91,8 @@ class _Preparation:
             checked = used.get(path.resolve())
             if checked is None and not self.refusals:
                 checked = self._check(path, None, classes, "segm" in _kinds(metric))
-                if checked and used:
-                    _check_images(checked, path, list(used.values()), split)
+            if checked and used and (path.resolve() not in used or (not apart and len(used) > 1)):
+                _check_images(checked, path, list(used.values()), split, apart)
             if checked:
                 metric["ann_file"] = checked.path
 
@@ -157,15 +157,21 @@ def _use(dataset: Mapping[str, Any], checked: CheckedFile) -> None:
             transform["color_type"] = STORED
 
 
-def _check_images(metric: CheckedFile, path: Path, used: Sequence[CheckedFile], split: str) -> None:
-    """Refuse a metric whose file has other images than the data sets."""
+def _check_images(
+    metric: CheckedFile, path: Path, used: Sequence[CheckedFile], split: str, apart: bool
+) -> None:
+    """Refuse a metric whose file has other images than the data sets that it evaluates."""
     wanted, found = _image_ids(metric.path), [_image_ids(each.path) for each in used]
-    if wanted not in found and wanted != set().union(*found):
-        raise DataError(
-            f"{path} ({split}_evaluator.ann_file) has other images than the data set, "
-            f"{', '.join(sorted(each.path for each in used))}: detections would be compared with "
-            "objects of other pictures; give both the same file"
-        )
+    if wanted == set().union(*found) or (apart and wanted in found):
+        return
+    fix = "give both the same file"
+    if len(used) > 1 and not apart:
+        fix = f"{fix}, or {split}_evaluator=dict(type='MultiDatasetsEvaluator', ...) a metric each"
+    raise DataError(
+        f"{path} ({split}_evaluator.ann_file) has other images than the data, "
+        f"{', '.join(sorted(each.path for each in used))}: detections would be compared with "
+        f"objects of other pictures; {fix}"
+    )
 
 
 def _image_ids(path: str) -> set[Any]:

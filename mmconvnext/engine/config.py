@@ -17,9 +17,8 @@ from mmengine.model import PretrainedInit
 from mmconvnext.compat.config_names import PREFIX, config_path
 from mmconvnext.data.paths import leaf_datasets, metrics_of
 from mmconvnext.errors import ConfigError
-from mmconvnext.evaluation.coco_metric import is_coco_metric, kinds_of
+from mmconvnext.evaluation.coco_metric import is_coco_metric
 from mmconvnext.evaluation.pictures import ComparisonVisualizer
-from mmconvnext.evaluation.tables import CLASSWISE_PREFIX
 
 
 def load_config(name: str) -> Config:
@@ -158,12 +157,10 @@ def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
     batch = size * world_size
     times = f", accumulated {accumulated} times" if accumulated > 1 else ""
     total = f"{batch * accumulated} images a step ({world_size} x {size}{times})"
-    if scaling.get("enable"):  # MMEngine's scaling knows nothing of accumulated gradients
-        note = f"the learning rate is scaled for {batch} images a step, and there are {total}"
-        return [note] * (accumulated > 1)
+    if scaling.get("enable"):
+        return [f"the learning rate is scaled for {total}"] * (accumulated > 1)
     note = f"the learning rate is meant for {base} images a step and is kept, with {total}"
-    if accumulated == 1:
-        note += f"; --auto-scale-lr multiplies it by {batch / base:g}"
+    note += f"; --auto-scale-lr multiplies it by {batch * accumulated / base:g}"
     return [note] * (batch * accumulated != base)
 
 
@@ -183,17 +180,14 @@ def use_tta(cfg: Config) -> None:
 
 def ask_for_classwise(cfg: Config) -> None:
     """Let COCO metrics of the test report each class's AP (``--classwise``), boxes' and masks'."""
-    evaluators: list[Mapping[str, Any]] = []
-    for metric in metrics_of(cfg.get("test_evaluator")):
-        if not is_coco_metric(metric):
-            evaluators.append(metric)
-            continue
-        for kind in kinds_of(metric):
-            prefix = CLASSWISE_PREFIX.format(kind=kind)
-            evaluators.append({**metric, "metric": kind, "classwise": True, "prefix": prefix})
-    if not any(map(is_coco_metric, evaluators)):
+    metrics = list(filter(is_coco_metric, metrics_of(cfg.get("test_evaluator"))))
+    if not metrics:
         raise ConfigError("--classwise needs CocoMetric or FastCocoMetric in test_evaluator")
-    cfg.test_evaluator = evaluators
+    for metric in metrics:
+        if "Fast" not in str(metric["type"]):
+            metric["backend"] = "pycocotools"  # as was asked for
+        # CocoMetric's keys are the same for boxes and masks.
+        metric.update(type="FastCocoMetric", classwise="kinds")
 
 
 def dump_predictions(cfg: Config, path: str) -> None:
@@ -201,7 +195,11 @@ def dump_predictions(cfg: Config, path: str) -> None:
     if not path.endswith((".pkl", ".pickle")):
         raise ConfigError(f"--out {path}: the file must end in .pkl or .pickle")
     dump = {"type": "DumpDetResults", "out_file_path": path}
-    cfg.test_evaluator = [*metrics_of(cfg.get("test_evaluator")), dump]
+    metrics = [*metrics_of(cfg.get("test_evaluator")), dump]
+    if "metrics" in (cfg.get("test_evaluator") or {}):
+        cfg.test_evaluator.update(type="MultiDatasetsAndAllEvaluator", metrics=metrics)
+    else:
+        cfg.test_evaluator = metrics
 
 
 def draw_to(cfg: Config, folder: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 
 import mmconvnext
-from mmconvnext.evaluation.tables import split_metrics
+from mmconvnext.evaluation.tables import by_data_set
 
 PACKAGES = (
     *("torch", "torchvision", "mmengine", "mmcv", "mmcv-lite", "mmdet", "numpy"),
@@ -68,11 +68,12 @@ def write_result(metrics: Mapping[str, float], cfg: Config, checkpoint: str, fol
         ``result.json`` in the config's ``work_dir``: a copy of the last result, found without
         knowing the time of its run.
     """
-    overall, classwise = split_metrics(metrics)
+    sets = by_data_set(metrics)
+    of_sets = {name: {"metrics": s.overall, "classwise": s.classwise} for name, s in sets.items()}
+    found = {"data_sets": of_sets} if len(sets) > 1 else of_sets.popitem()[1] if sets else {}
     result = {
         "unit": "AP in 0-1; -1 where there is no object",
-        "metrics": overall,
-        "classwise": {kind: values for kind, values in classwise.items() if values},
+        **found,
         "checkpoint": checkpoint,
         "run": run_info(cfg),
     }

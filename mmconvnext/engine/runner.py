@@ -16,6 +16,7 @@ from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -145,6 +146,14 @@ class DetectionRunner(Runner):
         with config_errors(f"optim_wrapper of {self.cfg.filename}"):
             _check_optimizer_type(optim_wrapper)
             return super().build_optim_wrapper(optim_wrapper)
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        """Scale the learning rate by the images of a step, with those of accumulated gradients."""
+        accumulated = (self.cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
+        if auto_scale_lr and auto_scale_lr.get("enable") and accumulated > 1:
+            base = auto_scale_lr["base_batch_size"] / accumulated
+            auto_scale_lr = {**auto_scale_lr, "base_batch_size": base}
+        super().scale_lr(optim_wrapper, auto_scale_lr)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Build the schedules of the learning rate."""

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from mmconvnext.data.paths import metrics_of
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.rle import encode_masks
-from mmconvnext.evaluation.tables import COLUMNS, KINDS, format_table, split_metrics
+from mmconvnext.evaluation.tables import COLUMNS, KINDS, format_table
 
 if TYPE_CHECKING:
     import hotcoco
@@ -58,6 +58,8 @@ class FastCocoMetric(CocoMetric):
     their ids, MMDetection's table gives the classes each other's AP, this one their own.
 
     Args:
+        classwise: whether the AP of each class is reported, as ``cat_precision``; with ``"kinds"``
+            as ``bbox/cat_precision`` and ``segm/cat_precision``.
         backend: ``hotcoco``; ``pycocotools``; or ``auto`` for the first where it is installed.
         *args: of ``CocoMetric``.
         **kwargs: of ``CocoMetric``.
@@ -66,9 +68,12 @@ class FastCocoMetric(CocoMetric):
         ConfigError: the backend is unknown or not installed.
     """
 
-    def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args: Any, backend: str = "auto", classwise: bool | str = False, **kwargs: Any
+    ):
+        super().__init__(*args, classwise=bool(classwise), **kwargs)
         self.backend = _choose(backend)
+        self.by_kind = classwise == "kinds"
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping]) -> None:
         """Keep what was detected, as ``CocoMetric`` does, with masks as run lengths.
@@ -90,7 +95,7 @@ class FastCocoMetric(CocoMetric):
         """
         others = self.format_only or self.outfile_prefix is not None or self.use_mp_eval
         if self.backend == "pycocotools" or others or not set(self.metrics) <= FAST_METRICS:
-            return super().compute_metrics(results)
+            return self._compute_by_pycocotools(results)
         logger = MMLogger.get_current_instance()
         if unknown := [item for item in self.metric_items or () if item not in NAMES]:
             raise KeyError(
@@ -103,7 +108,7 @@ class FastCocoMetric(CocoMetric):
             tables = {metric: self._detections(metric, predictions) for metric in self.metrics}
         except UnusualDataError as error:
             logger.warning(f"FastCocoMetric leaves this to pycocotools, which is slower: {error}")
-            return super().compute_metrics(results)
+            return self._compute_by_pycocotools(results)
         metrics: dict[str, float] = OrderedDict()
         for metric in self.metrics:
             logger.info(f"Evaluating {metric} with hotcoco...")
@@ -114,12 +119,29 @@ class FastCocoMetric(CocoMetric):
             evaluation = self._evaluate(metric, truth, tables[metric], masks)
             stats = evaluation.stats
             if self.classwise:
-                metrics.update(self._classwise(evaluation.eval["precision"], logger))
+                precision = self._classwise(evaluation.eval["precision"], logger)
+                metrics.update(self._named(metric, precision))
             for item in STATS if self.metric_items is None else self.metric_items:
                 metrics[f"{metric}_{item}"] = float(f"{round(stats[NAMES.index(item)], 3)}")
             numbers = " ".join(f"{value:.3f}" for value in stats[: len(STATS)])
             logger.info(f"{metric}_mAP_copypaste: {numbers}")
         return metrics
+
+    def _compute_by_pycocotools(self, results: list) -> dict[str, float]:
+        if not (self.classwise and self.by_kind):
+            return super().compute_metrics(results)
+        metrics, kinds = OrderedDict(), self.metrics
+        for self.metrics in [[kind] for kind in kinds]:  # two would have one key for a class
+            metrics.update(self._named(self.metrics[0], super().compute_metrics(results)))
+        self.metrics = kinds
+        return metrics
+
+    def _named(self, kind: str, metrics: Mapping[str, float]) -> dict[str, float]:
+        """With the kind before the AP of classes, where that was asked for."""
+        return {
+            f"{kind}/{k}" if self.by_kind and k.endswith("_precision") else k: v
+            for k, v in metrics.items()
+        }
 
     def _prepare(self, truths: Sequence[dict]) -> None:
         """What MMDetection looks up at the first evaluation."""
@@ -252,15 +274,16 @@ def with_missing_ap(
     Without detections ``CocoMetric`` logs an error and returns no metrics at all. ``metrics`` are
     as MMEngine's runner returns them, in 0-1; ``evaluator``, the settings, say what was asked for.
     """
-    found = split_metrics(metrics)[0]
-    missing = {
-        f"{metric.get('prefix') or 'coco'}/{kind}_{column}": 0.0
-        for metric in metrics_of(evaluator)
-        if is_coco_metric(metric) and not metric.get("format_only")
-        for kind in kinds_of(metric)
-        if kind in KINDS and not any(name.startswith(f"{kind}_mAP") for name in found)
-        for column in ZERO_WITHOUT_DETECTIONS
-    }
+    inner = metrics_of(evaluator)
+    sets = (evaluator or {}).get("dataset_prefixes") if isinstance(evaluator, Mapping) else None
+    missing = {}
+    prefixes = [f"{name}/" for name in sets or ()] or [""] * len(inner)
+    for prefix, metric in zip(prefixes, inner, strict=False):
+        prefix += metric.get("prefix") or "coco"
+        for kind in kinds_of(metric) if is_coco_metric(metric) else ():
+            there = any(name.startswith(f"{prefix}/{kind}_mAP") for name in metrics)
+            if kind in KINDS and not there and not metric.get("format_only"):
+                missing |= {f"{prefix}/{kind}_{c}": 0.0 for c in ZERO_WITHOUT_DETECTIONS}
     if missing:
         print_log("no detections: AP is 0", logger="current", level=logging.WARNING)
     return {**metrics, **missing}

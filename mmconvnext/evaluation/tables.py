@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from terminaltables import AsciiTable
 
@@ -19,10 +21,8 @@ COLUMNS = {  # in the order of pycocotools' stats
     "mAP_m": "AP medium",
     "mAP_l": "AP large",
 }
-CLASS_SUFFIX = "_precision"
-# CocoMetric reports the class-wise AP of boxes and masks under the same key; with a metric of its
-# own for each kind, under its own prefix, both arrive.
-CLASSWISE_PREFIX = "coco_{kind}"
+# ``classwise="kinds"`` of FastCocoMetric: names of classes may have slashes, too.
+CLASSWISE_KEY = re.compile(r"(?:(.*?)/)?(bbox|segm)/(.*)_precision", re.DOTALL)
 # COCO's upper limits of the area of small and medium objects, in pixels.
 SIZES = {"small": 32**2, "medium": 96**2, "large": math.inf}
 
@@ -38,49 +38,61 @@ def format_table(
     return table.table
 
 
-def split_metrics(
-    metrics: Mapping[str, float],
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Sort MMEngine's flat metrics.
+class SetMetrics(NamedTuple):
+    """The metrics of one data set.
+
+    Attributes:
+        overall: AP in 0-1 by name: ``bbox_mAP_50``.
+        classwise: for ``bbox`` and ``segm`` AP in 0-1 by class, where it was asked for.
+    """
+
+    overall: dict[str, float]
+    classwise: dict[str, dict[str, float]]
+
+
+def by_data_set(metrics: Mapping[str, float]) -> dict[str, SetMetrics]:
+    """Sort MMEngine's flat metrics by what stands before ``coco/`` in their names.
 
     Args:
-        metrics: for example ``coco/bbox_mAP_50`` -> 0.61 or ``coco_segm/person_precision`` -> 0.4.
+        metrics: ``a/coco/bbox_mAP_50`` -> 0.61 is of the data set ``a``, ``coco/bbox_mAP_50`` of
+            the only one, which has no name; ``a/coco/segm/person_precision`` -> 0.4 of a class.
 
     Returns:
-        AP in 0-1 by name without the prefix (``bbox_mAP_50``), and for each kind (``bbox``,
-        ``segm``) AP in 0-1 by class, empty unless it was asked for; -1 where there is no object.
+        The metrics of each; -1 where there is no object, for which CocoMetric has NaN.
     """
-    overall: dict[str, float] = {}
-    classwise: dict[str, dict[str, float]] = {kind: {} for kind in KINDS}
+    sets: dict[str, SetMetrics] = {}
     for key, value in metrics.items():
-        # CocoMetric's value of a class without objects; JSON has no NaN.
-        if isinstance(value, float) and math.isnan(value):
+        if isinstance(value, float) and math.isnan(value):  # JSON has no NaN
             value = -1.0
-        # The first slash: names of classes may have others.
-        prefix, name = key.split("/", 1) if "/" in key else ("", key)
-        kind = prefix.removeprefix(CLASSWISE_PREFIX.format(kind=""))
-        if name.endswith(CLASS_SUFFIX) and kind in KINDS:
-            classwise[kind][name.removesuffix(CLASS_SUFFIX)] = value
+        of_class = CLASSWISE_KEY.fullmatch(key)
+        path = ((of_class[1] or "") if of_class else key.rpartition("/")[0]).split("/")
+        name = "/".join(path[:-1] if path[-1] == "coco" else path)
+        found = sets.setdefault(name, SetMetrics({}, {}))
+        if of_class:
+            found.classwise.setdefault(of_class[2], {})[of_class[3]] = value
         else:
-            overall[name] = value
-    return overall, classwise
+            found.overall[key.rpartition("/")[2]] = value
+    return sets
 
 
 def ap_table(metrics: Mapping[str, float]) -> str:
-    """Format MMEngine's metrics, in 0-1, as tables of AP in 0-100, a row for each kind."""
-    overall, classwise = split_metrics(metrics)
+    """Format MMEngine's metrics, in 0-1, as tables of AP in 0-100, a row for each set and kind."""
+    sets = by_data_set(metrics)
     rows = [["COCO, 0-100", *COLUMNS.values()]]
-    for kind, label in KINDS.items():
-        if f"{kind}_mAP" in overall:
-            rows.append([label, *(_percent(overall.get(f"{kind}_{c}")) for c in COLUMNS)])
-    tables = [format_table(rows)]
-    kinds = [kind for kind in KINDS if classwise[kind]]
-    if kinds:
-        rows = [["AP of a class, 0-100", *(KINDS[kind] for kind in kinds)]]
-        for name in sorted({name for kind in kinds for name in classwise[kind]}):
-            rows.append([name, *(_percent(classwise[kind].get(name)) for kind in kinds)])
-        tables.append(format_table(rows))
-    return "\n".join(tables)
+    tables = []
+    for name, (overall, classwise) in sets.items():
+        for kind, label in KINDS.items():
+            if f"{kind}_mAP" in overall:
+                row = [_percent(overall.get(f"{kind}_{column}")) for column in COLUMNS]
+                rows.append([f"{name}: {label}" if name else label, *row])
+        kinds = [kind for kind in KINDS if kind in classwise]
+        if kinds:
+            title = "AP of a class" + f" of {name}" * bool(name) + ", 0-100"
+            table = [[title, *(KINDS[kind] for kind in kinds)]]
+            for each in sorted({each for kind in kinds for each in classwise[kind]}):
+                table.append([each, *(_percent(classwise[kind].get(each)) for kind in kinds)])
+            tables.append(format_table(table))
+    return "\n".join([format_table(rows), *tables])
 
 
 def dataset_table(ann_files: Mapping[str, Path]) -> str:

@@ -12,6 +12,7 @@ from mmconvnext.models import ConvNeXt
 
 ATTO = "mask_rcnn_convnextv2_atto_coco.py"
 DATA = ["--data-root", "data"]
+OFF = ("--data-checks", "off")
 CHECKPOINT = "model.backbone.init_cfg.checkpoint"
 THEIRS = {"dwconv": "depthwise_conv", "pwconv": "pointwise_conv"}
 

@@ -133,8 +133,29 @@ def test_a_metric_of_other_images_is_refused(tmp_path, write):
     other["images"].pop()
     other["annotations"].pop()
     write("other.json", other)
-    with pytest.raises(DataError, match=r"other\.json \(test_evaluator.ann_file\) has other image"):
+    with pytest.raises(DataError, match=r"other\.json \(test_evaluator.*other images"):
         prepare_data(config(tmp_path, metric="other.json"), ("test",))
+
+
+def test_metrics_of_several_data_sets(tmp_path, write):
+    write("train.json", file_of())
+    other = file_of()
+    for key in ("images", "annotations"):
+        for entry in other[key]:
+            entry["id"] += 2
+    for entry in other["annotations"]:
+        entry["image_id"] += 2
+    write("other.json", other)
+    cfg = config(tmp_path)
+    one = cfg.test_dataloader.dataset
+    both = [one, {**one, "ann_file": "other.json"}]
+    cfg.test_dataloader.dataset = {"type": "ConcatDataset", "datasets": both}
+    metrics = [{**cfg.test_evaluator, "ann_file": f"{tmp_path}/{d['ann_file']}"} for d in both]
+    cfg.test_evaluator = {"type": "MultiDatasetsEvaluator", "metrics": metrics}
+    assert not prepare_data(cfg, ("test",)).refusals
+    cfg.test_evaluator = metrics
+    with pytest.raises(DataError, match="type='MultiDatasetsEvaluator'"):
+        prepare_data(cfg, ("test",))
 
 
 def test_every_refused_file_is_named(tmp_path, write):

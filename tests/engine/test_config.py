@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmconvnext.data.paths import metrics_of
 from mmconvnext.engine import config as configs
 from mmconvnext.errors import ConfigError
 
@@ -160,9 +161,19 @@ SCALING = {"base_batch_size": 16, "enable": True}
         ({}, 1, 2, r"for 16 .* with 4 images a step \(2 x 2\); --auto-scale-lr .* by 0.25"),
         ({}, 1, 8, None),
         ({}, 8, 1, None),
-        ({}, 2, 2, r"is kept, with 8 images a step \(2 x 2, accumulated 2 times\)$"),
+        (
+            {},
+            2,
+            2,
+            r"with 8 images .* 2 times\); --auto-scale-lr .* by 0\.5$",
+        ),
         ({"auto_scale_lr": SCALING}, 1, 1, None),
-        ({"auto_scale_lr": SCALING}, 4, 2, "for 4 images a step, and there are 16 images a step"),
+        (
+            {"auto_scale_lr": SCALING},
+            4,
+            2,
+            r"scaled for 16 images .* 4 times\)$",
+        ),
         ({"auto_scale_lr": None}, 1, 1, None),
         ({"train_dataloader": {}}, 1, 1, None),
     ],
@@ -193,17 +204,19 @@ def test_tta_wraps_the_model_and_replaces_every_pipeline():
     assert "pipeline" not in cfg.test_dataloader.dataset
 
 
-@pytest.mark.parametrize("kind", ["CocoMetric", "mmdet.FastCocoMetric"])
-def test_classwise_asks_for_boxes_and_masks_apart(kind):
+@pytest.mark.parametrize(
+    ("kind", "backend"), [("CocoMetric", "pycocotools"), ("FastCocoMetric", None)]
+)
+def test_classwise_asks_for_boxes_and_masks_apart(kind, backend):
     metric = {"type": kind, "metric": ["bbox", "segm"], "ann_file": "a"}
-    cfg = Config({"test_evaluator": [{"type": "VOCMetric"}, metric]})
-    configs.ask_for_classwise(cfg)
-    voc, *metrics = cfg.test_evaluator
-    assert voc == {"type": "VOCMetric"}
-    assert [(m["metric"], m["prefix"], m["classwise"], m["ann_file"]) for m in metrics] == [
-        ("bbox", "coco_bbox", True, "a"),
-        ("segm", "coco_segm", True, "a"),
-    ]
+    for evaluator in ([{"type": "VOCMetric"}, metric], {"metrics": [metric]}):
+        cfg = Config({"test_evaluator": evaluator})
+        configs.ask_for_classwise(cfg)
+        changed = metrics_of(cfg.test_evaluator)[-1]
+        assert changed.get("backend") == backend
+        asked = {**metric, "type": "FastCocoMetric", "classwise": "kinds"}
+        assert {k: v for k, v in changed.items() if k != "backend"} == asked
+    assert "dataset_prefixes" not in cfg.test_evaluator
 
 
 def test_predictions_go_to_a_pickle_file():
@@ -211,6 +224,11 @@ def test_predictions_go_to_a_pickle_file():
     configs.dump_predictions(cfg, "a.pkl")
     dump = {"type": "DumpDetResults", "out_file_path": "a.pkl"}
     assert cfg.test_evaluator == [{"type": "CocoMetric"}, dump]
+    sets = {"type": "MultiDatasetsEvaluator", "metrics": [{"type": "CocoMetric"}]}
+    cfg = Config({"test_evaluator": sets})
+    configs.dump_predictions(cfg, "a.pkl")
+    assert cfg.test_evaluator.type == "MultiDatasetsAndAllEvaluator"
+    assert cfg.test_evaluator.metrics == [{"type": "CocoMetric"}, dump]
 
 
 def test_pictures_go_to_the_folder_as_seen_from_here(tmp_path, monkeypatch):

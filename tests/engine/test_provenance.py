@@ -94,13 +94,17 @@ def test_the_revision_is_the_commit_and_says_what_was_changed_since(monkeypatch,
 
 def test_the_result_says_what_it_was_measured_with(tmp_path):
     cfg = Config({"work_dir": str(tmp_path / "work")}, filename=None)
-    metrics = {"coco/bbox_mAP": 0.5123, "coco_segm/cat_precision": float("nan")}
+    metrics = {"coco/bbox_mAP": 0.5123, "coco/segm/cat_precision": float("nan")}
     path = provenance.write_result(metrics, cfg, "epoch_3.pth", str(tmp_path / "work" / "time"))
     assert path == tmp_path / "work" / "result.json"
     result = json.loads(path.read_text())
     assert result["metrics"] == {"bbox_mAP": 0.5123}
     assert result["classwise"] == {"segm": {"cat": -1.0}}
     assert result["checkpoint"] == "epoch_3.pth"
+    several = {f"{name}/{key}": value for name in "ab" for key, value in metrics.items()}
+    provenance.write_result(several, cfg, "epoch_3.pth", str(tmp_path / "work" / "time"))
+    sets = json.loads(path.read_text())["data_sets"]
+    assert sets["a"] == sets["b"] == {k: result[k] for k in ("metrics", "classwise")}
     assert "0-1" in result["unit"]
     assert {"git_revision", "packages", "hardware", "config"} <= result["run"].keys()
     assert (tmp_path / "work" / "time" / "result.json").read_text() == path.read_text()

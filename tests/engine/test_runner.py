@@ -9,8 +9,10 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from torch import nn
+from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine import device
@@ -362,3 +364,13 @@ def test_metrics_are_built_and_wrong_settings_are_named(runner, data):
     assert type(evaluator.metrics[0]).__name__ == "CocoMetric"
     with pytest.raises(ConfigError, match=r"evaluator of \S+ cannot .*metric should be one of"):
         runner.build_evaluator({"type": "CocoMetric", "ann_file": path, "metric": "no_such"})
+
+
+@pytest.mark.parametrize(("accumulated", "factor"), [(1, 0.25), (4, 1)])
+def test_scaling_the_learning_rate_counts_accumulated_gradients(runner, accumulated, factor):
+    runner.cfg.optim_wrapper = {"accumulative_counts": accumulated}
+    runner._train_dataloader = {"batch_size": 4}
+    wrapper = OptimWrapper(SGD(nn.Linear(1, 1).parameters(), lr=0.1))
+    runner.scale_lr(wrapper, {"base_batch_size": 16, "enable": False})
+    runner.scale_lr(wrapper, {"base_batch_size": 16, "enable": True})
+    assert wrapper.param_groups[0]["lr"] == pytest.approx(0.1 * factor)

@@ -1,6 +1,6 @@
 import json
 
-from mmconvnext.evaluation.tables import ap_table, dataset_table, format_table, split_metrics
+from mmconvnext.evaluation.tables import ap_table, by_data_set, dataset_table, format_table
 
 METRICS = {
     "coco/bbox_mAP": 0.5123,
@@ -9,9 +9,8 @@ METRICS = {
     "coco/segm_mAP": 0.25,
 }
 CLASSWISE = {
-    "coco_bbox/cat_precision": 0.4,
-    "coco_segm/cat_precision": 0.3,
-    "coco_segm/segm_mAP": 0.2,
+    "coco/bbox/cat_precision": 0.4,
+    "coco/segm/cat_precision": 0.3,
 }
 
 
@@ -39,14 +38,27 @@ def test_ap_is_in_percent_and_has_no_value_where_there_is_no_object():
 
 
 def test_metrics_are_sorted_by_kind():
-    overall, classwise = split_metrics(METRICS | CLASSWISE)
-    assert (overall["bbox_mAP"], overall["segm_mAP"]) == (0.5123, 0.2)
+    (overall, classwise) = by_data_set(METRICS | CLASSWISE)[""]
+    assert (overall["bbox_mAP"], overall["segm_mAP"]) == (0.5123, 0.25)
     assert classwise == {"bbox": {"cat": 0.4}, "segm": {"cat": 0.3}}
 
 
 def test_classes_may_have_slashes_in_their_names_and_no_objects():
-    metrics = {"coco_bbox/car/truck_precision": 0.4, "coco_bbox/cat_precision": float("nan")}
-    assert split_metrics(metrics)[1]["bbox"] == {"car/truck": 0.4, "cat": -1.0}
+    metrics = {"coco/bbox/car/truck_precision": 0.4, "coco/bbox/cat_precision": float("nan")}
+    assert by_data_set(metrics)[""].classwise["bbox"] == {"car/truck": 0.4, "cat": -1.0}
+
+
+def test_each_data_set_has_its_rows():
+    metrics = {f"{name}/{key}": value for name in "ab" for key, value in METRICS.items()}
+    metrics |= {f"b/{key}": value for key, value in CLASSWISE.items()}
+    metrics["mine/bbox_mAP"] = 0.125
+    sets = by_data_set(metrics)
+    assert list(sets) == ["a", "b", "mine"]
+    assert sets["a"].overall["segm_mAP"] == 0.25
+    rows = cells(ap_table(metrics))
+    assert rows["a: box"][0] == rows["b: box"][0] == "51.2"
+    assert rows["mine: box"][0] == "12.5"
+    assert rows["AP of a class of b, 0-100"] == ["box", "mask"]
 
 
 def write(path, images, objects):
