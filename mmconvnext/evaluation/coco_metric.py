@@ -22,6 +22,7 @@ from mmconvnext.data.paths import metrics_of
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.rle import encode_masks
 from mmconvnext.evaluation.tables import COLUMNS, KINDS, format_table
+from mmconvnext.variants import is_positive_int
 
 if TYPE_CHECKING:
     import hotcoco
@@ -60,6 +61,8 @@ class FastCocoMetric(CocoMetric):
     Args:
         classwise: whether the AP of each class is reported, as ``cat_precision``; with ``"kinds"``
             as ``bbox/cat_precision`` and ``segm/cat_precision``.
+        proposal_nums: of detections in an image; 100 must be among them, and of more than three
+            the smallest, the largest and 100 are used.
         backend: ``hotcoco``; ``pycocotools``; or ``auto`` for the first where it is installed.
         *args: of ``CocoMetric``.
         **kwargs: of ``CocoMetric``.
@@ -74,6 +77,8 @@ class FastCocoMetric(CocoMetric):
         super().__init__(*args, classwise=bool(classwise), **kwargs)
         self.backend = _choose(backend)
         self.by_kind = classwise == "kinds"
+        if set(self.metrics) <= FAST_METRICS:
+            self.proposal_nums = _three_limits(self.proposal_nums)
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping]) -> None:
         """Keep what was detected, as ``CocoMetric`` does, with masks as run lengths.
@@ -296,6 +301,22 @@ def _with_codes(sample: Mapping) -> Mapping:
         return sample
     codes = encode_masks(found["masks"].detach().cpu().numpy())
     return {**sample, "pred_instances": {**found, "masks": codes}}
+
+
+def _three_limits(numbers: Sequence[int]) -> list[int]:
+    """Numbers of detections for COCO's summary, which takes the third for most, and 100 for mAP.
+
+    Raises:
+        ConfigError: one is no number above 0, or 100 is missing: mAP would be -1.
+    """
+    if not numbers or not all(map(is_positive_int, numbers)) or 100 not in numbers:
+        raise ConfigError(
+            f"proposal_nums={tuple(numbers)} must be integers above 0, with 100 among them, at "
+            "which COCO takes mAP"
+        )
+    ordered = sorted(numbers)
+    middle = 100 if ordered[0] < 100 < ordered[-1] else ordered[min(1, len(ordered) - 1)]
+    return [ordered[0], middle, ordered[-1]]
 
 
 def _choose(backend: str) -> str:

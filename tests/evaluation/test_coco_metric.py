@@ -48,7 +48,7 @@ def summaries(monkeypatch):
         {"metric_items": ["mAP_50", "AR@300", "AR_s@1000"]},
         {"metric_items": []},
         {"proposal_nums": (1, 10, 100)},
-        {"proposal_nums": (1, 5, 20)},
+        {"proposal_nums": (1, 5, 100)},
         {"proposal_nums": (3, 100, 5), "classwise": True},
         {"iou_thrs": np.array([0.3, 0.5, 0.75])},
     ],
@@ -82,6 +82,25 @@ def test_more_detections_than_100_in_an_image(tmp_path, numbers):
     assert most > 100
     settings = {"metric": KINDS, "proposal_nums": numbers, "classwise": True}
     assert_same(*both(tmp_path / "truth.json", results, **settings))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "same"),
+    [((100,), (100,) * 3), ((100, 7), (7, 100, 100)), ((3, 100, 2000, 9, 5), (3, 100, 2000))],
+)
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_any_number_of_limits_of_detections(data, numbers, same, backend):
+    path, results = data
+    settings = {"ann_file": str(path), "metric": KINDS, "classwise": True}
+    ours = computed(FastCocoMetric, results, **settings, proposal_nums=numbers, backend=backend)
+    assert_same(ours, computed("CocoMetric", results, **settings, proposal_nums=same))
+
+
+@pytest.mark.parametrize("numbers", [(), (1, 5, 20), (0, 100), (100, "300"), (100, 2.5)], ids=str)
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_limits_of_detections_that_give_no_map_are_refused(numbers, backend):
+    with pytest.raises(ConfigError, match="with 100 among them"):
+        FastCocoMetric(metric=KINDS, proposal_nums=numbers, backend=backend)
 
 
 def test_real_annotations(coco_tiny):
