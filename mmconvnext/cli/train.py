@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mmconvnext.cli import common
+from mmconvnext.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     last = "resume from a checkpoint; without a value from the last one in the work folder"
     add("--resume", nargs="?", const="auto", metavar="CHECKPOINT", help=last)
+    extend = "with --resume: go by the config's learning rate and schedule, not the checkpoint's"
+    add("--extend-schedule", action="store_true", help=extend)
     add("--from-scratch", action="store_true", help="do without the pretrained weights")
 
 
@@ -31,6 +34,10 @@ def run(args: argparse.Namespace) -> None:
         configs.use_amp(cfg)
     if args.auto_scale_lr:
         configs.use_auto_scale_lr(cfg)
+    if args.extend_schedule:
+        if not args.resume:
+            raise UserError("--extend-schedule needs --resume: what is to be extended")
+        cfg.resume_schedule = "config"
     if args.resume:
         notes += resume_from(cfg, args.resume)
     build_runner(cfg, ("train", "val"), notes).train()

@@ -121,3 +121,22 @@ def _imports_nothing_new(value: ast.expr) -> bool:
     keys = {id(k) for node in ast.walk(value) if isinstance(node, ast.Dict) for k in node.keys}
     constants = [n for n in ast.walk(value) if isinstance(n, ast.Constant) and id(n) not in keys]
     return all(n.value in sys.modules for n in constants if isinstance(n.value, str))
+
+
+def read_settings(text: str) -> dict[str, Any]:
+    """The settings of a config text that is only settings, without running it; {} of any other."""
+    if not is_only_settings(text):
+        return {}
+    return {each.targets[0].id: _value(each.value) for each in ast.parse(text).body}
+
+
+def _value(node: ast.AST) -> Any:
+    if not isinstance(node, ast.Call):
+        if isinstance(node, ast.List | ast.Tuple):
+            return [_value(each) for each in node.elts]
+        if isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            return {ast.literal_eval(key): _value(each) for key, each in pairs}
+        return ast.literal_eval(node)
+    merged = {key: each for argument in node.args for key, each in _value(argument).items()}
+    return merged | {each.arg: _value(each.value) for each in node.keywords}

@@ -34,6 +34,7 @@ from mmconvnext.engine.device import (
     init_distributed_on_cpu,
 )
 from mmconvnext.engine.provenance import write_run_info
+from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
 from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.weights.detector import fit_detector, load_fitted, unwrapped
 from mmconvnext.weights.sources import fetch_first
@@ -74,7 +75,15 @@ class DetectionRunner(Runner):
             self._loads_for = "train"
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume from a checkpoint; UserError for one without the state of this training."""
+        """Resume from a checkpoint; UserError for one without the state of this training.
+
+        With ``resume_schedule='config'`` the learning rate goes on as if the config's schedule had
+        been there from the start.
+        """
+        fresh = None
+        if schedule_of_config(self.cfg) and self.param_schedulers:
+            fresh = FreshSchedule(self.optim_wrapper, self.param_schedulers)
+            kwargs["resume_param_scheduler"] = False
         try:
             with self._loading_for("resume"):
                 super().resume(filename, *args, **kwargs)
@@ -86,6 +95,8 @@ class DetectionRunner(Runner):
                 f"({type(error).__name__}: {error}). To start a new one from its weights: "
                 f"--cfg-options load_from={filename}, without --resume"
             ) from error
+        if fresh:
+            fresh.replay(self.optim_wrapper.param_groups, self.epoch, self.iter)
 
     def load_checkpoint(
         self,
@@ -114,6 +125,10 @@ class DetectionRunner(Runner):
                 "resume from an epoch_*.pth or iter_*.pth, or start a new training from its "
                 f"weights: --cfg-options load_from={filename}, without --resume"
             )
+        if self._loads_for == "resume":
+            meta = checkpoint.get("meta") or {}
+            for line in explain_differences(meta.get("cfg"), self.cfg):
+                self.logger.warning(line)
         state = checkpoint["state_dict"]
         for pattern, replacement in revise_keys:
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}

@@ -93,7 +93,9 @@ def test_any_number_of_limits_of_detections(data, numbers, same, backend):
     path, results = data
     settings = {"ann_file": str(path), "metric": KINDS, "classwise": True}
     ours = computed(FastCocoMetric, results, **settings, proposal_nums=numbers, backend=backend)
-    assert_same(ours, computed("CocoMetric", results, **settings, proposal_nums=same))
+    assert_same(
+        ours, computed(METRICS.get("mmdet.CocoMetric"), results, **settings, proposal_nums=same)
+    )
 
 
 @pytest.mark.parametrize("numbers", [(), (1, 5, 20), (0, 100), (100, "300"), (100, 2.5)], ids=str)

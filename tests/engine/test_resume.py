@@ -1,0 +1,101 @@
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from torch import nn
+from torch.optim import SGD
+
+from mmconvnext.compat.config_text import read_settings
+from mmconvnext.engine.resume import FreshSchedule, explain_differences
+from mmconvnext.errors import ConfigError
+
+LENGTH = 5  # iterations of an epoch
+WARMUP = {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": 7}
+STEPS = {"type": "MultiStepLR", "by_epoch": True, "milestones": [1, 3], "gamma": 0.1}
+LONGER = {**STEPS, "milestones": [3, 5]}
+COSINE = {"type": "CosineAnnealingLR", "by_epoch": True, "T_max": 6, "begin": 0, "end": 6}
+CONFIG = Config(
+    {
+        "param_scheduler": [WARMUP, STEPS],
+        "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.1}, "accumulative_counts": 1},
+        "train_dataloader": {"batch_size": 2, "num_workers": 2, "dataset": {"ann_file": "a"}},
+        "train_cfg": {"max_epochs": 4},
+    }
+)
+
+
+class Training:
+    """The learning rates of a training, without the training."""
+
+    def __init__(self, schedules, lr=0.1):
+        layers = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
+        groups = [
+            {"params": layer.parameters(), "lr": lr / (i + 1)} for i, layer in enumerate(layers)
+        ]
+        self.wrapper = OptimWrapper(SGD(groups, lr=lr))
+        self.schedulers = [
+            PARAM_SCHEDULERS.build(each, default_args={"optimizer": self.wrapper.optimizer})
+            for each in schedules
+        ]
+
+    def run(self, first: int, last: int) -> list[list[float]]:
+        rates = []
+        for iteration in range(first + 1, last + 1):
+            rates.append([group["lr"] for group in self.wrapper.param_groups])
+            for scheduler in self.schedulers:
+                if not scheduler.by_epoch or iteration % LENGTH == 0:
+                    scheduler.step()
+        return rates
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")
+@pytest.mark.parametrize("schedules", [[WARMUP, LONGER], [WARMUP, COSINE], [LONGER], [WARMUP]])
+@pytest.mark.parametrize("lr", [0.1, 0.02])
+@pytest.mark.parametrize("place", [5, 10, 20])
+def test_an_extended_schedule_goes_on_as_if_it_had_been_there(schedules, lr, place):
+    before = Training([WARMUP, STEPS])
+    before.run(0, place)
+    state = before.wrapper.state_dict()
+    resumed = Training(schedules, lr)
+    fresh = FreshSchedule(resumed.wrapper, resumed.schedulers)
+    resumed.wrapper.load_state_dict(state)
+    fresh.replay(resumed.wrapper.param_groups, place // LENGTH, place)
+    expected = Training(schedules, lr).run(0, 30)[place:]
+    torch.testing.assert_close(resumed.run(place, 30), expected)
+
+
+def changed(**changes) -> list[str]:
+    cfg = Config(CONFIG.to_dict())
+    cfg.merge_from_dict(changes)
+    return explain_differences(CONFIG.pretty_text, cfg)
+
+
+def test_what_differs_and_what_wins_is_said():
+    assert changed() == []
+    assert changed(**{"train_dataloader.num_workers": 9}) == []
+    (line,) = changed(**{"optim_wrapper.optimizer.lr": 0.5})
+    assert line == (
+        "resuming with the checkpoint's optim_wrapper.optimizer.lr: 0.1 in the checkpoint, 0.5 in "
+        "the config; --extend-schedule takes the config's"
+    )
+    (line,) = changed(param_scheduler=[WARMUP, LONGER])
+    assert "param_scheduler.1.milestones: [1, 3] in the checkpoint, [3, 5] in the config" in line
+    (line,) = changed(**{"train_dataloader.batch_size": 4, "train_cfg.max_epochs": 9})
+    assert line.startswith("resuming with the config's ")
+    assert "train_dataloader.batch_size: 2 in the checkpoint, 4 in the config" in line
+    assert "train_cfg.max_epochs: 4 in the checkpoint, 9 in the config" in line
+    (line,) = changed(**{"optim_wrapper.optimizer.lr": 0.5, "resume_schedule": "config"})
+    assert line.startswith("resuming with the config's optim_wrapper.optimizer.lr")
+    with pytest.raises(ConfigError, match="resume_schedule='mine' is unknown; choose of check"):
+        changed(resume_schedule="mine")
+
+
+@pytest.mark.parametrize("text", [None, "", "import os", "a = open('x')", "_base_ = 'x'"])
+def test_a_text_that_is_not_settings_alone_is_not_compared(text):
+    assert explain_differences(text, CONFIG) == []
+
+
+def test_settings_are_read_without_running_them():
+    text = CONFIG.pretty_text + "\nx = dict({'a': 1}, b=(-2, None))\n"
+    assert read_settings(text) == {**CONFIG.to_dict(), "x": {"a": 1, "b": [-2, None]}}
