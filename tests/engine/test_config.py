@@ -157,12 +157,17 @@ SCALING = {"base_batch_size": 16, "enable": True}
 @pytest.mark.parametrize(
     ("changes", "accumulated", "world_size", "note"),
     [
-        ({}, 1, 2, r"for 16 .* with 4 images a step \(2 x 2\); --auto-scale-lr .* by 0.25"),
+        ({}, 1, 2, r"meant for 16 .* with 4 images a step \(2 x 2\); --auto-scale-lr .* by 0.25"),
         ({}, 1, 8, None),
         ({}, 8, 1, None),
         ({}, 2, 2, r"is kept, with 8 images a step \(2 x 2, accumulated 2 times\)$"),
         ({"auto_scale_lr": SCALING}, 1, 1, None),
-        ({"auto_scale_lr": SCALING}, 4, 2, "for 4 images a step, and there are 16 images a step"),
+        (
+            {"auto_scale_lr": SCALING},
+            4,
+            2,
+            "is scaled for 4 images a step, and there are 16 images a step",
+        ),
         ({"auto_scale_lr": None}, 1, 1, None),
         ({"train_dataloader": {}}, 1, 1, None),
     ],
