@@ -14,8 +14,9 @@ OPTIONAL = {"torchvision", "timm", "transformers", "hotcoco"}
 PEERS = Path(sys.prefix) / "peers"
 
 TOOL = """
-import runpy, sys
+import os, runpy, sys
 sys.argv = [{path!r}, "--help"]
+sys.path[0] = os.path.dirname({path!r})  # as Python has it where it runs a file
 try:
     runpy.run_path({path!r}, run_name="__main__")
 except SystemExit as end:

@@ -32,7 +32,8 @@ def config_path(name: str) -> str:
     if path.is_file():
         return str(path)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.py"))
-    similar = get_close_matches(path.name, names, n=3) or names
+    similar = get_close_matches(path.name, names, n=3)
+    similar = similar or [n for n in names if not n.startswith("_base_/")]
     raise ConfigError(f"{folder} has no config {name!r}; it has, for example, {', '.join(similar)}")
 
 

@@ -19,9 +19,9 @@ import mmconvnext
 from mmconvnext.evaluation.tables import by_data_set
 
 PACKAGES = (
-    *("torch", "torchvision", "mmengine", "mmcv", "mmcv-lite", "mmdet", "numpy"),
-    *("opencv-python", "pycocotools", "hotcoco", "timm"),
-)
+    "torch", "torchvision", "mmengine", "mmcv", "mmcv-lite", "mmdet", "numpy", "opencv-python",
+    "pycocotools", "hotcoco", "timm",
+)  # fmt: skip
 # What decides how fast float32 and bfloat16 can be, in the names of /proc/cpuinfo.
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16")
 

@@ -27,6 +27,8 @@ def test_the_package_folder_of_an_installed_package_comes_first(tmp_path, monkey
 def test_an_unknown_name_is_refused_with_similar_ones():
     with pytest.raises(ConfigError, match=r"no config 'cascade_convnext_t.*, cascade_convnext_t_"):
         config_names.config_path("mmconvnext::cascade_convnext_t")
+    with pytest.raises(ConfigError, match=r"it has, for example, cascade_convnext_b_coco\.py"):
+        config_names.config_path("nothing_like_it")
 
 
 @pytest.mark.parametrize(

@@ -242,8 +242,8 @@ def test_polygons_give_back_any_mask_but_its_holes(seed, parts):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [*{"num_train": 0, "num_val": -1, "image_size": 32, "seed": -1}.items()]
-    + [("seed", 1.5), ("num_val", True)],
+    [("num_train", 0), ("num_val", -1), ("num_val", True), ("image_size", 32)]
+    + [("seed", -1), ("seed", 1.5)],
 )
 def test_wrong_arguments_are_named(tmp_path, argument, value):
     with pytest.raises(ShapesError, match=f"{argument}={value}"):

@@ -158,7 +158,7 @@ SCALING = {"base_batch_size": 16, "enable": True}
 @pytest.mark.parametrize(
     ("changes", "accumulated", "world_size", "note"),
     [
-        ({}, 1, 2, r"for 16 .* with 4 images a step \(2 x 2\); --auto-scale-lr .* by 0.25"),
+        ({}, 1, 2, r"meant for 16 .* with 4 images a step \(2 x 2\); --auto-scale-lr .* by 0.25"),
         ({}, 1, 8, None),
         ({}, 8, 1, None),
         (

@@ -129,7 +129,10 @@ def test_a_checkpoint_of_the_detector_spares_that_of_the_backbone(tmp_path, chec
     [
         ({"model": {"type": "NoSuchModel"}}, "NoSuchModel is not in the mmdet::model registry"),
         ({"model": {**TINY, "no_such": 1}}, "unexpected keyword argument 'no_such'"),
-        ({"model": {"type": "ConvNeXt", "arch": "tinny"}}, "arch='tinny' is not a ConvNeXt"),
+        (
+            {"model": {"type": "ConvNeXt", "arch": "tinny"}},
+            "arch='tinny' is not a ConvNeXt variant",
+        ),
         ({"model": {"arch": "tiny"}}, 'must contain the key "type"'),
         ({"custom_hooks": [{"type": "NoSuchHook"}]}, "NoSuchHook is not in the mmdet::hook"),
         ({"train_cfg": {"by_epoch": True}}, "train_dataloader, train_cfg, and optim_wrapper"),

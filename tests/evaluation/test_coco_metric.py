@@ -208,7 +208,8 @@ def test_mistakes(data):
     no_masks = [(s, {k: v for k, v in r.items() if k != "masks"}) for s, r in results]
     with pytest.raises(KeyError, match="segm is not in results"):
         both(path, no_masks, metric="segm")
-    with pytest.raises(ConfigError, match=r"='rust' of FastCocoMetric must be one of \('auto"):
+    says = r"backend='rust' of FastCocoMetric must be one of \('auto"
+    with pytest.raises(ConfigError, match=says):
         FastCocoMetric(ann_file=str(path), backend="rust")
 
 

@@ -3,9 +3,11 @@ import multiprocessing
 import re
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.utils import _http
 
 from mmconvnext.errors import CheckpointError, DownloadError, SourceError
 from mmconvnext.weights.download import download, obtain, place_of
@@ -210,8 +212,11 @@ def test_a_server_that_is_busy_is_asked_again(url, server, logged):
     "url", ["http://127.0.0.1:1/x.pth", "https://127.0.0.1:1/x.pth", "http://127.0.0.1:port/x.pth"]
 )
 @pytest.mark.usefixtures("server")
-def test_a_server_that_is_not_there(cache, url):
+def test_a_server_that_is_not_there_is_asked_once(cache, url, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=pauses.append))
     refused(url)
+    assert pauses == []
     assert content_of(cache) == []
 
 

@@ -130,7 +130,7 @@ def test_one_hash_cannot_be_that_of_several_files_or_of_none(local, url):
     assert fetch_first([local], sha256=sha256(CONTENT))[0] == local
     for sources_, says in (
         ([local, url], "add #sha256=… to each URL"),
-        ([], "no source of weights"),
+        ([], "no source of weights is given"),
     ):
         with pytest.raises(SourceError, match=says):
             fetch_first(sources_, sha256=sha256(CONTENT))
