@@ -25,17 +25,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check, print a line for each kind of finding, and raise if a file is refused."""
     from mmconvnext.data import prepare
-    from mmconvnext.data.files import CheckOptions
+    from mmconvnext.data.files import CheckOptions, cache_folder
+    from mmconvnext.engine.own_data import use_dataset
     from mmconvnext.errors import UserError
 
     if args.config.endswith(".json"):
-        if args.oracle or args.data_root:
-            raise UserError("--oracle and --data-root need a config, not an annotation file")
+        if args.oracle or args.data_root or args.dataset:
+            raise UserError(
+                "--oracle, --data-root and --dataset need a config, not an annotation file"
+            )
         options = CheckOptions(args.data_checks or "repair", pictures=True)
         data = prepare.check_one(Path(args.config), args.images and Path(args.images), options)
     else:
         cfg = common.read_config(args)
         common.set_data(cfg, args)
+        if args.dataset:
+            folder = cache_folder() / "dataset"
+            chosen = use_dataset(cfg, Path(args.dataset), folder, trains=False)
+            print(*chosen.notes, chosen.table, sep="\n")
         data = prepare.prepare_data(cfg, ("train", "val", "test"))
     for line in data.notes:
         print(line)

@@ -7,7 +7,7 @@ import functools
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmconvnext.errors import UserError
@@ -98,9 +98,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where the data is and how it is checked."""
-    add = parser.add_argument
-    add("--data-root", help="folder of the data set, in place of the config's data_root")
-    add(
+    where = parser.add_mutually_exclusive_group().add_argument
+    where("--data-root", help="folder of the data set, in place of the config's data_root")
+    own = "folder of pictures and annotations in any known layout; classes are taken from it"
+    where("--dataset", metavar="DIR", help=own)
+    parser.add_argument(
         "--data-checks",
         choices=["strict", "repair", "off"],
         help="faults of annotation files: refuse them, repair them in a copy, or do not look",
@@ -139,6 +141,34 @@ def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     configs.set_work_dir(cfg, args.work_dir)
     set_data(cfg, args)
     return cfg, notes
+
+
+def use_dataset(
+    cfg: Config, args: argparse.Namespace, suffix: str, labels: Sequence[str] | None = None
+) -> list[str]:
+    """Point the config at ``--dataset``; write what was chosen into the work folder.
+
+    Args:
+        cfg: complete, changed.
+        args: those of :func:`add_run_arguments`.
+        suffix: of the name of the config that is written.
+        labels: classes of the detector that is tested; None for a training.
+
+    Returns:
+        Lines for the log to come.
+    """
+    from pathlib import Path
+
+    from mmconvnext.engine import own_data
+
+    work_dir, root = Path(cfg.work_dir), Path(args.dataset)
+    # so deep that it is not taken for a part of the data, where the work folder lies in its folder
+    folder = work_dir / "dataset" / "annotations"
+    chosen = own_data.use_dataset(cfg, root, folder, labels, suffix == "train")
+    path = work_dir / f"{Path(cfg.filename).stem}_{suffix}_on_dataset.py"
+    own_data.write_config(cfg, args.config, path)
+    written = f"written to {path}: a config for the same without --dataset"
+    return [*chosen.notes, f"what is in it:\n{chosen.table}", written]
 
 
 def write_json(content: dict, path: str) -> None:

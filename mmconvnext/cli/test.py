@@ -23,12 +23,16 @@ def run(args: argparse.Namespace) -> None:
 
     from mmconvnext.engine import config as configs
     from mmconvnext.engine.provenance import write_result
-    from mmconvnext.engine.runner import build_runner
+    from mmconvnext.engine.runner import build_runner, check_checkpoint
     from mmconvnext.evaluation.coco_metric import with_missing_ap
     from mmconvnext.evaluation.tables import ap_table
+    from mmconvnext.weights.detector import checkpoint_classes
 
     cfg, notes = common.read_run_config(args)
     cfg.load_from, cfg.resume = args.checkpoint, False
+    if args.dataset:
+        check_checkpoint(args.checkpoint)
+        notes += common.use_dataset(cfg, args, "test", checkpoint_classes(args.checkpoint))
     if args.show_dir:
         configs.draw_to(cfg, args.show_dir)
     if args.classwise:

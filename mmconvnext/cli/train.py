@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> None:
     from mmconvnext.engine.runner import build_runner, resume_from
 
     cfg, notes = common.read_run_config(args)
+    if args.dataset:
+        notes += common.use_dataset(cfg, args, "train")
     if args.from_scratch:
         dropped = configs.drop_pretrained(cfg)
         notes.append(f"from scratch: not loading {', '.join(dropped) or 'anything'}")

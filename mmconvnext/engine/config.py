@@ -16,6 +16,7 @@ from mmengine.model import PretrainedInit
 
 from mmconvnext.compat.config_names import PREFIX, config_path
 from mmconvnext.data.paths import leaf_datasets, metrics_of
+from mmconvnext.engine.classes import apply_shortcuts
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.coco_metric import is_coco_metric
 from mmconvnext.evaluation.pictures import ComparisonVisualizer
@@ -26,6 +27,7 @@ def load_config(name: str) -> Config:
 
     Names are those of the configs that come with this package (``cascade_convnext_t_coco.py``, with
     or without ``mmconvnext::``) or another (``mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py``).
+    A config's own ``classes`` and ``ann_files`` are put wherever they belong.
     """
     try:
         if Path(name).is_file():
@@ -38,9 +40,11 @@ def load_config(name: str) -> Config:
         reason = error.args[0] if error.args else error
         raise ConfigError(f"there is no config file {name}, and {reason}") from None
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python code: anything can go wrong in it
         raise ConfigError(f"{path} does not parse: {type(error).__name__}: {error}") from error
+    apply_shortcuts(cfg)
+    return cfg
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> list[str]:
@@ -50,6 +54,8 @@ def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> list[str]:
         cfg.merge_from_dict(dict(options or {}))
     except Exception as error:
         raise ConfigError(f"--cfg-options does not fit {cfg.filename}: {error}") from error
+    if any(key.partition(".")[0] in ("classes", "ann_files") for key in options or ()):
+        apply_shortcuts(cfg)
     return notes
 
 

@@ -23,7 +23,6 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
 from mmconvnext.data.prepare import is_local_coco, prepare_data
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
@@ -36,7 +35,12 @@ from mmconvnext.engine.device import (
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
 from mmconvnext.errors import ConfigError, UserError
-from mmconvnext.weights.detector import fit_detector, load_fitted, unwrapped
+from mmconvnext.weights.detector import (
+    checkpoint_classes,
+    fit_detector,
+    load_fitted,
+    unwrapped,
+)
 from mmconvnext.weights.sources import fetch_first
 
 
@@ -238,7 +242,8 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         if split != "val" and cfg.get(f"{split}_dataloader") is None:
             raise ConfigError(f"{cfg.filename} has no {split}_dataloader: nothing to {split} on")
     check_data_paths(cfg, tuple(splits))
-    data = prepare_data(cfg, splits, _classes_of_checkpoint(cfg, splits))
+    tested = cfg.get("load_from") if "test" in splits else None
+    data = prepare_data(cfg, splits, checkpoint_classes(tested) if tested else None)
     data.raise_refusals()
     notes = [*notes, *data.notes]
     if isinstance(cfg.get("load_from"), Sequence) and not isinstance(cfg.load_from, str):
@@ -261,17 +266,6 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         mmengine.dump(data.report, Path(runner.log_dir) / "data_checks.json", indent=2)
         runner.logger.info("versions and hardware: %s", write_run_info(cfg, runner.log_dir))
     return runner
-
-
-def _classes_of_checkpoint(cfg: Config, splits: Sequence[str]) -> Sequence[str] | None:
-    """The classes of the detector that is tested, as MMDetection 3 or 2 wrote them."""
-    if "test" not in splits or not cfg.get("load_from"):
-        return None
-    checkpoint = read_checkpoint(fetch_first(cfg.load_from)[1], mmap=True)
-    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
-    meta = meta if isinstance(meta, Mapping) else {}
-    dataset_meta = meta.get("dataset_meta") or {}
-    return dataset_meta.get("classes") or meta.get("CLASSES")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from mmdet.registry import MODELS
@@ -166,6 +166,22 @@ def _fit_rest(
     for note in notes:
         _log(f"{source}: {note}")
     return {k: v for k, v in given.items() if k in own and k not in other}
+
+
+def checkpoint_classes(source: str | Sequence[str]) -> Sequence[str] | None:
+    """The names of the classes of a detector's checkpoint; None where it does not have them.
+
+    Args:
+        source: path or URL, or alternatives of which the first that can be had is read.
+    """
+    return classes_of(read_checkpoint(fetch_first(source)[1], mmap=True))
+
+
+def classes_of(checkpoint: object) -> Sequence[str] | None:
+    """The names of the classes in a checkpoint, as MMDetection 3 or 2 wrote them, or None."""
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    return (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
 
 
 def verify_weights(cfg: Config) -> int:

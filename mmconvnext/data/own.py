@@ -1,0 +1,297 @@
+"""From the splits of somebody's folder to COCO files to train on: classes, ids, a validation part.
+
+Files that are COCO already are used as they are; others, and parts of them, are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from mmconvnext.data.formats.common import Split
+from mmconvnext.data.validation import choose_validation, same_pictures
+from mmconvnext.errors import DataError
+
+SPLITS = ("train", "val", "test")
+# COCO's upper limits of the area of small and medium objects, in pixels.
+SMALL, MEDIUM = 32**2, 96**2
+MAX_ROWS = 40  # of classes in the table
+
+
+@dataclass
+class OwnData:
+    """A data set that a config can be pointed at.
+
+    Attributes:
+        files: annotation file of each split; ``val`` and ``test`` are there always.
+        folders: of the pictures of each split.
+        classes: names of the labels, one order for all splits.
+        masks: whether objects have masks, or boxes alone.
+        notes: what was chosen, in lines.
+        rows: a table of what is in it, a column for each split.
+    """
+
+    files: dict[str, Path]
+    folders: dict[str, Path]
+    classes: tuple[str, ...]
+    masks: bool
+    notes: list[str]
+    rows: list[list[str]]
+
+
+def make_own(splits: Mapping[str, Split], folder: Path) -> OwnData:
+    """Make COCO files of splits, with a validation part; what has to be written goes to a folder.
+
+    The same splits give the same files. What is wrong with single objects is left to the checks.
+
+    Args:
+        splits: by name, out of ``train``, ``val`` and ``test``, as the readers give them.
+        folder: for new files, which lie in a folder of it that is named by their content.
+
+    Raises:
+        DataError: there are no objects, no second picture, or two spellings of one class.
+    """
+    splits = {name: splits[name] for name in SPLITS if name in splits}
+    for name, split in splits.items():
+        if not isinstance(split.content, dict) or not _entries(split, "images"):
+            raise DataError(f"{split.path or split.folder}: the {name} split has no images")
+    notes = []
+    if not any(_entries(split, "annotations") for split in splits.values()):
+        raise DataError(f"{_places(splits)}: there are no objects, nothing to train on")
+    if "test" in splits and len(splits) > 1 and not _entries(splits["test"], "annotations"):
+        notes.append("the test split has no objects and is left out")
+        del splits["test"]
+    classes, more = common_classes(splits)
+    notes += more
+    if "val" not in splits and "train" in splits:
+        splits, note = _with_validation(splits)
+        notes.append(note)
+    else:
+        notes += _note_on_copies(splits)
+    for name, other in (("val", "test"), ("test", "val")):
+        if name not in splits:
+            splits[name] = splits[other]
+            notes.append(f"there is no {name} split: {name} is {other}")
+    files = _write(splits, folder)
+    folders = {name: split.folder.absolute() for name, split in splits.items()}
+    entries = chain.from_iterable(_entries(split, "annotations") for split in splits.values())
+    masks = any(entry.get("segmentation") for entry in entries)
+    return OwnData(files, folders, classes, masks, notes, _table(splits, classes))
+
+
+def _entries(split: Split, key: str) -> list[dict[str, Any]]:
+    """A list of a file without what is no entry, which the checks refuse."""
+    entries = split.content.get(key)
+    return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+
+
+def _places(splits: Mapping[str, Split]) -> str:
+    return ", ".join(str(split.path or split.folder) for split in splits.values())
+
+
+def common_classes(splits: Mapping[str, Split]) -> tuple[tuple[str, ...], list[str]]:
+    """One order of classes for all splits: that of the first split's ids, then what others add.
+
+    Returns:
+        The names, and lines on classes that not every split has.
+
+    Raises:
+        DataError: there is none, or two differ in case, blanks and hyphens alone.
+    """
+    names: dict[str, None] = {}
+    lacking = []
+    for split in splits.values():
+        entries = [e for e in _entries(split, "categories") if isinstance(e.get("name"), str)]
+        if all(type(entry.get("id")) is int for entry in entries):
+            entries = sorted(entries, key=lambda entry: entry["id"])
+        names.update(dict.fromkeys(entry["name"] for entry in entries))
+    spellings: dict[str, str] = {}
+    for name in names:
+        other = spellings.setdefault(plain_name(name), name)
+        if other != name:
+            raise DataError(
+                f"{_places(splits)}: {other!r} and {name!r} are two classes that differ only in "
+                "case, blanks or hyphens; write both alike"
+            )
+    if not names:
+        raise DataError(f"{_places(splits)}: there are no classes")
+    first, *others = splits
+    known = {entry.get("name") for entry in _entries(splits[first], "categories")}
+    if others and (extra := [name for name in names if name not in known]):
+        lacking.append(f"{first} has no class {', '.join(map(repr, extra))}, which others have")
+    return tuple(names), lacking
+
+
+def plain_name(name: str) -> str:
+    """A class's name without case, and with one blank for blanks, underscores and hyphens."""
+    return " ".join(name.replace("_", " ").replace("-", " ").split()).casefold()
+
+
+def _with_validation(splits: Mapping[str, Split]) -> tuple[dict[str, Split], str]:
+    train = splits["train"]
+    images = _entries(train, "images")
+    labels: dict[Hashable, set[Hashable]] = defaultdict(set)
+    for entry in _entries(train, "annotations"):
+        labels[_key(entry.get("image_id"))].add(_key(entry.get("category_id")))
+    groups = [
+        [images[index] for index in group]
+        for group in same_pictures([_picture(train, image) for image in images])
+    ]
+    of_groups = [set().union(*(labels[_key(i.get("id"))] for i in group)) for group in groups]
+    chosen = choose_validation(of_groups, [len(group) for group in groups])
+    if not chosen:
+        raise DataError(
+            f"{_places({'train': train})}: one picture (copies count once) cannot be split into "
+            "training and validation; add pictures, or a folder val"
+        )
+    held = {id(image) for index in chosen for image in groups[index]}
+    parts = {
+        "train": _part(train, [image for image in images if id(image) not in held]),
+        "val": _part(train, [image for image in images if id(image) in held]),
+    }
+    note = (
+        f"there is no val split: {len(held)} of the {len(images)} training images were taken for "
+        "it, the same in every run, by class, copies of a picture together"
+    )
+    return {**parts, **{k: v for k, v in splits.items() if k != "train"}}, note
+
+
+def _key(value: Any) -> str:
+    """An id of any type, as images and objects may write it: 7, 7.0 or "7"."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _part(split: Split, images: list[dict[str, Any]]) -> Split:
+    """A split with some of its images; objects of no image at all stay, for the checks to find."""
+    others = {_key(image.get("id")) for image in _entries(split, "images")}
+    others -= {_key(image.get("id")) for image in images}
+    entries = [e for e in _entries(split, "annotations") if _key(e.get("image_id")) not in others]
+    return Split(split.folder, {**split.content, "images": images, "annotations": entries})
+
+
+def _picture(split: Split, image: Mapping[str, Any]) -> Path:
+    return split.folder / str(image.get("file_name")).replace("\\", "/").replace("\0", "")
+
+
+def _note_on_copies(splits: Mapping[str, Split]) -> list[str]:
+    """A line for pictures of the training that are in the validation or the test, too."""
+    used = [(n, _picture(s, i)) for n, s in splits.items() for i in _entries(s, "images")]
+    for_training = [name == "train" for name, _ in used]
+    both = [
+        group
+        for group in same_pictures([path for _, path in used])
+        if len({for_training[index] for index in group}) > 1
+    ]
+    if not both:
+        return []
+    example = " and ".join(str(used[index][1]) for index in both[0][:2])
+    return [f"{len(both)} pictures are in the training and in val or test, too: {example}"]
+
+
+def _write(splits: Mapping[str, Split], folder: Path) -> dict[str, Path]:
+    """The annotation file of each split: the one that it is read from, or a new one."""
+    files = {name: split.path.absolute() for name, split in splits.items() if split.path}
+    texts = {
+        name: json.dumps(with_ids_from_one(split.content))
+        for name, split in splits.items()
+        if not split.path
+    }
+    digest = hashlib.sha256("".join(texts.values()).encode()).hexdigest()[:8]
+    written: dict[str, Path] = {}
+    for name, text in texts.items():
+        path = folder.absolute() / digest / f"{name}.json"
+        # one file for splits that are the same: their metric and data set have to have one
+        files[name] = written.setdefault(text, path)
+        if not files[name].is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.{os.getpid()}")
+            part.write_text(text, encoding="utf-8")
+            os.replace(part, path)
+    return {name: files[name] for name in splits}
+
+
+def with_ids_from_one(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A COCO file whose ids start at 1 where they started below, all moved by the same number."""
+    moved = dict(content)
+    for key, reference in (
+        ("images", "image_id"),
+        ("categories", "category_id"),
+        ("annotations", None),
+    ):
+        entries = moved.get(key)
+        ids = [e.get("id") for e in entries if isinstance(e, dict)] if entries else []
+        if not ids or any(type(each) is not int for each in ids) or min(ids) >= 1:
+            continue
+        step = 1 - min(ids)
+        moved[key] = _moved(entries, "id", step)
+        if reference:
+            moved["annotations"] = _moved(moved["annotations"], reference, step)
+    return moved
+
+
+def _moved(entries: Sequence[Any], key: str, step: int) -> list[Any]:
+    return [
+        {**e, key: e[key] + step} if isinstance(e, dict) and type(e.get(key)) is int else e
+        for e in entries
+    ]
+
+
+def _table(splits: Mapping[str, Split], classes: Sequence[str]) -> list[list[str]]:
+    """Images, objects of each class and their sizes, a column for each split."""
+    counts = {name: _count(split) for name, split in splits.items()}
+    rows = [["", *counts]]
+    shown = [*classes[:MAX_ROWS]]
+    for key in ("images", "images without objects", "picture sizes"):
+        rows.append([key, *(str(count[0][key]) for count in counts.values())])
+    for name in shown:
+        rows.append([name, *(str(count[1][name]) for count in counts.values())])
+    if len(classes) > len(shown):
+        others = classes[MAX_ROWS:]
+        totals = (sum(count[1][name] for name in others) for count in counts.values())
+        rows.append([f"{len(others)} other classes", *map(str, totals)])
+    for key in ("small", "medium", "large", "crowds"):
+        rows.append([key, *(str(count[0][key]) for count in counts.values())])
+    return rows
+
+
+def _count(split: Split) -> tuple[dict[str, Any], Counter[str]]:
+    """What is in a split, and the objects of each class; crowds are counted apart."""
+    images, entries = _entries(split, "images"), _entries(split, "annotations")
+    names = {_key(c.get("id")): str(c.get("name")) for c in _entries(split, "categories")}
+    used = {_key(entry.get("image_id")) for entry in entries}
+    sizes = [(i["width"], i["height"]) for i in images if _is_sized(i)]
+    ends = dict.fromkeys(f"{w}x{h}" for w, h in (min(sizes), max(sizes))) if sizes else ["unknown"]
+    objects = [entry for entry in entries if entry.get("iscrowd") != 1]
+    found = {
+        "images": len(images),
+        "images without objects": sum(_key(i.get("id")) not in used for i in images),
+        "picture sizes": " to ".join(ends),
+        **{"small": 0, "medium": 0, "large": 0},
+        "crowds": len(entries) - len(objects),
+    }
+    for entry in objects:
+        area = _area(entry)
+        found["small" if area < SMALL else "medium" if area < MEDIUM else "large"] += 1
+    return found, Counter(names.get(_key(e.get("category_id")), "?") for e in objects)
+
+
+def _is_sized(image: Mapping[str, Any]) -> bool:
+    return all(type(image.get(key)) is int for key in ("width", "height"))
+
+
+def _area(entry: Mapping[str, Any]) -> float:
+    """In pixels; of the box where the file does not say, 0 where that is none."""
+    area, box = entry.get("area"), entry.get("bbox")
+    if isinstance(area, int | float) and area > 0:
+        return area
+    numbers = isinstance(box, list) and len(box) == 4
+    if not numbers or not all(isinstance(value, int | float) for value in box[2:]):
+        return 0.0
+    return float(box[2] * box[3])

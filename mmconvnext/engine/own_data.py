@@ -1,0 +1,216 @@
+"""Pointing a config at somebody's folder (``--dataset``), and writing down what was chosen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config, ConfigDict
+
+from mmconvnext.compat.config_names import PREFIX, config_dir
+from mmconvnext.data.layouts import read_layout
+from mmconvnext.data.own import OwnData, make_own
+from mmconvnext.data.paths import metrics_of
+from mmconvnext.engine.classes import SPLITS, only_dataset, separate_test, set_classes
+from mmconvnext.engine.config import load_config
+from mmconvnext.errors import ConfigError, DataError
+from mmconvnext.evaluation.coco_metric import is_coco_metric
+from mmconvnext.evaluation.tables import format_table
+
+# A detector with masks, and what it is without.
+WITHOUT_MASKS = {"MaskRCNN": "FasterRCNN", "FasterRCNN": "FasterRCNN", "CascadeRCNN": "CascadeRCNN"}
+WITHOUT_MASK_HEAD = ("StandardRoIHead", "CascadeRoIHead")
+
+
+class ChosenData(NamedTuple):
+    """What :func:`use_dataset` did: lines for the log, and a table of what is in the data."""
+
+    notes: list[str]
+    table: str
+
+
+def use_dataset(
+    cfg: Config, root: Path, folder: Path, labels: Sequence[str] | None = None, trains: bool = True
+) -> ChosenData:
+    """Point a config at a folder of pictures and annotations in any known layout.
+
+    Args:
+        cfg: complete; changed in place: data sets, metrics, classes and their number in every head;
+            without masks in the data the mask head goes.
+        root: the folder.
+        folder: for annotation files that have to be written.
+        labels: classes of the detector that is tested, which the data may have some of.
+        trains: whether there has to be a training split.
+
+    Raises:
+        DataError: the folder is in no known layout, or has nothing to use, or other classes than
+            the detector.
+        ConfigError: the config cannot be used with it.
+    """
+    root = root.absolute()
+    if not root.is_dir():
+        raise DataError(f"--dataset {root}: there is no such folder")
+    name, splits = read_layout(root)
+    own = make_own(splits, folder)
+    if trains and "train" not in own.files:
+        raise DataError(
+            f"{root} has no training split, only {', '.join(splits)}; call its folder or file train"
+        )
+    separate_test(cfg)
+    notes = [f"{root}: {name}, {len(own.classes)} classes", *own.notes]
+    _set_paths(cfg, root, own)
+    if not own.masks:
+        notes += remove_masks(cfg)
+    # said at the top level, too: there they would win when the config that is written is read
+    cfg.classes = own.classes if labels is None else _labels(own.classes, labels, root)
+    set_classes(cfg, cfg.classes)
+    if cfg.get("ann_files") is not None:
+        cfg.ann_files = {s: _below(own.files[s], root) for s in SPLITS if s in own.files}
+    if cfg.get("load_from") and trains and "num_classes" not in (cfg.get("load_adapt") or ()):
+        cfg.load_adapt = [*(cfg.get("load_adapt") or ()), "num_classes"]
+        notes.append("load_adapt has 'num_classes' now: load_from may have other classes")
+    return ChosenData(notes, format_table(own.rows))
+
+
+def _labels(classes: Sequence[str], labels: Sequence[str], root: Path) -> tuple[str, ...]:
+    unknown = [name for name in classes if name not in labels]
+    if unknown:
+        raise DataError(
+            f"{root}: the checkpoint has no class {unknown[0]!r}, but {len(labels)} others, "
+            f"{', '.join(map(repr, labels[:8]))}{', ...' * (len(labels) > 8)}; name them alike, or "
+            "train on this data"
+        )
+    return tuple(labels)
+
+
+def _set_paths(cfg: Config, root: Path, own: OwnData) -> None:
+    if "data_root" in cfg:
+        cfg.data_root = f"{root}/"
+    for split in (split for split in SPLITS if split in own.files):
+        dataset = only_dataset(cfg, split)
+        if dataset is None:
+            continue
+        # MMDetection's default types for other data sets read other files
+        dataset["type"] = "CocoDataset"
+        dataset["data_root"] = f"{root}/"
+        dataset["ann_file"] = _below(own.files[split], root)
+        dataset["data_prefix"] = {"img": _below(own.folders[split], root)}
+        dataset["metainfo"] = {}
+        dataset.pop("indices", None)  # of the config's own data
+        # small pictures are somebody's data, too
+        (dataset.get("filter_cfg") or {}).pop("min_size", None)
+        if split == "train":
+            continue
+        dataset["test_mode"] = True
+        for metric in metrics_of(cfg.get(f"{split}_evaluator")):
+            if not is_coco_metric(metric):
+                raise ConfigError(
+                    f"{split}_evaluator of {cfg.filename} is {metric.get('type')}; --dataset needs "
+                    "FastCocoMetric or CocoMetric there"
+                )
+            metric["ann_file"] = str(own.files[split])
+
+
+def _below(path: Path, root: Path) -> str:
+    """A path relative to a folder where it lies there, with an empty one for the folder itself."""
+    if not path.is_relative_to(root):
+        return str(path)
+    relative = path.relative_to(root).as_posix()
+    return "" if relative == "." else relative
+
+
+def remove_masks(cfg: Config) -> list[str]:
+    """Let a config train and test boxes alone: without mask head, masks in pipelines and metrics.
+
+    Returns:
+        A line on what changed, or none where the config has no masks.
+
+    Raises:
+        ConfigError: the detector cannot do without masks.
+    """
+    model, head = cfg.model, cfg.model.get("roi_head") or {}
+    kinds = (str(model.get("type")), str(head.get("type")))
+    has_head = any(head.get(key) is not None for key in ("mask_head", "mask_roi_extractor"))
+    known = kinds[0] in WITHOUT_MASKS and kinds[1] in WITHOUT_MASK_HEAD
+    if not known and (has_head or _loads_masks(cfg.get("train_dataloader"))):
+        raise ConfigError(
+            f"the data has boxes without masks, and {kinds[0]} of {cfg.filename} learns masks: "
+            "choose a config of Mask R-CNN, Cascade Mask R-CNN or a detector of boxes"
+        )
+    for key in list(cfg):
+        cfg[key] = _without_masks(cfg[key])
+    for split in SPLITS[1:]:
+        for metric in metrics_of(cfg.get(f"{split}_evaluator")):
+            metric["metric"] = "bbox"
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if "segm" in str(hook.get("save_best")):
+        hook["save_best"] = "coco/bbox_mAP"
+    if not has_head:
+        return []
+    cfg.model.type = WITHOUT_MASKS[kinds[0]]
+    cfg.model.roi_head.update(mask_head=None, mask_roi_extractor=None)
+    return [
+        "the data has boxes without masks: the same detector is trained without mask head, as "
+        f"{'Faster' if cfg.model.type == 'FasterRCNN' else 'Cascade'} R-CNN, and box AP is reported"
+    ]
+
+
+def _loads_masks(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return value.get("with_mask") is True or any(map(_loads_masks, value.values()))
+    return isinstance(value, list | tuple) and any(map(_loads_masks, value))
+
+
+def _without_masks(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        off = {key: False for key in ("with_mask", "pad_mask") if value.get(key)}
+        return ConfigDict({k: _without_masks(v) for k, v in {**value, **off}.items()})
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_masks, value))
+    return value
+
+
+def write_config(cfg: Config, name: str, path: Path) -> None:
+    """Write a config that inherits another one and has what is different in this one.
+
+    Args:
+        cfg: to write.
+        name: path or name of the config that it was made from.
+        path: of the file.
+    """
+    base = load_config(name)
+    changed = difference(base.to_dict(), cfg.to_dict())
+    for key in ("work_dir", "launcher"):
+        changed.pop(key, None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = f"_base_ = {_base_name(name, base.filename)!r}\n{Config(changed).pretty_text}"
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _base_name(name: str, filename: str) -> str:
+    if "::" in name:
+        return name
+    path, folder = Path(filename).absolute(), config_dir().absolute()
+    if path.is_relative_to(folder):
+        return PREFIX + path.relative_to(folder).with_suffix("").as_posix()
+    return str(path)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be merged into one config, as MMEngine merges, to make the other of it."""
+    changed: dict[str, Any] = {}
+    for key, value in new.items():
+        if key in old and old[key] == value:
+            continue
+        before = old.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and set(before) <= set(value):
+            changed[key] = difference(before, value)
+        elif isinstance(value, Mapping) and key in old:
+            changed[key] = {"_delete_": True, **value}
+        else:
+            changed[key] = value
+    return changed
