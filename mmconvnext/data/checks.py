@@ -19,6 +19,7 @@ REQUIRED_KEYS = {
     "annotations": ("image_id", "category_id"),
     "categories": ("id", "name"),
 }
+NO_OBJECTS = "no objects"
 NEAR = 0.66  # likeness of names from which one is taken for a misspelling of the other
 CHUNK = 50_000  # annotations that are looked at together: bounds the memory
 # Shares of boxes that are corners (x1, y1, x2, y2) within the picture, and that reach beyond it as
@@ -375,9 +376,9 @@ def _check_box_form(
 
 
 def _check_crowds(entries: Entries, findings: Findings) -> None:
-    if not entries and not findings.of("repair"):
-        findings.add("error", "no objects", "nothing to train on or to evaluate with")
-    elif entries and all(entry["iscrowd"] for entry in entries):
+    if not entries:
+        findings.add("error", NO_OBJECTS, "nothing to train on or to evaluate with")
+    elif all(entry["iscrowd"] for entry in entries):
         text = "every object has iscrowd=1, is ignored in training and not counted in AP: set 0"
         findings.add("error", "only crowds", text)
 

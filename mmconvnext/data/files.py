@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mmconvnext.data.checks import Size, check_annotations
+from mmconvnext.data.checks import NO_OBJECTS, Size, check_annotations
 from mmconvnext.data.findings import Finding, Findings
 from mmconvnext.data.pictures import check_pictures, read_pictures
 from mmconvnext.errors import ConfigError
@@ -92,20 +92,22 @@ class CheckedFile:
     def errors(self, options: CheckOptions) -> list[str]:
         """Why the file is refused, a line for each kind."""
         refused = ("error", "repair", "fill") if options.mode == "strict" else ("error",)
-        lines = [
-            str(finding)
+        refusals = [
+            finding
             for finding in self.findings
             if finding.severity in refused and finding.kind not in options.allow
         ]
-        if self.repaired > options.max_repaired * self.objects:
-            kinds = "; ".join(str(f) for f in self.findings if f.severity == "repair")
-            lines.insert(
-                0,
-                f"{self.repaired} of {self.objects} objects ({self.repaired / self.objects:.1%}) "
-                f"would be repaired, more than data_checks.max_repaired={options.max_repaired:g}; "
-                f"correct the file, or allow more: {kinds}",
-            )
-        return lines
+        if self.repaired <= options.max_repaired * self.objects:
+            return list(map(str, refusals))
+        kinds = "; ".join(str(f) for f in self.findings if f.severity == "repair")
+        share = (
+            f"{self.repaired} of {self.objects} objects ({self.repaired / self.objects:.1%}) would "
+            f"be repaired, more than data_checks.max_repaired={options.max_repaired:g}; correct "
+            f"the file, or allow more: {kinds}"
+        )
+        # that none is left follows from it
+        others = (f for f in refusals if f.severity == "error" and f.kind != NO_OBJECTS)
+        return [share, *map(str, others)]
 
 
 def check_file(
