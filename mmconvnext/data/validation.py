@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from mmconvnext.weights.checksum import sha256_of
+
 VAL_SHARE = 0.15
 
 
@@ -66,7 +68,7 @@ def same_pictures(paths: Sequence[Path]) -> list[list[int]]:
     """
     there = [index for index, path in enumerate(paths) if path.is_file()]
     groups = [[index] for index in set(range(len(paths))).difference(there)] + [there] * bool(there)
-    for key in (_size, _head, _digest):  # few files have to be read as a whole
+    for key in (_size, _head, sha256_of):  # few files have to be read as a whole
         finer = []
         for group in groups:
             by_key: dict[Any, list[int]] = defaultdict(list)
@@ -84,8 +86,3 @@ def _size(path: Path) -> int:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(1 << 14)
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -24,7 +24,7 @@ def find(root: Path) -> list[Path]:
 def _is_coco(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(1 << 16)
-    if b'"shapes"' in head:
+    if b'"shapes"' in head or not head.lstrip().startswith(b"{"):
         return False
     # the lists of a large file are far apart: only a small one is read
     if path.stat().st_size > len(head):

@@ -50,7 +50,7 @@ def read(root: Path) -> dict[str, Split]:
     }
     if lists:
         chosen = {
-            split: [root / "Annotations" / f"{line.split()[0]}.xml" for line in _lines(path)]
+            split: [_of_line(root / "Annotations", line) for line in _lines(path)]
             for split, path in lists.items()
         }
     else:
@@ -70,6 +70,12 @@ def read(root: Path) -> dict[str, Split]:
                 _read_object(path, each, builder, first)
         splits[split] = Split(root, builder.content())
     return splits
+
+
+def _of_line(folder: Path, line: str) -> Path:
+    """The file of a line: a name, which may have blanks, or a name and VOC's 1, 0 or -1."""
+    whole = folder / f"{line.strip()}.xml"
+    return whole if whole.is_file() else folder / f"{line.strip().rpartition(' ')[0].strip()}.xml"
 
 
 def _lines(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ A line is ``class x y width height`` (the centre and the size of a box) or ``cla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,14 @@ def read(root: Path) -> dict[str, Split]:
     path = find(root)[0]
     settings = _load(path)
     names = settings["names"]
-    classes = [names[k] for k in sorted(names)] if isinstance(names, Mapping) else list(names)
+    names = [names[k] for k in sorted(names)] if isinstance(names, Mapping) else names
+    classes = list(map(str, names))
     splits = {}
     for key, split in KEYS.items():
         if not settings.get(key):
             continue
         folder = _folder(path, settings, key)
-        builder = CocoBuilder(list(map(str, classes)))
+        builder = CocoBuilder(classes)
         for picture in pictures_in(folder):
             name = picture.relative_to(folder).as_posix()
             builder.image(name, *picture_size(picture))
@@ -83,16 +84,16 @@ def _labels(picture: Path) -> Path:
     return picture.with_suffix(".txt")
 
 
-def _read_labels(path: Path, builder: CocoBuilder, classes: list[str]) -> None:
+def _read_labels(path: Path, builder: CocoBuilder, classes: Sequence[str]) -> None:
     if not path.is_file():
         return
     width, height = builder.images[-1]["width"], builder.images[-1]["height"]
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             label, *values = line.split()
-            name = str(classes[int(label)])
+            name = dict(enumerate(classes))[int(label)]
             shares = [float(value) for value in values]
-        except (ValueError, IndexError):
+        except (ValueError, KeyError):
             if line.strip():
                 raise DataError(
                     f"{path}:{number}: {line!r} is no line of YOLO: a class from 0 to "
@@ -153,7 +154,7 @@ def _line(entry: Mapping[str, Any], image: Mapping[str, Any]) -> str:
 def join(polygons: list[list[float]]) -> list[float]:
     """One polygon for an object of several parts, with ways there and back of no area."""
     first, *others = polygons
-    joined = list(first)
+    joined = [*first, *first[:2] * bool(others)]
     for other in others:
         joined += [*other, *other[:2], *first[:2]]
     return joined

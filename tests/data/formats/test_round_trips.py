@@ -1,0 +1,164 @@
+"""COCO -> a format -> COCO: nothing is lost that both hold."""
+
+import json
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from mmconvnext.data.formats import FORMATS, Split
+from mmconvnext.data.formats.common import encode
+from mmconvnext.data.layouts import read_layout
+
+NAMES = ("a cat", "Bär", "狗")
+MASKLESS = {"voc"}
+SQUARE = [10.25, 20, 40, 20.5, 40, 60, 10, 60]
+TRIANGLE = [50, 10, 70, 10, 60, 30.125]
+
+
+def box_of(polygons):
+    points = np.concatenate([np.reshape(p, (-1, 2)) for p in polygons])
+    low, high = points.min(0), points.max(0)
+    return [*low.tolist(), *(high - low).tolist()]
+
+
+def rectangle(x, y, w, h):
+    mask = np.zeros((80, 100), np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    code = coco_mask.encode(mask)
+    return {"size": [80, 100], "counts": code["counts"].decode()}
+
+
+def make(root, names=NAMES, splits=("train", "val"), pictures=2) -> dict[str, Split]:
+    """Splits with objects of one part and of two, a box, a crowd, and a picture without objects."""
+    made = {}
+    for split in splits:
+        images, annotations = [], []
+        folder = root / split
+        folder.mkdir(parents=True)
+        for index in range(1, pictures + 1):
+            name = f"{split} {index}.png"
+            shade = np.full((80, 100, 3), 40 * index + 7 * len(split), np.uint8)
+            cv2.imwrite(str(folder / name), shade)
+            images.append({"id": index, "file_name": name, "width": 100, "height": 80})
+        objects = [
+            {"segmentation": [SQUARE], "bbox": box_of([SQUARE])},
+            {"segmentation": [SQUARE, TRIANGLE], "bbox": box_of([SQUARE, TRIANGLE])},
+            {"bbox": [5.5, 6.25, 30, 40]},
+            {"segmentation": rectangle(60, 40, 20, 30), "bbox": [60, 40, 20, 30], "iscrowd": 1},
+        ]
+        for index, entry in enumerate(objects):
+            ids = {"id": index + 1, "image_id": 1, "category_id": index % len(names) + 1}
+            annotations.append({"area": 900.0, "iscrowd": 0, **ids, **entry})
+        categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        made[split] = Split(folder, content)
+    return made
+
+
+def summary(split: Split, masks: bool, crowds: bool) -> Counter:
+    """Its pictures and objects, without ids and order."""
+    content = split.content
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    images = {i["id"]: i for i in content["images"]}
+    found = Counter()
+    for image in images.values():
+        path = split.folder / image["file_name"]
+        found[(path.name, image["width"], image["height"], path.is_file())] += 1
+    for entry in content["annotations"]:
+        image = images[entry["image_id"]]
+        if entry["iscrowd"] and not crowds:
+            continue
+        box = tuple(np.round(entry["bbox"], 5).tolist())
+        mask = entry.get("segmentation") if masks else None
+        area = 0
+        if mask:
+            area = int(coco_mask.area(encode(mask, image["width"], image["height"])))
+            box = ()
+        name = (split.folder / image["file_name"]).name
+        found[(name, names[entry["category_id"]], box, area, entry["iscrowd"])] += 1
+    return found
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("splits", [("train",), ("train", "val")])
+def test_nothing_is_lost_that_both_hold(tmp_path, name, splits):
+    made = make(tmp_path / "in", splits=splits)
+    (tmp_path / "out").mkdir()
+    lost = FORMATS[name].write(made, tmp_path / "out")
+    found, read = read_layout(tmp_path / "out")
+    assert found == name
+    masks, crowds = name not in MASKLESS, name != "yolo"
+    if name == "labelme" or name == "cvat" or name == "labelstudio" or name == "coco":
+        assert lost == []
+    else:
+        assert lost
+    if len(splits) > 1:
+        assert list(read) == list(splits)
+    for split in splits:
+        assert summary(read[split], masks, crowds) == summary(made[split], masks, crowds)
+        assert [c["name"] for c in read[split].content["categories"]] == (
+            list(NAMES) if name in ("coco", "yolo") else sorted(NAMES)
+        )
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - MASKLESS))
+def test_polygons_are_those_that_were_written(tmp_path, name):
+    made = make(tmp_path / "in", splits=("train",))
+    (tmp_path / "out").mkdir()
+    FORMATS[name].write(made, tmp_path / "out")
+    read = read_layout(tmp_path / "out")[1]["train"].content["annotations"]
+    polygons = [e["segmentation"] for e in read if isinstance(e.get("segmentation"), list)]
+    assert any(len(p) == 1 and np.allclose(p[0], SQUARE, atol=1e-6) for p in polygons)
+    if name != "yolo":
+        (two,) = [p for p in polygons if len(p) == 2]
+        assert np.allclose(two[0], SQUARE, atol=1e-6)
+        assert np.allclose(two[1], TRIANGLE, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("count", [1, 200])
+def test_one_class_and_many(tmp_path, name, count):
+    names = [f"class {i:03d}" for i in range(count)]
+    made = make(tmp_path / "in", names=names, splits=("train",), pictures=1)
+    for index, each in enumerate(names):
+        entry = {"id": 10 + index, "image_id": 1, "category_id": index + 1, "iscrowd": 0}
+        made["train"].content["annotations"].append(
+            {**entry, "bbox": [1, 2, 30, 40], "area": 1200.0}
+        )
+        assert each
+    (tmp_path / "out").mkdir()
+    FORMATS[name].write(made, tmp_path / "out")
+    read = read_layout(tmp_path / "out")[1]["train"]
+    crowds = name != "yolo"
+    masks = name not in MASKLESS
+    assert summary(read, masks, crowds) == summary(made["train"], masks, crowds)
+    assert [c["name"] for c in read.content["categories"]] == names
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_real_annotations(tmp_path, coco_tiny, name):
+    content = json.loads((coco_tiny / "annotations" / "instances_val2017.json").read_text())
+    chosen = {c["id"] for c in content["categories"][:8]}
+    content["categories"] = [c for c in content["categories"] if c["id"] in chosen]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in chosen]
+    used = {a["image_id"] for a in content["annotations"]}
+    content["images"] = [i for i in content["images"] if i["id"] in used]
+    split = Split(coco_tiny / "val2017", content)
+    FORMATS[name].write({"val": split}, tmp_path)
+    read = read_layout(tmp_path)[1]
+    (found,) = read.values()
+    assert len(found.content["images"]) == len(content["images"])
+    kept = [a for a in content["annotations"] if name != "yolo" or not a["iscrowd"]]
+    assert len(found.content["annotations"]) == len(kept)
+    masks = name not in MASKLESS
+    if masks:  # polygons of several parts that overlap are joined by YOLO
+        ours, theirs = (
+            sorted(k[3] for k in summary(s, True, name != "yolo").elements() if len(k) == 5)
+            for s in (found, split)
+        )
+        assert np.allclose(ours, theirs, rtol=0.1, atol=30)
+    else:
+        assert summary(found, False, True) == summary(split, False, True)
