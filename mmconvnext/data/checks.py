@@ -84,8 +84,10 @@ def check_annotations(
     kept = [annotation for _, annotation in annotations]
     _check_crowds(kept, findings)
     kept = _check_annotation_ids(kept, findings)
+    if not findings.of("repair", "fill") and len(kept) == len(content["annotations"]):
+        return Checked(content, findings, classes)
     repaired = {**content, "images": images, "annotations": kept, "categories": categories}
-    return Checked(content if repaired == content else repaired, findings, classes)
+    return Checked(repaired, findings, classes)
 
 
 def _check_structure(content: Any, findings: Findings) -> bool:
@@ -349,7 +351,9 @@ def _check_objects(
                 if severity == "repair":
                     findings.repaired_objects.add(index)
             if repaired is not None:
-                kept.append((index, entry if repaired == entry else repaired))
+                kept.append(
+                    (index, repaired if any(FAULTS[k][0] != "note" for k in kinds) else entry)
+                )
     return kept
 
 

@@ -37,7 +37,7 @@ FAULTS = {
     "mask without a pixel": ("repair", "thinner than a pixel; object left out"),
     "no area": ("fill", "absent, not above 0 or no number; computed"),
     "area unlike the mask's": ("note", "AP by size goes by area; it was kept"),
-    "no iscrowd": ("fill", "absent or no number; taken to be 0"),
+    "no iscrowd": ("fill", "absent or no number; read as 0 or 1"),
     "ignore": ("fill", "ignore=1 is unknown to the metric; made iscrowd=1"),
     "mask unlike the box": ("note", "box and mask overlap by less than half; both were kept"),
 }
@@ -249,9 +249,9 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
 
 def _crowd(annotation: Mapping[str, Any], kinds: list[str]) -> int:
     crowd = annotation.get("iscrowd")
-    if crowd not in (0, 1) or not isinstance(crowd, int | bool):
+    if type(crowd) is not int or crowd not in (0, 1):
         kinds.append("no iscrowd")
-        crowd = crowd == "1"
+        crowd = crowd in (True, "1")
     if annotation.get("ignore"):
         kinds.append("ignore")
         crowd = 1
