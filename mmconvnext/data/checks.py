@@ -276,6 +276,9 @@ def _check_size(
         findings.add("fill", "image size", text, record)
         return actual
     size = Size(*map(int, given))
+    if any(type(entry[key]) is not int for key in ("width", "height")):
+        text = "as text or with a fraction; read as whole numbers"
+        findings.add("fill", "image sizes of another type", text, record)
     if actual is not None and size != actual:
         swapped = size == (actual.height, actual.width)
         kind = "width and height swapped" if swapped else "another size than the picture's"

@@ -106,7 +106,7 @@ def without_dummies(content: dict[str, Any]) -> dict[str, Any]:
 def write(splits: Mapping[str, Split], root: Path) -> list[str]:
     """Write splits as ``annotations/instances_SPLIT.json`` and folders of pictures."""
     for split, each in splits.items():
-        bring_pictures(each, root / split, each.content["images"])
+        bring_pictures(each, root / split)
         path = root / "annotations" / f"instances_{split}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(each.content), encoding="utf-8")

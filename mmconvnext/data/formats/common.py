@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -177,22 +179,45 @@ def split_folders(root: Path) -> dict[str, Path]:
     return found or {"train": root}
 
 
-def bring_pictures(split: Split, folder: Path, images: Sequence[Mapping[str, Any]]) -> None:
+def prefixes(splits: Mapping[str, Split]) -> dict[str, str]:
+    """What keeps the pictures of splits apart in one folder, where a name is in two of them."""
+    names = [{image["file_name"] for image in split.content["images"]} for split in splits.values()]
+    twice = sum(map(len, names)) > len(set().union(*names))
+    return {split: f"{split}/" if twice else "" for split in splits}
+
+
+def bring_pictures(split: Split, folder: Path) -> None:
     """Put the pictures of a split into a folder, as links to the same data where that is possible.
 
     Raises:
-        DataError: a picture is absent.
+        DataError: a picture is absent, or its name leaves the folder.
     """
-    for image in images:
+    for image in split.content["images"]:
         source, target = split.folder / image["file_name"], folder / image["file_name"]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"the picture {image['file_name']} is not below {split.folder}")
         if not source.is_file():
             raise DataError(f"the picture {source} does not exist")
-        if not target.exists():
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copy2(source, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+
+def parse_xml(path: Path) -> Element:
+    """Read an XML file.
+
+    Raises:
+        DataError: it is none, or has a document type, which could expand without bound.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise DataError(f"{path} has a document type, which annotations need not")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path} is not XML: {error}") from None
 
 
 def pairs(points: Sequence[float]) -> list[list[float]]:

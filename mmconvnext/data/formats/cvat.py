@@ -20,22 +20,23 @@ from mmconvnext.data.formats.common import (
     bring_pictures,
     objects_of,
     pairs,
+    parse_xml,
     polygons_of,
+    prefixes,
     split_of,
 )
-from mmconvnext.data.formats.voc import _root as parse
 from mmconvnext.errors import DataError
 
 
 def find(root: Path) -> list[Path]:
     """CVAT's files in a folder."""
     paths = sorted({*root.glob("*.xml"), *root.glob("*/*.xml")})
-    return [path for path in paths if parse(path).tag == "annotations"]
+    return [path for path in paths if parse_xml(path).tag == "annotations"]
 
 
 def read(root: Path) -> dict[str, Split]:
     """Read the splits of a folder: the subsets of its pictures, or all as ``train``."""
-    trees = {path: parse(path) for path in find(root)}
+    trees = {path: parse_xml(path) for path in find(root)}
     names = {label.findtext("name", "") for tree in trees.values() for label in tree.iter("label")}
     names |= {s.get("label", "") for t in trees.values() for i in t.iter("image") for s in i}
     builders: dict[str, CocoBuilder] = {}
@@ -93,12 +94,17 @@ def write(splits: Mapping[str, Split], root: Path) -> list[str]:
     labels = SubElement(SubElement(SubElement(tree, "meta"), "task"), "labels")
     for category in next(iter(splits.values())).content["categories"]:
         _write_label(SubElement(labels, "label"), category["name"])
-    index = 0
+    index, starts = 0, prefixes(splits)
     for split, each in splits.items():
-        bring_pictures(each, root / "images", each.content["images"])
+        bring_pictures(each, root / "images" / starts[split])
         for image, objects in objects_of(each.content):
             size = {key: str(image[key]) for key in ("width", "height")}
-            facts = {"id": str(index), "name": image["file_name"], "subset": split, **size}
+            facts = {
+                "id": str(index),
+                "name": starts[split] + image["file_name"],
+                "subset": split,
+                **size,
+            }
             node = SubElement(tree, "image", facts)
             index += 1
             for group, (entry, name) in enumerate(objects, start=1):

@@ -126,7 +126,7 @@ def write(splits: Mapping[str, Split], root: Path) -> list[str]:
     """Write splits as folders of pictures and files; masks become polygons."""
     for split, each in splits.items():
         folder = root / split if len(splits) > 1 else root
-        bring_pictures(each, folder, each.content["images"])
+        bring_pictures(each, folder)
         for image, objects in objects_of(each.content):
             shapes = []
             for group, (entry, name) in enumerate(objects):

@@ -6,7 +6,7 @@ Positions are in per cent of the picture's size. Regions of one ``parentID`` are
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -20,6 +20,7 @@ from mmconvnext.data.formats.common import (
     picture_size,
     pictures_in,
     polygons_of,
+    prefixes,
 )
 from mmconvnext.errors import DataError
 
@@ -53,7 +54,7 @@ def read(root: Path) -> dict[str, Split]:
     tasks = [(path, task) for path in find(root) for task in _load(path)]
     regions = [r for _, task in tasks for r in _regions(task)]
     names = sorted({_label(path_of, r) for path_of, r in ((find(root)[0], r) for r in regions)})
-    places = {p.name: p.relative_to(root).as_posix() for p in pictures_in(root)}
+    places = [p.relative_to(root).as_posix() for p in pictures_in(root)]
     builders: dict[str, CocoBuilder] = {}
     for path, task in tasks:
         split = str((task.get("meta") or {}).get("split") or "train")
@@ -81,15 +82,17 @@ def _label(path: Path, region: Mapping[str, Any]) -> str:
     return str(region["value"][KINDS[kind]][0])
 
 
-def _picture(path: Path, task: Mapping[str, Any], places: Mapping[str, str]) -> str:
-    url = str((task.get("data") or {}).get("image", ""))
-    local = parse_qs(urlsplit(url).query).get("d", [urlsplit(url).path])[0]
-    name = Path(unquote(local)).name
+def _picture(path: Path, task: Mapping[str, Any], places: Sequence[str]) -> str:
+    """The picture of a task below the folder: where its URL says, or the only one of its name."""
+    url = urlsplit(str((task.get("data") or {}).get("image", "")))
+    local = unquote(parse_qs(url.query).get("d", [url.path])[0]).lstrip("/")
+    name = Path(local).name
     # uploads get a prefix of eight digits
-    found = places.get(name) or places.get(name.partition("-")[2])
-    if not found:
-        raise DataError(f"{path}: the picture {name} of a task is not below {path.parent}")
-    return found
+    for wanted in (local, name, name.partition("-")[2]):
+        found = [p for p in places if p == wanted or p.endswith(f"/{wanted}")] if wanted else []
+        if len(found) == 1:
+            return found[0]
+    raise DataError(f"{path}: the picture {name} of a task is not below {path.parent}, or twice")
 
 
 def _add(path: Path, parts: list[dict[str, Any]], builder: CocoBuilder) -> None:
@@ -115,13 +118,15 @@ def write(splits: Mapping[str, Split], root: Path) -> list[str]:
 
     The labeling interface that the tasks need is written beside it, as ``label_config.xml``.
     """
-    tasks = []
+    tasks, starts = [], prefixes(splits)
     for split, each in splits.items():
-        bring_pictures(each, root / "images", each.content["images"])
+        bring_pictures(each, root / "images" / starts[split])
         for image, objects in objects_of(each.content):
             result = [r for i, (e, name) in enumerate(objects) for r in _result(e, name, image, i)]
             task: dict[str, Any] = {
-                "data": {"image": f"/data/local-files/?d=images/{image['file_name']}"},
+                "data": {
+                    "image": f"/data/local-files/?d=images/{starts[split]}{image['file_name']}"
+                },
                 "meta": {"split": split},
             }
             scores = [entry["score"] for entry, _ in objects if "score" in entry]

@@ -17,7 +17,9 @@ from mmconvnext.data.formats.common import (
     Split,
     bring_pictures,
     objects_of,
+    parse_xml,
     picture_size,
+    prefixes,
     split_folders,
 )
 from mmconvnext.errors import DataError
@@ -27,18 +29,8 @@ ENDS = ("xmin", "ymin", "xmax", "ymax")
 
 def find(root: Path) -> list[Path]:
     """Where the XML files are: one folder, or one for each split."""
-    folders = {path.parent for path in root.rglob("*.xml") if _root(path).tag == "annotation"}
+    folders = {path.parent for path in root.rglob("*.xml") if parse_xml(path).tag == "annotation"}
     return sorted(folders)
-
-
-def _root(path: Path) -> Element:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # the parser would expand them without bound
-        raise DataError(f"{path} has a document type, which annotations need not")
-    try:
-        return ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path} is not XML: {error}") from None
 
 
 def read(root: Path) -> dict[str, Split]:
@@ -56,7 +48,7 @@ def read(root: Path) -> dict[str, Split]:
     else:
         chosen = {s: sorted(f.rglob("*.xml")) for s, f in split_folders(root).items()}
     chosen = {split: files for split, files in chosen.items() if files}
-    trees = {path: _root(path) for files in chosen.values() for path in files}
+    trees = {path: parse_xml(path) for files in chosen.values() for path in files}
     first = 0 if any(_has_zero(tree) for tree in trees.values()) else 1
     objects = [each for tree in trees.values() for each in tree.iter("object")]
     names = sorted({each.findtext("name", "").strip() for each in objects})
@@ -88,9 +80,11 @@ def _has_zero(tree: Element) -> bool:
 
 
 def _picture(path: Path, tree: Element) -> Path:
-    name = Path((tree.findtext("filename") or path.stem).replace("\\", "/")).name
-    folders = [path.parent, path.parent.parent / "JPEGImages", path.parent.parent / "images"]
-    stems = [name, *(f"{path.stem}{suffix}" for suffix in PICTURES)]
+    given = (tree.findtext("filename") or path.stem).replace("\\", "/")
+    name = Path(given).name
+    above = path.parents[1:3]
+    folders = [path.parent, *(p / each for p in above for each in ("JPEGImages", "images"))]
+    stems = [given, name, *(f"{path.stem}{suffix}" for suffix in PICTURES)]
     for folder in folders:
         for each in stems:
             if (folder / each).is_file():
@@ -117,18 +111,20 @@ def write(splits: Mapping[str, Split], root: Path) -> list[str]:
     Returns:
         What the format cannot hold, in words.
     """
-    masks = 0
+    masks, starts = 0, prefixes(splits)
     for split, each in splits.items():
         stems = []
-        bring_pictures(each, root / "JPEGImages", each.content["images"])
+        bring_pictures(each, root / "JPEGImages" / starts[split])
         for image, objects in objects_of(each.content):
-            stem = Path(image["file_name"]).with_suffix("")
-            stems.append(stem.as_posix())
-            path = root / "Annotations" / f"{stem}.xml"
+            name = starts[split] + image["file_name"]
+            stems.append(Path(name).with_suffix("").as_posix())
+            path = root / "Annotations" / f"{stems[-1]}.xml"
             if path.exists():
-                raise DataError(f"two pictures are called {stem}, in two splits or formats")
+                raise DataError(
+                    f"two pictures of {split} are called {stems[-1]} but for the ending"
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(_tree(image, objects))
+            path.write_bytes(_tree({**image, "file_name": name}, objects))
             masks += sum("segmentation" in entry for entry, _ in objects)
         path = root / "ImageSets" / "Main" / f"{split}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)

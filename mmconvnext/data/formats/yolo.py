@@ -123,7 +123,7 @@ def write(splits: Mapping[str, Split], root: Path) -> list[str]:
     settings: dict[str, Any] = {"names": dict(enumerate(names))}
     for split, each in splits.items():
         settings[split] = f"images/{split}"
-        bring_pictures(each, root / "images" / split, each.content["images"])
+        bring_pictures(each, root / "images" / split)
         for image, objects in objects_of(each.content):
             lines = []
             for entry, name in objects:

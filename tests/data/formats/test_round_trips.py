@@ -31,7 +31,9 @@ def rectangle(x, y, w, h):
     return {"size": [80, 100], "counts": code["counts"].decode()}
 
 
-def make(root, names=NAMES, splits=("train", "val"), pictures=2) -> dict[str, Split]:
+def make(
+    root, names=NAMES, splits=("train", "val"), pictures=2, name="{split} {index}.png"
+) -> dict[str, Split]:
     """Splits with objects of one part and of two, a box, a crowd, and a picture without objects."""
     made = {}
     for split in splits:
@@ -39,10 +41,10 @@ def make(root, names=NAMES, splits=("train", "val"), pictures=2) -> dict[str, Sp
         folder = root / split
         folder.mkdir(parents=True)
         for index in range(1, pictures + 1):
-            name = f"{split} {index}.png"
+            file = name.format(split=split, index=index)
             shade = np.full((80, 100, 3), 40 * index + 7 * len(split), np.uint8)
-            cv2.imwrite(str(folder / name), shade)
-            images.append({"id": index, "file_name": name, "width": 100, "height": 80})
+            cv2.imwrite(str(folder / file), shade)
+            images.append({"id": index, "file_name": file, "width": 100, "height": 80})
         objects = [
             {"segmentation": [SQUARE], "bbox": box_of([SQUARE])},
             {"segmentation": [SQUARE, TRIANGLE], "bbox": box_of([SQUARE, TRIANGLE])},
@@ -102,6 +104,20 @@ def test_nothing_is_lost_that_both_hold(tmp_path, name, splits):
         assert [c["name"] for c in read[split].content["categories"]] == (
             list(NAMES) if name in ("coco", "yolo") else sorted(NAMES)
         )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_pictures_of_one_name_in_two_splits_are_kept_apart(tmp_path, name):
+    made = make(tmp_path / "in", name="{index}.png")
+    (tmp_path / "out").mkdir()
+    FORMATS[name].write(made, tmp_path / "out")
+    read = read_layout(tmp_path / "out")[1]
+    assert set(read) == {"train", "val"}
+    for split, each in read.items():
+        pairs = zip(each.content["images"], made[split].content["images"], strict=True)
+        for image, given in pairs:
+            ours, theirs = each.folder / image["file_name"], made[split].folder / given["file_name"]
+            assert ours.read_bytes() == theirs.read_bytes()
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - MASKLESS))
