@@ -93,7 +93,7 @@ def _box(
         if mask is None:
             raise UnsoundError("no box, no mask")
         kinds.append("no box")
-        return _extent(mask, width, height)
+        box = _extent(mask, width, height)
     if box[2] < 0 or box[3] < 0:
         kinds.append("box of negative size")
         x1, x2 = sorted((box[0], box[0] + box[2]))
