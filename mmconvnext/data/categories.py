@@ -1,0 +1,114 @@
+"""Categories of a COCO file against the classes of a config: names, ids, and their order. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from mmconvnext.data.findings import Findings
+
+Entries = list[dict[str, Any]]
+NEAR = 0.66  # likeness of names from which one is taken for a misspelling of the other
+
+
+def key_of(value: Any) -> str | None:
+    """An id as text, the same for 7, 7.0 and "7"; None for what is no id."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is int:
+        return str(value)
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def check_categories(
+    content: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    findings: Findings,
+) -> tuple[Entries, dict[Hashable, int | None], tuple[str, ...]]:
+    """The categories in the order of the labels, the new ids by the old ones, and the labels.
+
+    None stands for a category that is no class: its objects are left out.
+    """
+    entries = content["categories"]
+    _check_category_entries(entries, findings)
+    names = [entry["name"] for entry in entries]
+    classes = tuple(names if classes is None else classes)
+    labels = tuple(classes if labels is None else labels)
+    if findings.of("error"):
+        return entries, {}, labels
+    counts = Counter(key_of(a["category_id"]) for a in content["annotations"])
+    objects = {entry["name"]: counts[key_of(entry["id"])] for entry in entries}
+    _check_class_names(classes, objects, findings)
+    in_order = [name for name in names if name in classes] == list(labels)
+    if in_order and all(type(entry["id"]) is int for entry in entries):
+        return entries, with_text_keys({entry["id"]: entry["id"] for entry in entries}), labels
+    findings.add(
+        "fill",
+        "order of categories",
+        "labels are numbered in the order of the classes, not of the file",
+    )
+    by_name = {entry["name"]: entry for entry in entries}
+    new = [{**by_name.get(c, {}), "id": i, "name": c} for i, c in enumerate(labels, start=1)]
+    ids = {entry["name"]: entry["id"] for entry in new if entry["name"] in classes}
+    return new, with_text_keys({e["id"]: ids.get(e["name"]) for e in entries}), labels
+
+
+def with_text_keys(ids: Mapping[Hashable, int | None]) -> dict[Hashable, int | None]:
+    """Ids as they are and as :func:`key_of` writes them."""
+    return {**{key_of(old): new for old, new in ids.items()}, **ids}
+
+
+def _check_category_entries(entries: Entries, findings: Findings) -> None:
+    by_id: dict[str, str] = {}
+    by_name: dict[str, str] = {}
+    for entry in entries:
+        key, name = key_of(entry["id"]), entry["name"]
+        if key is None or not isinstance(name, str) or not name.strip():
+            text = "a category has a number as its id and a text as its name"
+            findings.add("error", "category", text, f"id {entry['id']!r}, name {name!r}")
+            continue
+        if key in by_id:
+            text = "of two categories: give each its own id"
+            findings.add("error", "one category id", text, f"{key}: {by_id[key]!r} and {name!r}")
+        if name in by_name:
+            text = "of two categories: merge them, or give each its own name"
+            findings.add("error", "one category name", text, f"{name!r}: {by_name[name]} and {key}")
+        by_id[key], by_name[name] = name, key
+
+
+def _check_class_names(
+    classes: Sequence[str], objects: Mapping[str, int], findings: Findings
+) -> None:
+    """Compare the config's classes with the categories of the file and their counts of objects."""
+    for name, count in Counter(classes).items():
+        if count > 1:
+            findings.add("error", "class twice", "in metainfo.classes", repr(name))
+    missing = [name for name in classes if name not in objects]
+    extra = [name for name in objects if name not in classes]
+    if missing and len(missing) == len(classes):
+        found = ", ".join(map(repr, list(objects)[:8])) or "none"
+        text = f"metainfo.classes has none of the file's categories; they are {found}"
+        findings.add("error", "other classes", text, ", ".join(map(repr, classes[:4])))
+        return
+    for name in missing:
+        if near := _nearest(name, extra):
+            text = "a name in metainfo.classes is not the file's; write both alike"
+            findings.add("error", "misspelt class", text, f"{name!r}, in the file {near!r}")
+        else:
+            text = "the file has no such category; no object has this label"
+            findings.add("note", "class without category", text, repr(name))
+    for name in extra:
+        text = "it is not in metainfo.classes; its objects are left out"
+        record = f"{name!r} with {objects[name]} objects"
+        findings.add("note", "category without class", text, record)
+
+
+def _nearest(name: str, others: Sequence[str]) -> str | None:
+    plain = {re.sub(r"[\s_-]+", " ", other).strip().casefold(): other for other in others}
+    wanted = re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    near = get_close_matches(wanted, plain, n=1, cutoff=NEAR)
+    return plain[near[0]] if near else None
