@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resume", nargs="?", const="auto", metavar="CHECKPOINT", help=last)
     extend = "with --resume: go by the config's learning rate and schedule, not the checkpoint's"
     add("--extend-schedule", action="store_true", help=extend)
+    add("--time", metavar="30m", help="end after this time, with a checkpoint; 90s, 30m, 1h30m")
     add("--from-scratch", action="store_true", help="do without the pretrained weights")
 
 
@@ -25,7 +26,9 @@ def run(args: argparse.Namespace) -> None:
     """Train."""
     from mmconvnext.engine import config as configs
     from mmconvnext.engine.runner import build_runner, resume_from
+    from mmconvnext.engine.time_limit import TimeLimitHook, read_time
 
+    seconds = read_time(args.time) if args.time else None
     cfg, notes = common.read_run_config(args)
     if args.dataset:
         notes += common.use_dataset(cfg, args, "train")
@@ -42,4 +45,7 @@ def run(args: argparse.Namespace) -> None:
         cfg.resume_schedule = "config"
     if args.resume:
         notes += resume_from(cfg, args.resume)
-    build_runner(cfg, ("train", "val"), notes).train()
+    runner = build_runner(cfg, ("train", "val"), notes)
+    if seconds:
+        runner.register_hook(TimeLimitHook(seconds))
+    runner.train()

@@ -57,7 +57,7 @@ def prepare_data(
     options = CheckOptions.of(cfg.get("data_checks"))
     if options.mode == "off":
         return PreparedData(["data_checks: off, annotation files are taken as they are"], [], [])
-    run = _Preparation(options, labels or _training_classes(cfg))
+    run = _Preparation(options, labels or training_classes(cfg))
     for split in splits:
         evaluator = None if split == "train" else cfg.get(f"{split}_evaluator")
         run.prepare(split, _coco_datasets(cfg, split), evaluator)
@@ -114,7 +114,8 @@ def _coco_datasets(cfg: Config, split: str) -> list[Mapping[str, Any]]:
     return [] if loader is None else list(filter(is_local_coco, leaf_datasets(loader["dataset"])))
 
 
-def _training_classes(cfg: Config) -> tuple[str, ...] | None:
+def training_classes(cfg: Config) -> tuple[str, ...] | None:
+    """The classes of a config's training set, in the order of the labels, or None."""
     datasets = _coco_datasets(cfg, "train")
     return _classes(datasets[0]) if datasets else None
 

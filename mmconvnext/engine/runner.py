@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
-from mmconvnext.data.prepare import is_local_coco, prepare_data
+from mmconvnext.data.prepare import is_local_coco, prepare_data, training_classes
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.device import (
     adapt_to_device,
@@ -34,9 +34,11 @@ from mmconvnext.engine.device import (
 )
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
+from mmconvnext.engine.time_limit import TimeIsUp
 from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.weights.detector import (
     checkpoint_classes,
+    classes_of,
     fit_detector,
     load_fitted,
     unwrapped,
@@ -59,6 +61,15 @@ class DetectionRunner(Runner):
         model = super().build_model(model)
         convolutions_to_channels_last(model)
         return model
+
+    def train(self) -> nn.Module:
+        """Train, to the end or as long as a :class:`TimeLimitHook` lets it."""
+        try:
+            return super().train()
+        except TimeIsUp as end:
+            self.call_hook("after_train")
+            self.logger.info(end)
+            return self.model
 
     def val(self) -> dict[str, float]:
         """Evaluate; see :meth:`load_checkpoint`."""
@@ -137,7 +148,8 @@ class DetectionRunner(Runner):
         for pattern, replacement in revise_keys:
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
         adapt, must_fill = self.cfg.get("load_adapt") or (), self._loads_for != "train"
-        fitted = fit_detector(self.model, state, filename, adapt, must_fill)
+        names = (classes_of(checkpoint), training_classes(self.cfg))
+        fitted = fit_detector(self.model, state, filename, adapt, must_fill, names)
         checkpoint["state_dict"] = fitted.state_dict
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_fitted(self.model, checkpoint["state_dict"], fitted.backbones, strict)

@@ -43,6 +43,7 @@ def fit_detector(
     source: str,
     adapt: Collection[str] = (),
     must_fill: bool = False,
+    classes: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None),
 ) -> FittedDetector:
     """Convert a checkpoint for a detector and check that it fits; nothing is loaded.
 
@@ -55,9 +56,11 @@ def fit_detector(
         checkpoint: of MMEngine, or a state dict.
         source: what to call it in messages.
         adapt: differences to adapt: those of :func:`mmconvnext.weights.matching.match`,
-            ``num_classes`` (tensors that differ in their first axis alone are randomly initialised)
-            and ``parts`` (as are parts that the file lacks).
+            ``num_classes`` (of tensors that differ in their first axis alone, the rows of classes
+            that both know are kept, and the others randomly initialised) and ``parts`` (as are
+            parts that the file lacks).
         must_fill: every tensor has to have its value, as in a test; ``adapt`` is ignored.
+        classes: names of the labels of the checkpoint and of the model, where they are known.
 
     Raises:
         WeightsError: a tensor is missing or has another shape, or ``adapt`` is wrong.
@@ -89,6 +92,9 @@ def fit_detector(
     else:
         # what may be missing of a backbone in a training, a test cannot do without
         rest = {k: v for k, v in own.items() if k not in fitted} if must_fill else rest
+        if "num_classes" in adapt and None not in classes:
+            given, note = _with_shared_rows(rest, given, model, *classes)
+            _log(f"{source}: {note}")
         fitted.update(_fit_rest(rest, given, source, adapt, may_adapt=not must_fill))
     return FittedDetector(fitted, parts)
 
@@ -128,6 +134,66 @@ def _fit_backbone(
         raise WeightsError(f"cannot load the {name} from {source}: it has nothing of that name")
     wanted = [a for a in adapt if a in ADAPTATIONS]
     return fit(backbone, part, source, prefix="", adapt=wanted, name=name)
+
+
+def _with_shared_rows(
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    model: nn.Module,
+    old: Sequence[str],
+    new: Sequence[str],
+) -> tuple[dict[str, Tensor], str]:
+    """Put the rows of classes that both know into tensors of the model's number of classes.
+
+    Returns:
+        The given tensors, those of other numbers of classes replaced, and a line on what was kept.
+    """
+    shared = [name for name in new if name in old]
+    if not shared or len(old) == len(new):
+        rows = "all rows are kept, in their order" if len(old) == len(new) else "no row is kept"
+        return {**given}, f"{len(shared)} of {len(new)} classes have a name that it knows: {rows}"
+    # of each class four rows, one after the other
+    by_class = tuple(
+        f"{name}." for name, m in model.named_modules() if hasattr(m, "reg_class_agnostic")
+    )
+    filled = {}
+    for key, tensor in given.items():
+        if key not in own or tensor.shape[1:] != own[key].shape[1:]:
+            continue
+        width = 4 if key.startswith(by_class or ("\0",)) else 1
+        rows = shared_rows(old, new, len(tensor), len(own[key]), width) if tensor.ndim else None
+        if rows is not None:
+            filled[key] = own[key].detach().to(tensor.device, tensor.dtype, copy=True)
+            filled[key][[to for to, _ in rows]] = tensor[[of for _, of in rows]]
+    return {**given, **filled}, (
+        f"rows of {len(shared)} of {len(new)} classes are kept in {len(filled)} tensors, those of "
+        f"{first([repr(name) for name in shared])}; the other classes are randomly initialised"
+    )
+
+
+def shared_rows(
+    old: Sequence[str], new: Sequence[str], count: int, wanted: int, width: int = 1
+) -> list[tuple[int, int]] | None:
+    """Where the rows of classes that both know stand in a tensor.
+
+    Args:
+        old: classes of the checkpoint.
+        new: classes of the model.
+        count: rows of the checkpoint's tensor.
+        wanted: rows of the model's.
+        width: rows of a class, in tensors without background, which may also have one a class.
+
+    Returns:
+        Pairs of rows, of the model and of the checkpoint, with the background's, the last, where
+        there is one; None for a tensor that has no rows of classes.
+    """
+    pairs = [(new.index(name), old.index(name)) for name in new if name in old]
+    for background in (0, 1):
+        if count == len(old) + background and wanted == len(new) + background:
+            return pairs + [(len(new), len(old))] * background
+    if width > 1 and count == width * len(old) and wanted == width * len(new):
+        return [(width * a + i, width * b + i) for a, b in pairs for i in range(width)]
+    return None
 
 
 def _fit_rest(

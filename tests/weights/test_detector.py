@@ -306,3 +306,40 @@ def test_a_converted_detector_predicts_the_same(state):
             results.append(model.test_step(data)[0].pred_instances)
     assert torch.equal(results[0].bboxes, results[1].bboxes)
     assert torch.equal(results[0].scores, results[1].scores)
+
+
+def test_rows_of_classes_that_both_know_are_kept(notes):
+    old, new = ("cat", "dog", "cow"), ("horse", "cow", "cat", "pig", "hen")
+    torch.manual_seed(0)
+    given, model = small(3), small(5)
+    state, before = given.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
+    fitted = fit_detector(model, state, "FILE", ["num_classes"], classes=(old, new))
+    load_fitted(model, *fitted)
+    after = model.state_dict()
+    head = "roi_head.bbox_head"
+    for key, width, last in (
+        (f"{head}.fc_cls.weight", 1, True),
+        (f"{head}.fc_cls.bias", 1, True),
+        (f"{head}.fc_reg.weight", 4, False),
+        ("roi_head.mask_head.conv_logits.weight", 1, False),
+    ):
+        # both sides by class: horse, pig and hen keep what they had
+        mine, theirs = after[key].unflatten(0, (-1, width)), state[key].unflatten(0, (-1, width))
+        assert torch.equal(mine[1], theirs[2])
+        assert torch.equal(mine[2], theirs[0])
+        untouched = before[key].unflatten(0, (-1, width))
+        assert all(torch.equal(mine[i], untouched[i]) for i in (0, 3, 4))
+        assert not last or torch.equal(mine[5], theirs[3])
+    says = "rows of 2 of 5 classes are kept in 6 tensors, those of 'cow', 'cat'; the other"
+    assert any(says in note for note in notes())
+
+
+@pytest.mark.parametrize(
+    ("new", "says"),
+    [(("pig",), "0 of 1 classes have a name that it knows: no row"), (("a", "b", "cat"), "1 of 3")],
+)
+def test_other_classes_give_no_rows(new, says, notes):
+    model = small(len(new))
+    classes = (("cat", "dog", "cow"), new)
+    fit_detector(model, small(3).state_dict(), "FILE", ["num_classes"], classes=classes)
+    assert any(says in note for note in notes())
