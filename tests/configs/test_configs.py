@@ -1,5 +1,6 @@
 """The configs reproduce the published recipes to the number, build, train a step and predict."""
 
+import math
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -92,9 +93,7 @@ def test_recipes_are_the_published_ones(name):
     if name in V2:
         arch, drop_path = V2[name]
         lr, rate, amp = 1e-4, 0.95, True
-        num_layers = {(2, 2, 6, 2): 5, (2, 2, 8, 2): 6, (3, 3, 9, 3): 6}.get(
-            VARIANTS[arch].depths, 12
-        )
+        num_layers = 3 + math.ceil(VARIANTS[arch].depths[2] / 3)  # FACTS section 4
     else:
         lr, rate, num_layers, drop_path, amp, arch, _ = RECIPES[name]
     assert cfg.optim_wrapper == {
