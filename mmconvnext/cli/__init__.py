@@ -13,7 +13,16 @@ from importlib import import_module
 from mmconvnext import __version__
 from mmconvnext.cli.common import main_guard
 
-COMMANDS = ("train", "test", "check-data", "weights", "flops", "make-shapes", "demo")
+COMMANDS = (
+    "train",
+    "test",
+    "check-data",
+    "convert-data",
+    "weights",
+    "flops",
+    "make-shapes",
+    "demo",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -204,3 +204,10 @@ def test_lines_of_yolo_that_are_none(tmp_path):
 
 def test_summaries_tell_differences(made):
     assert summary(made["train"], True, True) != summary(made["val"], True, True)
+
+
+def test_a_class_called_shapes_does_not_make_a_labelme_file(tmp_path, made):
+    made["train"].content["categories"][0].update(name="shapes", supercategory="shapes")
+    FORMATS["coco"].write({"train": made["train"]}, tmp_path / "data")
+    name, read = read_layout(tmp_path / "data")
+    assert (name, read["train"].content) == ("coco", made["train"].content)

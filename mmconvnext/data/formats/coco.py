@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ def find(root: Path) -> list[Path]:
 def _is_coco(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(1 << 16)
-    if b'"shapes"' in head or not head.lstrip().startswith(b"{"):
+    if re.search(rb'"shapes"\s*:', head) or not head.lstrip().startswith(b"{"):
         return False
     # the lists of a large file are far apart: only a small one is read
     if path.stat().st_size > len(head):
