@@ -302,3 +302,13 @@ def test_run_lengths_are_read_as_pycocotools_writes_them(mask):
     counts = read_counts(text)
     flat = np.repeat(np.arange(len(counts)) % 2, counts)
     assert np.array_equal(flat, bitmap.flatten(order="F"))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_real_coco_is_used_as_it_is(coco_tiny, split):
+    path = coco_tiny / "annotations" / f"instances_{split}2017.json"
+    content = json.loads(path.read_text())
+    for classes in (CocoDataset.METAINFO["classes"], None):
+        checked = check_annotations(content, classes)
+        assert checked.content is content
+        assert not list(checked.findings)
