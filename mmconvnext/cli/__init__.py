@@ -18,6 +18,7 @@ COMMANDS = (
     "test",
     "check-data",
     "convert-data",
+    "prelabel",
     "weights",
     "flops",
     "make-shapes",
