@@ -252,3 +252,24 @@ def test_a_palette_of_the_config_is_kept():
     merge_options(cfg, {"classes": ["x", "y", "z"]})
     assert cfg.val_dataloader.dataset.metainfo.palette == before
     assert len(set(palette_of(200))) == 200
+
+
+def test_one_command_trains_and_one_tests(boxes, tmp_path, capsys):
+    work_dir = tmp_path / "work"
+    name = "mask_rcnn_convnext_shapes"
+    arguments = [name, "--dataset", str(boxes), "--work-dir", str(work_dir)]
+    assert main(["train", *arguments, "--time", "0.1s"]) == 0
+    log = next(work_dir.glob("*/*.log")).read_text()
+    for line in (
+        "boxes without masks",
+        "there is no val split",
+        "| 三角",
+        "0.1 s are over after 1 of",
+    ):
+        assert line in log
+    written = load_config(str(work_dir / f"{name}_train_on_dataset.py"))
+    assert written.train_dataloader.dataset.metainfo.classes == NAMES
+    assert Path(written.train_dataloader.dataset.ann_file).is_file()
+    assert main(["test", name, str(work_dir / "iter_1.pth"), *arguments[1:]]) == 0
+    assert "COCO, 0-100" in capsys.readouterr().out
+    assert json.loads((work_dir / "result.json").read_text())["metrics"].keys() >= {"bbox_mAP"}
