@@ -54,7 +54,7 @@ def write_format(splits: Mapping[str, Split], name: str, root: Path) -> list[str
             f"{places}: an image or object is faulty ({type(error).__name__}: {error}); "
             "mmconvnext check-data says which"
         ) from error
-    return [*lost, *_note_on_bitmaps(splits, name)]
+    return [*lost, *_notes_on_masks(splits, name)]
 
 
 def _check_stems(splits: Mapping[str, Split]) -> None:
@@ -84,14 +84,19 @@ def _with_all_classes(splits: Mapping[str, Split]) -> dict[str, Split]:
     return {**splits, first: replace(splits[first], content={**content, "categories": categories})}
 
 
-def _note_on_bitmaps(splits: Mapping[str, Split], name: str) -> list[str]:
-    """A line on run-length codes, where the format gets polygons instead."""
+def _notes_on_masks(splits: Mapping[str, Split], name: str) -> list[str]:
+    """Lines on masks of another form in the format: bitmaps, and parts for YOLO."""
     if name in ("coco", "voc"):
         return []
-    count = sum(
-        isinstance(entry.get("segmentation"), Mapping)
-        and not (name == "yolo" and entry.get("iscrowd"))
+    masks = [
+        entry.get("segmentation") or ()
         for split in splits.values()
         for entry in split.content["annotations"]
-    )
-    return [f"{count} bitmaps, which became polygons without holes"] * bool(count)
+        if not (name == "yolo" and entry.get("iscrowd"))
+    ]
+    bitmaps = sum(isinstance(mask, Mapping) for mask in masks)
+    lines = [f"{bitmaps} bitmaps, which became polygons without holes"] * bool(bitmaps)
+    joined = sum(len(mask) > 1 for mask in masks if not isinstance(mask, Mapping))
+    if name == "yolo" and joined:
+        lines.append(f"{joined} objects of several parts, which became one polygon each")
+    return lines
