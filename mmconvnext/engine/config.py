@@ -164,7 +164,8 @@ def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
     times = f", accumulated {accumulated} times" if accumulated > 1 else ""
     total = f"{batch * accumulated} images a step ({world_size} x {size}{times})"
     if scaling.get("enable"):
-        return [f"the learning rate is scaled for {total}"] * (accumulated > 1)
+        note = f"the learning rate is multiplied by {batch * accumulated / base:g}: {total}"
+        return [f"{note}, meant for {base}"] * (accumulated > 1)
     note = f"the learning rate is meant for {base} images a step and is kept, with {total}"
     note += f"; --auto-scale-lr multiplies it by {batch * accumulated / base:g}"
     return [note] * (batch * accumulated != base)

@@ -13,8 +13,13 @@ from mmconvnext.compat.config_text import read_settings
 from mmconvnext.errors import ConfigError
 
 # Keys of a config -> whose values a resumed training uses.
-FROM_CHECKPOINT = ("param_scheduler", "optim_wrapper.optimizer", "optim_wrapper.paramwise_cfg")
-FROM_CONFIG = ("train_cfg", "train_dataloader", "optim_wrapper", "auto_scale_lr", "model")
+FROM_CHECKPOINT = (
+    "param_scheduler",
+    "optim_wrapper.optimizer",
+    "optim_wrapper.paramwise_cfg",
+    "auto_scale_lr",
+)
+FROM_CONFIG = ("train_cfg", "train_dataloader", "optim_wrapper", "model")
 # Says nothing of the training.
 IGNORED = ("num_workers", "persistent_workers", "pin_memory", "init_cfg", "palette", "_scope_")
 SHOWN = 6
@@ -42,24 +47,53 @@ def explain_differences(text: str | None, cfg: Config) -> list[str]:
     """
     old = dict(_leaves(read_settings(text or "")))
     new = dict(_leaves(cfg.to_dict()))
+    if not old:
+        return ["resuming: the checkpoint has no config that could be compared with this one"]
     from_config = FROM_CONFIG
     from_checkpoint = FROM_CHECKPOINT
     if schedule_of_config(cfg):
-        from_config, from_checkpoint = ("param_scheduler", *FROM_CONFIG), ()
+        from_config, from_checkpoint = (*FROM_CHECKPOINT, *FROM_CONFIG), ()
+    _check_types(old, new, schedules=bool(from_checkpoint))
     lines = []
     for keys, wins in ((from_checkpoint, "the checkpoint's"), (from_config, "the config's")):
         skipped = () if keys is from_checkpoint else from_checkpoint
         found = [
             f"{key}: {_short(old.get(key))} in the checkpoint, {_short(new.get(key))} in the config"
             for key in {**old, **new}
-            if old and _below(key, keys) and not _below(key, skipped)
-            if old.get(key) != new.get(key) and key.rpartition(".")[2] not in IGNORED
+            if _below(key, keys) and not _below(key, skipped)
+            if old.get(key) != new.get(key) and set(IGNORED).isdisjoint(key.split("."))
         ]
         if found:
             more = f", and {len(found) - SHOWN} more" * (len(found) > SHOWN)
             hint = "; --extend-schedule takes the config's" * (keys is FROM_CHECKPOINT)
             lines.append(f"resuming with {wins} {'; '.join(found[:SHOWN])}{more}{hint}")
     return lines
+
+
+def _check_types(old: Mapping[str, Any], new: Mapping[str, Any], schedules: bool) -> None:
+    """Refuse another optimizer and, where the checkpoint's are to be used, other schedules.
+
+    MMEngine would load the state of one into another, in part.
+
+    Raises:
+        ConfigError: they are of other types.
+    """
+    key = "optim_wrapper.optimizer.type"
+    if old.get(key) != new.get(key):
+        raise ConfigError(
+            f"--resume: {key} is {old.get(key)!r} in the checkpoint and {new.get(key)!r} in the "
+            "config, which cannot use the other's state; to start a new training from the "
+            "weights: --cfg-options load_from=FILE, without --resume"
+        )
+    types = [
+        [v for k, v in each.items() if k.startswith("param_scheduler.") and k.endswith(".type")]
+        for each in (old, new)
+    ]
+    if schedules and types[0] != types[1]:
+        raise ConfigError(
+            f"--resume: param_scheduler has {types[0]} in the checkpoint and {types[1]} in the "
+            "config, which cannot use the others' state: give the same, or --extend-schedule"
+        )
 
 
 def _below(key: str, places: Sequence[str]) -> bool:
@@ -91,8 +125,7 @@ class FreshSchedule:
     def __init__(self, optim_wrapper: OptimWrapper, schedulers: Sequence[_ParamScheduler]) -> None:
         self.groups = optim_wrapper.param_groups
         self.schedulers = schedulers
-        keys = ("lr", "initial_lr", "momentum", "betas", "weight_decay")
-        self.start = [{k: group[k] for k in keys if k in group} for group in self.groups]
+        self.start = [{k: v for k, v in g.items() if k != "params"} for g in self.groups]
 
     def replay(self, groups: Sequence[dict], epochs: int, iterations: int) -> None:
         """Take all steps of a training up to a place, in its order.
@@ -104,10 +137,11 @@ class FreshSchedule:
         """
         for group, start in zip(groups, self.start, strict=True):
             group.update(start)
-        length = iterations // epochs if epochs else iterations + 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no step of the optimizer is between them
             for iteration in range(1, iterations + 1):
                 for scheduler in self.schedulers:
-                    if not scheduler.by_epoch or iteration % length == 0:
+                    # the epochs spread evenly, whatever the batch size was in each
+                    ends = iteration * epochs // iterations > (iteration - 1) * epochs // iterations
+                    if not scheduler.by_epoch or ends:
                         scheduler.step()

@@ -96,8 +96,8 @@ class DetectionRunner(Runner):
         been there from the start.
         """
         fresh = None
-        if schedule_of_config(self.cfg) and self.param_schedulers:
-            fresh = FreshSchedule(self.optim_wrapper, self.param_schedulers)
+        if schedule_of_config(self.cfg):
+            fresh = FreshSchedule(self.optim_wrapper, self.param_schedulers or [])
             kwargs["resume_param_scheduler"] = False
         try:
             with self._loading_for("resume"):

@@ -172,7 +172,7 @@ SCALING = {"base_batch_size": 16, "enable": True}
             {"auto_scale_lr": SCALING},
             4,
             2,
-            r"scaled for 16 images .* 4 times\)$",
+            r"multiplied by 1: 16 images .* 4 times\), meant for 16$",
         ),
         ({"auto_scale_lr": None}, 1, 1, None),
         ({"train_dataloader": {}}, 1, 1, None),

@@ -65,6 +65,13 @@ def test_an_extended_schedule_goes_on_as_if_it_had_been_there(schedules, lr, pla
     torch.testing.assert_close(resumed.run(place, 30), expected)
 
 
+def test_as_many_epochs_are_replayed_as_there_were():
+    resumed = Training([{**STEPS, "gamma": 0.5, "milestones": [1, 2, 3, 4, 5]}])
+    fresh = FreshSchedule(resumed.wrapper, resumed.schedulers)
+    fresh.replay(resumed.wrapper.param_groups, epochs=4, iterations=11)
+    assert resumed.wrapper.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**4)
+
+
 def changed(**changes) -> list[str]:
     cfg = Config(CONFIG.to_dict())
     cfg.merge_from_dict(changes)
@@ -74,6 +81,7 @@ def changed(**changes) -> list[str]:
 def test_what_differs_and_what_wins_is_said():
     assert changed() == []
     assert changed(**{"train_dataloader.num_workers": 9}) == []
+    assert changed(model={"backbone": {"init_cfg": {"type": "Pretrained"}}}) == []
     (line,) = changed(**{"optim_wrapper.optimizer.lr": 0.5})
     assert line == (
         "resuming with the checkpoint's optim_wrapper.optimizer.lr: 0.1 in the checkpoint, 0.5 in "
@@ -91,9 +99,25 @@ def test_what_differs_and_what_wins_is_said():
         changed(resume_schedule="mine")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optim_wrapper.optimizer.type": "AdamW"}, "optimizer.type is 'SGD' in the checkpoint"),
+        ({"param_scheduler": [WARMUP]}, "give the same, or --extend-schedule"),
+        ({"param_scheduler": [STEPS, WARMUP]}, "give the same, or --extend-schedule"),
+    ],
+)
+def test_other_optimizers_and_schedules_are_refused(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        changed(**changes)
+    if "param_scheduler" in changes:
+        assert changed(**changes, resume_schedule="config")
+
+
 @pytest.mark.parametrize("text", [None, "", "import os", "a = open('x')", "_base_ = 'x'"])
 def test_a_text_that_is_not_settings_alone_is_not_compared(text):
-    assert explain_differences(text, CONFIG) == []
+    (line,) = explain_differences(text, CONFIG)
+    assert "no config that could be compared" in line
 
 
 def test_settings_are_read_without_running_them():
