@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from difflib import get_close_matches
@@ -107,8 +106,12 @@ def _check_class_names(
         findings.add("note", "category without class", text, record)
 
 
+def plain_name(name: str) -> str:
+    """A class's name without case, and with one blank for blanks, underscores and hyphens."""
+    return " ".join(name.replace("_", " ").replace("-", " ").split()).casefold()
+
+
 def _nearest(name: str, others: Sequence[str]) -> str | None:
-    plain = {re.sub(r"[\s_-]+", " ", other).strip().casefold(): other for other in others}
-    wanted = re.sub(r"[\s_-]+", " ", name).strip().casefold()
-    near = get_close_matches(wanted, plain, n=1, cutoff=NEAR)
+    plain = {plain_name(other): other for other in others}
+    near = get_close_matches(plain_name(name), plain, n=1, cutoff=NEAR)
     return plain[near[0]] if near else None

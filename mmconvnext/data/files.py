@@ -12,6 +12,7 @@ from typing import Any
 
 from mmconvnext.data.checks import NO_OBJECTS, Size, check_annotations
 from mmconvnext.data.findings import Finding, Findings
+from mmconvnext.data.paths import write_whole
 from mmconvnext.data.pictures import check_pictures, read_pictures
 from mmconvnext.errors import ConfigError
 
@@ -132,8 +133,11 @@ def check_file(
         labels: of the detector, where ``classes`` are some of them.
     """
     path = path.absolute()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    stamp = _stamp(folder) if folder is not None and options.pictures else ""
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    # walking through a folder takes its time, and only pictures that are read can have changed
+    reads = folder is not None and options.wants(data.count(b'"file_name"'))
+    stamp = _stamp(folder) if reads else ""
     asked = repr((FORMAT, digest, stamp, classes, labels, masks, options.pictures))
     place = cache_folder() / hashlib.sha256(asked.encode()).hexdigest()[:32]
     kept, copy = place.with_suffix(".json"), place.with_suffix(".coco.json")
@@ -144,10 +148,10 @@ def check_file(
             used = str(copy if known["copied"] else path)
             rest = (known["turn"], known["objects"], known["repaired"])
             return CheckedFile(used, tuple(known["classes"]), findings, *rest)
-    checked, content = _check(path, folder, classes, masks, options, labels)
+    checked, content = _check(path, data, folder, classes, masks, options, labels)
     if content is not None:
         checked.path = str(copy)
-        _write(copy, content)
+        write_whole(copy, json.dumps(content))
     known = {
         "copied": content is not None,
         "classes": checked.classes,
@@ -156,12 +160,13 @@ def check_file(
         "objects": checked.objects,
         "repaired": checked.repaired,
     }
-    _write(kept, known)
+    write_whole(kept, json.dumps(known))
     return checked
 
 
 def _check(
     path: Path,
+    data: bytes,
     folder: Path | None,
     classes: Sequence[str] | None,
     masks: bool,
@@ -170,7 +175,7 @@ def _check(
 ) -> tuple[CheckedFile, dict[str, Any] | None]:
     """The result, and the content of the repaired file if there has to be one."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         fault = Finding("not COCO", "error", f"it is not JSON: {error}")
         return CheckedFile(str(path), tuple(classes or ()), [fault], True, 0, 0), None
@@ -220,14 +225,17 @@ def _stamp(folder: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where results of checks lie: ``$XDG_CACHE_HOME/mmconvnext``, or ``~/.cache/mmconvnext``."""
+    """Where results of checks lie, ``$XDG_CACHE_HOME/mmconvnext`` or ``~/.cache/mmconvnext``.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mmconvnext"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"results of data checks cannot be kept in {folder}: {error.strerror}; name another "
+            "folder with XDG_CACHE_HOME"
+        ) from error
     return folder
-
-
-def _write(path: Path, content: Any) -> None:
-    """Write at once: other processes see the whole file or none."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(part, path)

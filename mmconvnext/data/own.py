@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from mmconvnext.data.categories import plain_name
 from mmconvnext.data.formats.common import Split
+from mmconvnext.data.paths import write_whole
 from mmconvnext.data.validation import choose_validation, same_pictures
 from mmconvnext.errors import DataError
 
@@ -129,11 +130,6 @@ def common_classes(splits: Mapping[str, Split]) -> tuple[tuple[str, ...], list[s
     return tuple(names), lacking
 
 
-def plain_name(name: str) -> str:
-    """A class's name without case, and with one blank for blanks, underscores and hyphens."""
-    return " ".join(name.replace("_", " ").replace("-", " ").split()).casefold()
-
-
 def _with_validation(splits: Mapping[str, Split]) -> tuple[dict[str, Split], str]:
     train = splits["train"]
     images = _entries(train, "images")
@@ -211,9 +207,7 @@ def _write(splits: Mapping[str, Split], folder: Path) -> dict[str, Path]:
         files[name] = written.setdefault(text, path)
         if not files[name].is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{os.getpid()}")
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, path)
+            write_whole(path, text)
     return {name: files[name] for name in splits}
 
 

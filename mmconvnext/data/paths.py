@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from mmengine.config import Config, ConfigDict
 
@@ -27,6 +28,12 @@ def metrics_of(evaluator: Mapping[str, Any] | Sequence | None) -> list[ConfigDic
     if isinstance(evaluator, Mapping):
         return metrics_of(evaluator["metrics"]) if "metrics" in evaluator else [evaluator]
     return list(evaluator)
+
+
+def kinds_of(metric: Mapping[str, Any]) -> list[str]:
+    """What a COCO metric is asked for: ``bbox``, ``segm``, ..."""
+    kinds = metric.get("metric", "bbox")
+    return [kinds] if isinstance(kinds, str) else list(kinds)
 
 
 def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -111,3 +118,12 @@ def check_dataset(dataset: Any) -> None:
             f"{first}, an image of {name}, does not exist; set data_prefix=dict(img=...) of the "
             "data set to the folder of its images"
         )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, and its folder, at once: other processes see the whole of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # no other process, on no other machine of a shared disk, has this name
+    part = path.with_name(f".{path.name}.{uuid4().hex}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -12,7 +12,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 
 from mmconvnext.data.files import CheckedFile, CheckOptions, check_file
-from mmconvnext.data.paths import leaf_datasets, metrics_of
+from mmconvnext.data.paths import kinds_of, leaf_datasets, metrics_of
 from mmconvnext.errors import DataError
 
 # MMCV's word for pictures that are not turned as EXIF says.
@@ -78,7 +78,7 @@ class _Preparation:
         """Let data sets and metrics use their checked files, with one order of labels."""
         metrics = _coco_metrics(evaluator)
         apart = isinstance(evaluator, Mapping) and "metrics" in evaluator
-        scored = any("segm" in _kinds(metric) for metric in metrics)
+        scored = any("segm" in kinds_of(metric) for metric in metrics)
         used: dict[Path, CheckedFile] = {}
         for dataset in datasets:
             path, masks = _annotation_path(dataset), scored or _loads_masks(dataset)
@@ -90,7 +90,7 @@ class _Preparation:
             path = Path(metric["ann_file"])
             checked = used.get(path.resolve())
             if checked is None and not self.refusals:
-                checked = self._check(path, None, classes, "segm" in _kinds(metric))
+                checked = self._check(path, None, classes, "segm" in kinds_of(metric))
             if checked and used and (path.resolve() not in used or (not apart and len(used) > 1)):
                 _check_images(checked, path, list(used.values()), split, apart)
             if checked:
@@ -182,11 +182,6 @@ def _image_ids(path: str) -> set[Any]:
 
 def _coco_metrics(evaluator: Any) -> list[ConfigDict]:
     return [m for m in metrics_of(evaluator) if isinstance(m.get("ann_file"), str)]
-
-
-def _kinds(metric: Mapping[str, Any]) -> Sequence[str]:
-    kinds = metric.get("metric", "bbox")
-    return [kinds] if isinstance(kinds, str) else kinds
 
 
 def _loads_masks(dataset: Mapping[str, Any]) -> bool:

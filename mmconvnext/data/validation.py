@@ -40,7 +40,7 @@ def choose_validation(
         "train": {name: (1 - share) * count for name, count in counts.items()},
         "val": {name: share * count for name, count in counts.items()},
     }
-    room = share * sum(sizes)
+    left = share * sum(sizes)
     # in an order that has nothing to do with that of the file
     shuffled = sorted(range(len(labels)), key=lambda i: hashlib.sha256(b"%d" % i).digest())
     chosen: dict[int, bool] = {}
@@ -48,8 +48,8 @@ def choose_validation(
         for index in shuffled:
             if index in chosen or name not in labels[index]:
                 continue
-            chosen[index] = wanted["val"][name] > wanted["train"][name] and room > 0
-            room -= sizes[index] * chosen[index]
+            chosen[index] = wanted["val"][name] > wanted["train"][name] and left > 0
+            left -= sizes[index] * chosen[index]
             for each in labels[index]:
                 wanted["val" if chosen[index] else "train"][each] -= 1
     indices = {index for index in shuffled if chosen[index]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmconvnext.compat.config_names import PREFIX, config_dir
 from mmconvnext.data.layouts import read_layout
 from mmconvnext.data.own import OwnData, make_own
-from mmconvnext.data.paths import metrics_of
+from mmconvnext.data.paths import metrics_of, write_whole
 from mmconvnext.engine.classes import SPLITS, only_dataset, separate_test, set_classes
 from mmconvnext.engine.config import load_config
 from mmconvnext.errors import ConfigError, DataError
@@ -184,11 +183,8 @@ def write_config(cfg: Config, name: str, path: Path) -> None:
     changed = difference(base.to_dict(), cfg.to_dict())
     for key in ("work_dir", "launcher"):
         changed.pop(key, None)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = f"_base_ = {_base_name(name, base.filename)!r}\n{Config(changed).pretty_text}"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, text)
 
 
 def _base_name(name: str, filename: str) -> str:

@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger, print_log
 from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
 
-from mmconvnext.data.paths import metrics_of
+from mmconvnext.data.paths import kinds_of, metrics_of
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.rle import encode_masks
 from mmconvnext.evaluation.tables import COLUMNS, KINDS, format_table
@@ -263,12 +263,6 @@ def is_coco_metric(metric: Mapping[str, Any]) -> bool:
     """Whether the settings of a metric are those of ``CocoMetric`` or ``FastCocoMetric``."""
     kind = metric.get("type")
     return (METRICS.get(kind) if isinstance(kind, str) else kind) in (CocoMetric, FastCocoMetric)
-
-
-def kinds_of(metric: Mapping[str, Any]) -> list[str]:
-    """What a COCO metric is asked for: ``bbox``, ``segm``, ..."""
-    kinds = metric.get("metric", "bbox")
-    return [kinds] if isinstance(kinds, str) else list(kinds)
 
 
 def with_missing_ap(

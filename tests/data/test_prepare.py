@@ -127,6 +127,13 @@ def test_wrong_options(tmp_path, write, options, said):
         prepare_data(config(tmp_path, data_checks=options), ("test",))
 
 
+def test_a_cache_that_cannot_be_kept_is_named(tmp_path, write, monkeypatch):
+    path = write("train.json", file_of())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))
+    with pytest.raises(ConfigError, match="name another folder with XDG_CACHE_HOME"):
+        prepare_data(config(tmp_path), ("test",))
+
+
 def test_a_metric_of_other_images_is_refused(tmp_path, write):
     write("train.json", file_of())
     other = file_of()

@@ -24,7 +24,7 @@ from mmconvnext.data.formats.common import (
 )
 from mmconvnext.errors import DataError
 
-KINDS = {"polygonlabels": "polygonlabels", "rectanglelabels": "rectanglelabels"}
+KINDS = ("polygonlabels", "rectanglelabels")
 CONFIG = """<View>
   <Image name="image" value="$image"/>
   <PolygonLabels name="polygon" toName="image">{labels}</PolygonLabels>
@@ -52,8 +52,7 @@ def _load(path: Path) -> list[dict[str, Any]] | None:
 def read(root: Path) -> dict[str, Split]:
     """Read the tasks of a folder; the first annotation of a task, or else its prediction."""
     tasks = [(path, task) for path in find(root) for task in _load(path)]
-    regions = [r for _, task in tasks for r in _regions(task)]
-    names = sorted({_label(path_of, r) for path_of, r in ((find(root)[0], r) for r in regions)})
+    names = sorted({_label(path, region) for path, task in tasks for region in _regions(task)})
     places = [p.relative_to(root).as_posix() for p in pictures_in(root)]
     builders: dict[str, CocoBuilder] = {}
     for path, task in tasks:
@@ -79,7 +78,7 @@ def _label(path: Path, region: Mapping[str, Any]) -> str:
     kind = str(region.get("type"))
     if kind not in KINDS:
         raise DataError(f"{path}: a region of type {kind} is no polygon or box: export it as COCO")
-    return str(region["value"][KINDS[kind]][0])
+    return str(region["value"][kind][0])
 
 
 def _picture(path: Path, task: Mapping[str, Any], places: Sequence[str]) -> str:
