@@ -17,8 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, write, and say what was found and what the format cannot hold."""
-    from mmconvnext.data.convert import check_target, write_format
-    from mmconvnext.data.layouts import read_layout
+    from mmconvnext.data.layouts import check_target, read_layout, write_layout
     from mmconvnext.errors import DataError
 
     root, out = Path(args.data), Path(args.out)
@@ -26,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"there is no folder {root}")
     check_target(out)
     name, splits = read_layout(root)
-    lost = write_format(splits, args.to, out)
+    lost = write_layout(splits, args.to, out)
     for split, each in splits.items():
         images, objects = len(each.content["images"]), len(each.content["annotations"])
         print(f"{split}: {images} images, {objects} objects")

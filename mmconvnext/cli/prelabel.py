@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict and write; the exit code is 1 if a picture could not be used."""
-    from mmconvnext.data.convert import check_target, write_format
+    from mmconvnext.data.layouts import check_target, write_layout
     from mmconvnext.engine.prelabel import load_detector, predict
     from mmconvnext.errors import DataError, UserError
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     split, faults = predict(model, classes, images, args.score_thr, args.tolerance)
     if not split.content["images"]:
         raise DataError(f"none of {len(faults)} pictures can be used: {faults[0]}")
-    write_format({"train": split}, args.to, out)
+    write_layout({"train": split}, args.to, out)
     found = split.content
     print(f"{len(found['images'])} pictures, {len(found['annotations'])} objects: {out}")
     for line in faults:

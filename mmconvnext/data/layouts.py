@@ -1,17 +1,30 @@
-"""Which layout a folder of pictures and annotations has."""
+"""Which layout a folder of pictures and annotations has; reading it, and writing another one."""
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmconvnext.data.formats import FORMATS
-from mmconvnext.data.formats.common import PICTURES, Split
+from mmconvnext.data.formats.common import PICTURES, Split, stem_of
 from mmconvnext.errors import DataError
 
 EXPECTED = (
     "COCO's JSON (also Roboflow's, CVAT's and Label Studio's), YOLO's data.yaml, Pascal VOC's XML, "
     "Label Studio's tasks, CVAT's XML, or labelme's JSON beside the pictures"
 )
+ONE_FILE_A_STEM = ("labelme", "voc", "yolo")  # a.jpg and a.png would share one file
+# What formats cannot hold: what becomes of it, and which formats they are.
+LOSSES = {
+    "masks": ("which VOC's XML has not", ("voc",)),
+    "crowds": ("which YOLO has not", ("yolo",)),
+    "bitmaps": ("which became polygons without holes", ("yolo", "labelstudio", "cvat", "labelme")),
+    "objects of several parts": ("which became one polygon each", ("yolo",)),
+}
+# Raised where a value of an annotation file has another type than its format says.
+FAULTY = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 def read_layout(root: Path) -> tuple[str, dict[str, Split]]:
@@ -37,7 +50,7 @@ def read_layout(root: Path) -> tuple[str, dict[str, Split]]:
     (name,) = found
     try:
         return name, FORMATS[name].read(root)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except FAULTY as error:
         raise DataError(
             f"{root}: its annotations are not {name}'s, though they look like it "
             f"({_shown(root, found[name])}): {type(error).__name__}: {error}"
@@ -47,3 +60,75 @@ def read_layout(root: Path) -> tuple[str, dict[str, Split]]:
 def _shown(root: Path, files: list[Path]) -> str:
     names = ", ".join(path.relative_to(root).as_posix() for path in files[:2])
     return names + f" and {len(files) - 2} more" * (len(files) > 2)
+
+
+def check_target(root: Path) -> None:
+    """Check that a folder can be written: it is absent or empty, or DataError is raised."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"{root} exists and is not an empty folder; choose another one")
+
+
+def write_layout(splits: Mapping[str, Split], name: str, root: Path) -> list[str]:
+    """Write splits in a format, whole or not at all.
+
+    Args:
+        splits: by name.
+        name: of the format, a key of :data:`mmconvnext.data.formats.FORMATS`.
+        root: a folder that is absent or empty.
+
+    Returns:
+        What the format cannot hold, in lines.
+
+    Raises:
+        DataError: the folder has something in it, a picture is absent, or an object is faulty.
+    """
+    check_target(root)
+    if not splits:
+        raise DataError(f"there is nothing to write to {root}")
+    try:
+        if name in ONE_FILE_A_STEM:
+            _check_stems(splits)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as temporary:
+            part = Path(temporary, root.name)
+            part.mkdir()
+            FORMATS[name].write(splits, part)
+            part.replace(root)
+        return _losses(splits, name)
+    except OSError as error:
+        raise DataError(f"cannot write {root}: {error.strerror or error}") from error
+    except FAULTY as error:
+        places = ", ".join(str(split.path or split.folder) for split in splits.values())
+        raise DataError(
+            f"{places}: an image or object is faulty ({type(error).__name__}: {error}); "
+            "mmconvnext check-data says which"
+        ) from error
+
+
+def _check_stems(splits: Mapping[str, Split]) -> None:
+    for split in splits.values():
+        names: dict[str, str] = {}
+        for image in split.content["images"]:
+            name = image["file_name"]
+            other = names.setdefault(stem_of(image), name)
+            if other != name:
+                raise DataError(
+                    f"{split.folder}: {' and '.join(sorted((name, other)))} differ in their ending "
+                    "alone, and the format has one file for both: rename one"
+                )
+
+
+def _losses(splits: Mapping[str, Split], name: str) -> list[str]:
+    counts: Counter[str] = Counter()
+    for entry in (e for split in splits.values() for e in split.content["annotations"]):
+        mask, crowd = entry.get("segmentation") or (), bool(entry.get("iscrowd"))
+        counts["crowds"] += crowd
+        counts["masks"] += bool(mask)
+        if not (crowd and name == "yolo"):
+            counts["bitmaps"] += isinstance(mask, Mapping)
+            counts["objects of several parts"] += len(mask) > 1 and not isinstance(mask, Mapping)
+    return [
+        f"{counts[what]} {what}, {outcome}"
+        for what, (outcome, formats) in LOSSES.items()
+        if counts[what] and name in formats
+    ]

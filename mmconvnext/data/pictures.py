@@ -13,11 +13,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmconvnext.data.findings import Findings
+from mmconvnext.errors import DataError
 
 ORIENTATION = 0x0112  # the EXIF tag
 MAX_PIXELS = 2**28
 LONGEST = 50  # times the shorter side
 TAIL = 4096  # bytes in which a whole file has its end
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
@@ -60,12 +62,29 @@ def read_picture(path: Path) -> Picture:
         if decoded is None:
             return Picture(fault="cannot be decoded by OpenCV")
         return Picture(size, decoded.shape[1::-1], orientation, mode)
-    except FileNotFoundError:
-        return Picture(fault="does not exist")
-    except UnidentifiedImageError:
-        return Picture(fault="is no picture")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return Picture(fault=f"cannot be read: {error}")
+    except UNREADABLE as error:
+        return Picture(fault=_explain(error))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as it is loaded, turned as EXIF says; the header is read.
+
+    Raises:
+        DataError: it is absent or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size[::-1] if image.getexif().get(ORIENTATION, 1) > 4 else image.size
+    except UNREADABLE as error:
+        raise DataError(f"the picture {path} {_explain(error)}") from None
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    return (
+        "is no picture" if isinstance(error, UnidentifiedImageError) else f"cannot be read: {error}"
+    )
 
 
 def _has_end(path: Path, end: bytes) -> bool:

@@ -26,7 +26,7 @@ import numpy as np
 from pycocotools import mask as rle
 from rich.progress import track
 
-from mmconvnext.data.outlines import outlines
+from mmconvnext.data.masks import outlines
 from mmconvnext.errors import ShapesError
 
 SPLITS = ("train", "val")

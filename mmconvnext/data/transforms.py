@@ -13,7 +13,7 @@ from mmdet.registry import TRANSFORMS
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from numpy.typing import NDArray
 
-from mmconvnext.data.outlines import outlines
+from mmconvnext.data.masks import outlines
 from mmconvnext.errors import ConfigError
 
 # What OpenCV 4 and 5 take; CopyPaste of MMDetection, for one, makes images of int64.

@@ -23,7 +23,7 @@ from torch import nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.data.formats.common import CocoBuilder, Split, pictures_in
-from mmconvnext.data.outlines import outlines
+from mmconvnext.data.masks import outlines
 from mmconvnext.data.pictures import read_pictures
 from mmconvnext.engine.classes import datasets_of, set_classes
 from mmconvnext.engine.config import drop_pretrained

@@ -171,7 +171,7 @@ POINTS = "<annotations><image name='a' width='9' height='9'><points/></image></a
         ({"a.xml": BOMB}, "has a document type"),
         ({"a.xml": "<annotation>"}, "is not XML"),
         ({"a.xml": voc()}, "its picture a.png is neither"),
-        ({"a.xml": voc(box="abcd"), "a.png": ""}, "is no picture that can be read"),
+        ({"a.xml": voc(box="abcd"), "a.png": ""}, "a.png is no picture"),
         ({"data.yaml": "names: [a\n"}, "is not YAML"),
         ({"data.yaml": "names: [a]\ntrain: none\n"}, "is no folder beside it"),
         ({"data.yaml": "names: [a]\ntrain: [x, y]\n"}, "give one folder"),

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from mmconvnext.data import CLASSES, ShapesError, generate_shapes
 from mmconvnext.data import shapes as shapes_module
-from mmconvnext.data.outlines import outlines
+from mmconvnext.data.masks import outlines
 from mmconvnext.data.shapes import draw_scene
 
 SMALL = {"num_train": 6, "num_val": 4, "image_size": 96}

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmconvnext.data.formats.common import Split, bring_pictures, split_of
+from mmconvnext.data.formats.common import Split, bring_pictures, read_json, split_of
+from mmconvnext.data.paths import write_whole
 from mmconvnext.errors import DataError
 
 LISTS = ("images", "annotations", "categories")
@@ -56,10 +57,7 @@ def read(root: Path) -> dict[str, Split]:
         chosen[split] = path
     splits = {}
     for split, path in chosen.items():
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON: {error}") from None
+        content = read_json(path)
         cleaned = without_dummies(content)
         folder = _pictures(root, path, split, content)
         splits[split] = Split(folder, cleaned, path if cleaned is content else None)
@@ -93,22 +91,19 @@ def without_dummies(content: dict[str, Any]) -> dict[str, Any]:
     used = {a.get("category_id") for a in content["annotations"] if isinstance(a, dict)}
     above = {c.get("supercategory") for c in categories}
     names = Counter(c.get("name") for c in categories)
-
-    def is_dummy(category: Mapping[str, Any]) -> bool:
-        name = category.get("name")
-        return category.get("id") not in used and (name in above or names[name] > 1)
-
-    dummies = [c for c in categories if is_dummy(c)]
+    dummies = [
+        category
+        for category in categories
+        if category.get("id") not in used
+        and (category.get("name") in above or names[category.get("name")] > 1)
+    ]
     if not dummies or len(dummies) == len(categories):
         return content
     return {**content, "categories": [c for c in content["categories"] if c not in dummies]}
 
 
-def write(splits: Mapping[str, Split], root: Path) -> list[str]:
+def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write splits as ``annotations/instances_SPLIT.json`` and folders of pictures."""
     for split, each in splits.items():
         bring_pictures(each, root / split)
-        path = root / "annotations" / f"instances_{split}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(each.content), encoding="utf-8")
-    return []
+        write_whole(root / "annotations" / f"instances_{split}.json", json.dumps(each.content))

@@ -1,22 +1,25 @@
-"""What the formats share: splits, building a COCO file, polygons of objects, pictures."""
+"""What the formats share: one form of a labelled picture for readers and writers, and files."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mmconvnext.data.outlines import outlines
+from mmconvnext.data.masks import encode, extent, outlines, run_lengths
+from mmconvnext.data.paths import write_whole
 from mmconvnext.errors import DataError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -43,22 +46,50 @@ class Split:
     path: Path | None = None
 
 
+class Shape(NamedTuple):
+    """An object.
+
+    Attributes:
+        label: the name of its class.
+        polygons: x1, y1, x2, y2, ... in pixels for each part; or, by a reader, run-length codes.
+        box: x, y, width, height in pixels; of the mask where a reader does not give it.
+        crowd: whether it is several objects, or for another reason neither right nor wrong.
+        score: of a prediction.
+    """
+
+    label: str
+    polygons: Sequence[Sequence[float]] | Mapping[str, Any] = ()
+    box: Sequence[float] | None = None
+    crowd: bool = False
+    score: float | None = None
+
+
+class Labelled(NamedTuple):
+    """A picture and its objects, as every reader gives them and every writer takes them.
+
+    Attributes:
+        split: that it is in.
+        name: of the file, below the split's folder.
+        size: width and height in pixels.
+        shapes: the objects.
+    """
+
+    split: str
+    name: str
+    size: tuple[int, int]
+    shapes: list[Shape]
+
+
 @dataclass
 class CocoBuilder:
     """Builds a COCO file object by object, with ids from 1."""
 
-    classes: Sequence[str] = ()
+    classes: Iterable[str] = ()
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
-    _ids: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in self.classes:
-            self.category(name)
-
-    def category(self, name: str) -> int:
-        """The id of a category, a new one if it is not there yet."""
-        return self._ids.setdefault(name, len(self._ids) + 1)
+        self._ids = {name: index for index, name in enumerate(self.classes, start=1)}
 
     def image(self, file_name: str, width: int, height: int) -> None:
         """Add an image; the objects that are added next are on it."""
@@ -72,23 +103,14 @@ class CocoBuilder:
         box: Sequence[float] | None = None,
         **more: Any,
     ) -> None:
-        """Add an object to the last image.
-
-        Args:
-            name: of its class.
-            polygons: x1, y1, x2, y2, ... in pixels for each part; or run-length codes.
-            box: x, y, width, height in pixels; of the mask if it is not given.
-            **more: other keys, such as ``iscrowd``.
-        """
-        entry: dict[str, Any] = {"id": len(self.annotations) + 1, "image_id": self.images[-1]["id"]}
-        entry["category_id"] = self.category(name)
+        """Add an object to the last image; see :class:`Shape`, ``more`` are other keys."""
         image = self.images[-1]
+        entry: dict[str, Any] = {"id": len(self.annotations) + 1, "image_id": image["id"]}
+        entry["category_id"] = self._ids.setdefault(name, len(self._ids) + 1)
         if polygons:
             encoded = encode(polygons, image["width"], image["height"])
-            entry["segmentation"] = polygons
-            entry["area"] = float(coco_mask.area(encoded))
-            if box is None:
-                box = extent(polygons, encoded)
+            entry |= {"segmentation": polygons, "area": float(coco_mask.area(encoded))}
+            box = extent(polygons, encoded) if box is None else box
         else:
             entry["area"] = float(box[2] * box[3])
         entry["bbox"] = [float(value) for value in box]
@@ -100,59 +122,122 @@ class CocoBuilder:
         return {"images": self.images, "annotations": self.annotations, "categories": categories}
 
 
-def encode(mask: Sequence | Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
-    """A mask as compressed run-length codes."""
-    if isinstance(mask, Mapping):
-        compressed = not isinstance(mask["counts"], list)
-        return dict(mask) if compressed else coco_mask.frPyObjects(mask, height, width)
-    return coco_mask.merge(coco_mask.frPyObjects([list(p) for p in mask], height, width))
+def make_splits(
+    pictures: Iterable[Labelled], folders: Path | Mapping[str, Path], classes: Sequence[str] = ()
+) -> dict[str, Split]:
+    """Splits of labelled pictures.
+
+    Args:
+        pictures: of all splits.
+        folders: of each split's pictures, or that of all.
+        classes: in their order; others that pictures have come after them, by name.
+    """
+    pictures = list(pictures)
+    others = {shape.label for each in pictures for shape in each.shapes} - {*classes}
+    if isinstance(folders, Path):
+        folders = {each.split: folders for each in pictures}
+    splits = {}
+    for split, folder in folders.items():
+        builder = CocoBuilder([*classes, *sorted(others)])
+        for each in pictures:
+            if each.split == split:
+                builder.image(each.name, *each.size)
+                for shape in each.shapes:
+                    builder.add(*shape[:3], iscrowd=int(shape.crowd))
+        splits[split] = Split(folder, builder.content())
+    return splits
 
 
-def extent(mask: Sequence | Mapping[str, Any], encoded: Mapping[str, Any]) -> list[float]:
-    """The box around a mask."""
-    if isinstance(mask, Mapping):
-        return coco_mask.toBbox(encoded).tolist()
-    xs = list(chain.from_iterable(polygon[0::2] for polygon in mask))
-    ys = list(chain.from_iterable(polygon[1::2] for polygon in mask))
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+def place_pictures(splits: Mapping[str, Split], root: Path, place: str) -> Iterator[Labelled]:
+    """Put the pictures of splits into a new data set, and give what they show.
+
+    Args:
+        splits: by name.
+        root: of the new data set.
+        place: in ``root``; ``{split}`` stands for the split's name. In one folder for all, it is
+            put in front of the files' names where one is in two splits, but for its ending.
+
+    Returns:
+        Each picture, named relative to ``place``; masks are polygons.
+    """
+    names = [{stem_of(i) for i in split.content["images"]} for split in splits.values()]
+    twice = "{split}" not in place and sum(map(len, names)) > len(set().union(*names))
+    for split, each in splits.items():
+        start = f"{split}/" if twice else ""
+        bring_pictures(each, root / place.format(split=split) / start)
+        labels = {category["id"]: category["name"] for category in each.content["categories"]}
+        shapes = defaultdict(list)
+        for entry in each.content["annotations"]:
+            shapes[entry["image_id"]].append((labels[entry["category_id"]], entry))
+        for image in each.content["images"]:
+            found = [_shape(*pair, image) for pair in shapes[image["id"]]]
+            size = (image["width"], image["height"])
+            yield Labelled(split, start + image["file_name"], size, found)
 
 
-def polygons_of(entry: Mapping[str, Any], image: Mapping[str, Any]) -> list[list[float]]:
-    """The polygons of an object: those of its mask, or none where it has only a box."""
-    mask = entry.get("segmentation")
-    if not mask:
-        return []
-    if isinstance(mask, Mapping):
-        bitmap = coco_mask.decode(encode(mask, image["width"], image["height"]))
-        return [polygon.tolist() for polygon in outlines(bitmap)]
-    return [list(polygon) for polygon in mask]
+def stem_of(image: Mapping[str, Any]) -> str:
+    """The path of an image without its ending."""
+    return str(Path(image["file_name"]).with_suffix(""))
 
 
-def objects_of(content: Mapping[str, Any]) -> Iterator[tuple[dict, list[tuple[dict, str]]]]:
-    """Each image with its objects and the names of their classes."""
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    by_image: dict[Any, list[tuple[dict, str]]] = {}
-    for entry in content["annotations"]:
-        named = (entry, names[entry["category_id"]])
-        by_image.setdefault(entry["image_id"], []).append(named)
-    for image in content["images"]:
-        yield image, by_image.get(image["id"], [])
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as it is loaded, turned as EXIF says.
+def bring_pictures(split: Split, folder: Path) -> None:
+    """Put the pictures of a split into a folder, as links to the same data where possible.
 
     Raises:
-        DataError: it is absent or no picture.
+        DataError: a picture is absent, or its name leaves the folder.
     """
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) > 4
-            return image.size[::-1] if turned else image.size
-    except FileNotFoundError:
-        raise DataError(f"the picture {path} does not exist") from None
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path} is no picture that can be read: {error}") from None
+    for image in split.content["images"]:
+        source, target = split.folder / image["file_name"], folder / image["file_name"]
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"the picture {image['file_name']} is not below {split.folder}")
+        if not source.is_file():
+            raise DataError(f"the picture {source} does not exist")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+
+def _shape(label: str, entry: Mapping[str, Any], image: Mapping[str, Any]) -> Shape:
+    mask = entry.get("segmentation") or []
+    if isinstance(mask, Mapping):
+        bitmap = coco_mask.decode(encode(mask, image["width"], image["height"]))
+        mask = [polygon.tolist() for polygon in outlines(bitmap)]
+    return Shape(label, mask, entry["bbox"], bool(entry.get("iscrowd")), entry.get("score"))
+
+
+def class_names(splits: Mapping[str, Split]) -> list[str]:
+    """The classes of all splits, in the order of the first, then of what others add."""
+    names = (c["name"] for split in splits.values() for c in split.content["categories"])
+    return list(dict.fromkeys(names))
+
+
+def parts_of_objects(shapes: Iterable[Any], group: Callable[[Any], Hashable]) -> list[list[Any]]:
+    """Shapes of one group, which are parts of one object; those of the group None are alone."""
+    groups: dict[Hashable, list[Any]] = {}
+    for index, shape in enumerate(shapes):
+        key = group(shape)
+        groups.setdefault(("alone", index) if key is None else key, []).append(shape)
+    return list(groups.values())
+
+
+def whole_mask(bitmap: NDArray, left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Run-length codes of a bitmap (height, width) that lies somewhere in a picture."""
+    whole = np.zeros(size[::-1], np.uint8)
+    place = whole[top : top + bitmap.shape[0], left : left + bitmap.shape[1]]
+    place[:] = bitmap[: place.shape[0], : place.shape[1]]
+    return run_lengths(whole)
+
+
+def scaled(values: Iterable[float], factors: Sequence[float]) -> list[float]:
+    """x, y, x, y, ... times a factor for each of x and y."""
+    return [value * factor for value, factor in zip(values, cycle(factors), strict=False)]
+
+
+def points_of(values: Sequence[float]) -> list[list[float]]:
+    """x1, y1, x2, y2, ... as points [x, y]."""
+    return np.asarray(values, dtype=float).reshape(-1, 2).tolist()
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -179,33 +264,28 @@ def split_folders(root: Path) -> dict[str, Path]:
     return found or {"train": root}
 
 
-def prefixes(splits: Mapping[str, Split]) -> dict[str, str]:
-    """What keeps the pictures of splits apart in one folder, where a name is in two of them."""
-    names = [{image["file_name"] for image in split.content["images"]} for split in splits.values()]
-    twice = sum(map(len, names)) > len(set().union(*names))
-    return {split: f"{split}/" if twice else "" for split in splits}
-
-
-def bring_pictures(split: Split, folder: Path) -> None:
-    """Put the pictures of a split into a folder, as links to the same data where that is possible.
+def read_json(path: Path, start: bytes = b"", word: bytes = b"") -> Any:
+    """Read a JSON file; None where it does not start so, or lacks a word in its first megabyte.
 
     Raises:
-        DataError: a picture is absent, or its name leaves the folder.
+        DataError: it is not JSON.
     """
-    for image in split.content["images"]:
-        source, target = split.folder / image["file_name"], folder / image["file_name"]
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"the picture {image['file_name']} is not below {split.folder}")
-        if not source.is_file():
-            raise DataError(f"the picture {source} does not exist")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
+    with path.open("rb") as file:
+        head = file.read(1 << 20)
+    if not head.lstrip().startswith(start) or word not in head:
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from None
 
 
-def parse_xml(path: Path) -> Element:
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file for people to read, too."""
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1))
+
+
+def read_xml(path: Path) -> Element:
     """Read an XML file.
 
     Raises:
@@ -220,6 +300,20 @@ def parse_xml(path: Path) -> Element:
         raise DataError(f"{path} is not XML: {error}") from None
 
 
-def pairs(points: Sequence[float]) -> list[list[float]]:
-    """x1, y1, x2, y2, ... as points [x, y]."""
-    return np.asarray(points, dtype=float).reshape(-1, 2).tolist()
+def element(tag: str, content: Any = "", **attributes: str) -> Element:
+    """An XML element of text, of elements, or of what a dict has: lists are repeated tags."""
+    node = Element(tag, attributes)
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            each = value if isinstance(value, list) else [value]
+            node.extend(e if isinstance(e, Element) else element(key, e) for e in each)
+    else:
+        node.text = str(content) or None
+    return node
+
+
+def write_xml(path: Path, tree: Element) -> None:
+    """Write an XML file, indented."""
+    ElementTree.indent(tree)
+    text = ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True)
+    write_whole(path, text.decode())

@@ -5,140 +5,125 @@ Shapes of one ``group_id`` and label are parts of one object; 0 is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from mmconvnext.data.formats.common import (
-    CocoBuilder,
+    Labelled,
+    Shape,
     Split,
-    bring_pictures,
-    objects_of,
-    pairs,
-    parse_xml,
-    polygons_of,
-    prefixes,
+    class_names,
+    element,
+    make_splits,
+    parts_of_objects,
+    place_pictures,
+    points_of,
+    read_xml,
     split_of,
+    whole_mask,
+    write_xml,
 )
 from mmconvnext.errors import DataError
+
+KINDS = ("box", "polygon", "mask")
+OTHER_KINDS = ("polyline", "points", "ellipse", "cuboid", "skeleton")
 
 
 def find(root: Path) -> list[Path]:
     """CVAT's files in a folder."""
     paths = sorted({*root.glob("*.xml"), *root.glob("*/*.xml")})
-    return [path for path in paths if parse_xml(path).tag == "annotations"]
+    return [path for path in paths if read_xml(path).tag == "annotations"]
 
 
 def read(root: Path) -> dict[str, Split]:
     """Read the splits of a folder: the subsets of its pictures, or all as ``train``."""
-    trees = {path: parse_xml(path) for path in find(root)}
+    trees = {path: read_xml(path) for path in find(root)}
     names = {label.findtext("name", "") for tree in trees.values() for label in tree.iter("label")}
-    names |= {s.get("label", "") for t in trees.values() for i in t.iter("image") for s in i}
-    builders: dict[str, CocoBuilder] = {}
+    pictures = [_read(path, image) for path, tree in trees.items() for image in tree.iter("image")]
+    names |= {shape.label for picture in pictures for shape in picture.shapes}
     folder = root / "images" if (root / "images").is_dir() else root
-    for path, tree in trees.items():
-        for image in tree.iter("image"):
-            split = split_of(image.get("subset") or path.stem) or "train"
-            builder = builders.setdefault(split, CocoBuilder(sorted(names - {""})))
-            builder.image(image.get("name"), image.get("width"), image.get("height"))
-            _read_shapes(path, image, builder)
-    return {split: Split(folder, builder.content()) for split, builder in builders.items()}
+    return make_splits(pictures, folder, sorted(names - {""}))
 
 
-def _read_shapes(path: Path, image: Element, builder: CocoBuilder) -> None:
-    groups: dict[Any, list[Element]] = {}
-    for index, shape in enumerate(image):
-        if shape.tag not in ("box", "polygon", "mask"):
-            if shape.tag in ("polyline", "points", "ellipse", "cuboid", "skeleton"):
-                raise DataError(
-                    f"{path}: a {shape.tag} on {image.get('name')} is neither box, polygon nor mask"
-                )
-            continue
-        group = shape.get("group_id") or "0"
-        key = ("alone", index) if group == "0" else (group, shape.get("label"))
-        groups.setdefault(key, []).append(shape)
-    for shapes in groups.values():
-        label = shapes[0].get("label")
-        crowd = {a.get("name"): a.text for a in shapes[0].iter("attribute")}.get("iscrowd")
-        more = {"iscrowd": int(crowd == "true")}
-        if shapes[0].tag == "mask":
-            builder.add(label, _mask(shapes[0], builder.images[-1]), **more)
-        elif shapes[0].tag == "box":
-            x1, y1, x2, y2 = (float(shapes[0].get(k)) for k in ("xtl", "ytl", "xbr", "ybr"))
-            builder.add(label, box=[x1, y1, x2 - x1, y2 - y1], **more)
-        else:
-            texts = [shape.get("points").replace(";", ",") for shape in shapes]
-            builder.add(label, [[float(v) for v in text.split(",")] for text in texts], **more)
+def _read(path: Path, image: Element) -> Labelled:
+    split = split_of(image.get("subset") or path.stem) or "train"
+    size = (int(image.get("width")), int(image.get("height")))
+    for shape in image:
+        if shape.tag in OTHER_KINDS:
+            raise DataError(
+                f"{path}: a {shape.tag} on {image.get('name')} is neither box, polygon nor mask"
+            )
+    objects = parts_of_objects([shape for shape in image if shape.tag in KINDS], _group)
+    return Labelled(split, image.get("name"), size, [_shape(parts, size) for parts in objects])
 
 
-def _mask(shape: Element, image: Mapping[str, Any]) -> dict[str, Any]:
+def _group(shape: Element) -> Hashable:
+    group = shape.get("group_id") or "0"
+    return None if group == "0" else (group, shape.get("label"))
+
+
+def _shape(parts: list[Element], size: tuple[int, int]) -> Shape:
+    first, label = parts[0], parts[0].get("label", "")
+    crowd = {a.get("name"): a.text for a in first.iter("attribute")}.get("iscrowd") == "true"
+    if first.tag == "mask":
+        return Shape(label, _mask(first, size), crowd=crowd)
+    if first.tag == "box":
+        x1, y1, x2, y2 = (float(first.get(k)) for k in ("xtl", "ytl", "xbr", "ybr"))
+        return Shape(label, box=[x1, y1, x2 - x1, y2 - y1], crowd=crowd)
+    texts = [part.get("points").replace(";", ",") for part in parts]
+    return Shape(label, [[float(v) for v in text.split(",")] for text in texts], crowd=crowd)
+
+
+def _mask(shape: Element, size: tuple[int, int]) -> dict[str, Any]:
     """COCO's codes for CVAT's, which run along the rows of a box."""
     left, top, width, height = (int(shape.get(k)) for k in ("left", "top", "width", "height"))
     counts = [int(count) for count in shape.get("rle").split(",")]
-    bits = np.repeat(np.arange(len(counts)) % 2, counts)[: width * height].reshape(height, width)
-    whole = np.zeros((image["height"], image["width"]), np.uint8)
-    whole[top : top + height, left : left + width] = bits
-    encoded = coco_mask.encode(np.asfortranarray(whole))
-    return {"size": list(whole.shape), "counts": encoded["counts"].decode()}
+    bits = np.repeat(np.arange(len(counts)) % 2, counts)[: width * height]
+    return whole_mask(bits.reshape(height, width), left, top, size)
 
 
-def write(splits: Mapping[str, Split], root: Path) -> list[str]:
+def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write all splits into ``annotations.xml``, as subsets; masks become polygons."""
-    tree = Element("annotations")
-    SubElement(tree, "version").text = "1.1"
-    labels = SubElement(SubElement(SubElement(tree, "meta"), "task"), "labels")
-    for category in next(iter(splits.values())).content["categories"]:
-        _write_label(SubElement(labels, "label"), category["name"])
-    index, starts = 0, prefixes(splits)
-    for split, each in splits.items():
-        bring_pictures(each, root / "images" / starts[split])
-        for image, objects in objects_of(each.content):
-            size = {key: str(image[key]) for key in ("width", "height")}
-            facts = {
-                "id": str(index),
-                "name": starts[split] + image["file_name"],
-                "subset": split,
-                **size,
-            }
-            node = SubElement(tree, "image", facts)
-            index += 1
-            for group, (entry, name) in enumerate(objects, start=1):
-                _write_object(node, entry, name, image, group)
-    ElementTree.indent(tree)
-    text = ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True)
-    (root / "annotations.xml").write_bytes(text)
-    return []
+    labels = [_label(name) for name in class_names(splits)]
+    meta = {"task": {"labels": {"label": labels}}}
+    tree = element("annotations", {"version": "1.1", "meta": meta})
+    for index, picture in enumerate(place_pictures(splits, root, "images")):
+        width, height = map(str, picture.size)
+        facts = {"name": picture.name, "subset": picture.split, "width": width, "height": height}
+        image = element("image", id=str(index), **facts)
+        for group, shape in enumerate(picture.shapes, start=1):
+            image.extend(_parts(shape, group))
+        tree.append(image)
+    write_xml(root / "annotations.xml", tree)
 
 
-def _write_label(node: Element, name: str) -> None:
-    SubElement(node, "name").text = name
-    SubElement(node, "type").text = "any"
-    attributes = SubElement(node, "attributes")
-    for attribute, kind, default in (("iscrowd", "checkbox", "false"), ("score", "text", "")):
-        each = SubElement(attributes, "attribute")
-        facts = {"name": attribute, "mutable": "False", "input_type": kind}
-        for key, value in {**facts, "default_value": default, "values": default}.items():
-            SubElement(each, key).text = value
+def _label(name: str) -> dict[str, Any]:
+    attributes = [
+        {"name": attribute, "mutable": "False", "input_type": kind}
+        | {"default_value": default, "values": default}
+        for attribute, kind, default in (("iscrowd", "checkbox", "false"), ("score", "text", ""))
+    ]
+    return {"name": name, "type": "any", "attributes": {"attribute": attributes}}
 
 
-def _write_object(node: Element, entry: Mapping, name: str, image: Mapping, group: int) -> None:
-    polygons = polygons_of(entry, image)
-    common = {"label": name, "source": "auto" if "score" in entry else "manual", "occluded": "0"}
-    common |= {"z_order": "0", "group_id": str(group if len(polygons) > 1 else 0)}
-    if polygons:
-        texts = (";".join(f"{x:.12g},{y:.12g}" for x, y in pairs(p)) for p in polygons)
-        shapes = [SubElement(node, "polygon", {**common, "points": text}) for text in texts]
-    else:
-        x, y, w, h = entry["bbox"]
-        ends = {"xtl": x, "ytl": y, "xbr": x + w, "ybr": y + h}
-        shapes = [SubElement(node, "box", {**common, **{k: f"{v:.12g}" for k, v in ends.items()}})]
-    for shape in shapes:
-        if entry.get("iscrowd"):
-            SubElement(shape, "attribute", {"name": "iscrowd"}).text = "true"
-        if "score" in entry:
-            SubElement(shape, "attribute", {"name": "score"}).text = f"{entry['score']:.4f}"
+def _parts(shape: Shape, group: int) -> list[Element]:
+    several, source = len(shape.polygons) > 1, "manual" if shape.score is None else "auto"
+    common = {"label": shape.label, "source": source, "occluded": "0", "z_order": "0"}
+    common["group_id"] = str(group if several else 0)
+    x, y, w, h = shape.box
+    ends = {"xtl": x, "ytl": y, "xbr": x + w, "ybr": y + h}
+    places = [
+        {"points": ";".join(f"{x:.12g},{y:.12g}" for x, y in points_of(polygon))}
+        for polygon in shape.polygons
+    ] or [{key: f"{value:.12g}" for key, value in ends.items()}]
+    parts = [element("polygon" if shape.polygons else "box", **common, **each) for each in places]
+    for part in parts:
+        if shape.crowd:
+            part.append(element("attribute", "true", name="iscrowd"))
+        if shape.score is not None:
+            part.append(element("attribute", f"{shape.score:.4f}", name="score"))
+    return parts

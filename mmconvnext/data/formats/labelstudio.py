@@ -5,26 +5,34 @@ Positions are in per cent of the picture's size. Regions of one ``parentID`` are
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import quoteattr
 
 from mmconvnext.data.formats.common import (
-    CocoBuilder,
+    Labelled,
+    Shape,
     Split,
-    bring_pictures,
-    objects_of,
-    pairs,
-    picture_size,
+    class_names,
+    make_splits,
+    parts_of_objects,
     pictures_in,
-    polygons_of,
-    prefixes,
+    place_pictures,
+    points_of,
+    read_json,
+    scaled,
+    write_json,
 )
+from mmconvnext.data.paths import write_whole
+from mmconvnext.data.pictures import picture_size
 from mmconvnext.errors import DataError
 
 KINDS = ("polygonlabels", "rectanglelabels")
+BOX = ("x", "y", "width", "height")
 CONFIG = """<View>
   <Image name="image" value="$image"/>
   <PolygonLabels name="polygon" toName="image">{labels}</PolygonLabels>
@@ -39,46 +47,30 @@ def find(root: Path) -> list[Path]:
 
 
 def _load(path: Path) -> list[dict[str, Any]] | None:
-    with path.open("rb") as file:
-        head = file.read(1 << 16).lstrip()
-    if not head.startswith(b"[") or b'"data"' not in head:
-        return None
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
+    return read_json(path, b"[", b'"data"')
 
 
 def read(root: Path) -> dict[str, Split]:
     """Read the tasks of a folder; the first annotation of a task, or else its prediction."""
-    tasks = [(path, task) for path in find(root) for task in _load(path)]
-    names = sorted({_label(path, region) for path, task in tasks for region in _regions(task)})
     places = [p.relative_to(root).as_posix() for p in pictures_in(root)]
-    builders: dict[str, CocoBuilder] = {}
-    for path, task in tasks:
-        split = str((task.get("meta") or {}).get("split") or "train")
-        builder = builders.setdefault(split, CocoBuilder(names))
-        name = _picture(path, task, places)
-        builder.image(name, *picture_size(root / name))
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for region in _regions(task):
-            groups.setdefault(str(region.get("parentID") or region.get("id")), []).append(region)
-        for parts in groups.values():
-            _add(path, parts, builder)
-    return {split: Split(root, builder.content()) for split, builder in builders.items()}
+    tasks = [(path, task) for path in find(root) for task in _load(path)]
+    return make_splits([_read(root, path, task, places) for path, task in tasks], root)
 
 
-def _regions(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _read(root: Path, path: Path, task: Mapping[str, Any], places: Sequence[str]) -> Labelled:
+    name = _picture(path, task, places)
+    size = picture_size(root / name)
     done = [a for a in task.get("annotations") or () if not a.get("was_cancelled")]
     chosen = (done or task.get("predictions") or [{}])[0]
-    return [r for r in chosen.get("result") or () if "value" in r and r.get("type") != "choices"]
-
-
-def _label(path: Path, region: Mapping[str, Any]) -> str:
-    kind = str(region.get("type"))
-    if kind not in KINDS:
-        raise DataError(f"{path}: a region of type {kind} is no polygon or box: export it as COCO")
-    return str(region["value"][kind][0])
+    regions = [r for r in chosen.get("result") or () if "value" in r and r.get("type") != "choices"]
+    for region in regions:
+        if region.get("type") not in KINDS:
+            kind = region.get("type")
+            raise DataError(f"{path}: a region of type {kind} is no polygon or box: export as COCO")
+        if region["value"].get("rotation"):
+            raise DataError(f"{path}: a turned box on {name}: make it a polygon")
+    shapes = [_shape(parts, size) for parts in parts_of_objects(regions, _group)]
+    return Labelled(str((task.get("meta") or {}).get("split") or "train"), name, size, shapes)
 
 
 def _picture(path: Path, task: Mapping[str, Any], places: Sequence[str]) -> str:
@@ -94,81 +86,62 @@ def _picture(path: Path, task: Mapping[str, Any], places: Sequence[str]) -> str:
     raise DataError(f"{path}: the picture {name} of a task is not below {path.parent}, or twice")
 
 
-def _add(path: Path, parts: list[dict[str, Any]], builder: CocoBuilder) -> None:
-    image = builder.images[-1]
-    size = (image["width"] / 100, image["height"] / 100)
-    name, value = _label(path, parts[0]), parts[0]["value"]
-    more = {"iscrowd": int("iscrowd" in ((parts[0].get("meta") or {}).get("text") or ()))}
-    if parts[0]["type"] == "rectanglelabels":
-        if value.get("rotation"):
-            raise DataError(f"{path}: a turned box on {image['file_name']}: make it a polygon")
-        box = [value[k] * size[i % 2] for i, k in enumerate(("x", "y", "width", "height"))]
-        builder.add(name, box=[round(v, 9) for v in box], **more)
-        return
-    polygons = [
-        [round(v * size[i], 9) for point in part["value"]["points"] for i, v in enumerate(point)]
-        for part in parts
-    ]
-    builder.add(name, polygons, **more)
+def _group(region: Mapping[str, Any]) -> Hashable:
+    return region.get("parentID") or region.get("id")
 
 
-def write(splits: Mapping[str, Split], root: Path) -> list[str]:
+def _shape(parts: list[dict[str, Any]], size: tuple[int, int]) -> Shape:
+    first, value = parts[0], parts[0]["value"]
+    label = str(value[first["type"]][0])
+    crowd = "iscrowd" in ((first.get("meta") or {}).get("text") or ())
+    if first["type"] == "rectanglelabels":
+        return Shape(label, box=_pixels([value[key] for key in BOX], size), crowd=crowd)
+    points = [chain.from_iterable(part["value"]["points"]) for part in parts]
+    return Shape(label, [_pixels(each, size) for each in points], crowd=crowd)
+
+
+def _pixels(values: Sequence[float], size: tuple[int, int]) -> list[float]:
+    return [round(value, 9) for value in scaled(values, (size[0] / 100, size[1] / 100))]
+
+
+def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write ``tasks.json`` with annotations, or with predictions where objects have scores.
 
     The labeling interface that the tasks need is written beside it, as ``label_config.xml``.
     """
-    tasks, starts = [], prefixes(splits)
-    for split, each in splits.items():
-        bring_pictures(each, root / "images" / starts[split])
-        for image, objects in objects_of(each.content):
-            result = [r for i, (e, name) in enumerate(objects) for r in _result(e, name, image, i)]
-            task: dict[str, Any] = {
-                "data": {
-                    "image": f"/data/local-files/?d=images/{starts[split]}{image['file_name']}"
-                },
-                "meta": {"split": split},
-            }
-            scores = [entry["score"] for entry, _ in objects if "score" in entry]
-            if scores:
-                mean = sum(scores) / len(scores)
-                made = {"model_version": "mmconvnext", "score": mean, "result": result}
-                task["predictions"] = [made]
-            else:
-                task["annotations"] = [{"result": result}]
-            tasks.append(task)
-    text = json.dumps(tasks, ensure_ascii=False, indent=1)
-    (root / "tasks.json").write_text(text, encoding="utf-8")
-    categories = next(iter(splits.values())).content["categories"]
-    labels = "".join(f'<Label value="{_escape(c["name"])}"/>' for c in categories)
-    (root / "label_config.xml").write_text(CONFIG.format(labels=labels), encoding="utf-8")
-    return []
+    tasks = []
+    for picture in place_pictures(splits, root, "images"):
+        objects = enumerate(picture.shapes)
+        made = {"result": [r for i, s in objects for r in _regions(s, picture.size, f"r{i}")]}
+        scores = [shape.score for shape in picture.shapes if shape.score is not None]
+        if scores:
+            made |= {"model_version": "mmconvnext", "score": fmean(scores)}
+        place = f"/data/local-files/?d=images/{picture.name}"
+        kind = "predictions" if scores else "annotations"
+        tasks.append({"data": {"image": place}, "meta": {"split": picture.split}, kind: [made]})
+    write_json(root / "tasks.json", tasks)
+    labels = "".join(f"<Label value={quoteattr(name)}/>" for name in class_names(splits))
+    write_whole(root / "label_config.xml", CONFIG.format(labels=labels))
 
 
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-
-
-def _result(entry: Mapping, name: str, image: Mapping, index: int) -> list[dict[str, Any]]:
-    width, height = image["width"], image["height"]
-    size = {"original_width": width, "original_height": height, "image_rotation": 0}
-    common = {**size, "to_name": "image"}
-    if "score" in entry:
-        common["score"] = entry["score"]
-    if entry.get("iscrowd"):
+def _regions(shape: Shape, size: tuple[int, int], name: str) -> list[dict[str, Any]]:
+    factors = (100 / size[0], 100 / size[1])
+    common: dict[str, Any] = {"to_name": "image", "image_rotation": 0}
+    common |= {"original_width": size[0], "original_height": size[1]}
+    if shape.score is not None:
+        common["score"] = shape.score
+    if shape.crowd:
         common["meta"] = {"text": ["iscrowd"]}
-    polygons = polygons_of(entry, image)
-    if not polygons:
-        x, y, w, h = entry["bbox"]
-        keys = ("x", "y", "width", "height")
-        shares = (100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height)
-        value = {**dict(zip(keys, shares, strict=True)), "rotation": 0, "rectanglelabels": [name]}
-        kind = {"type": "rectanglelabels", "from_name": "box", "id": f"r{index}"}
-        return [{**common, **kind, "value": value}]
+    if not shape.polygons:
+        value = dict(zip(BOX, scaled(shape.box, factors), strict=True))
+        value |= {"rotation": 0, "rectanglelabels": [shape.label]}
+        common |= {"type": "rectanglelabels", "from_name": "box", "id": name}
+        return [{**common, "value": value}]
     regions = []
-    for part, polygon in enumerate(polygons):
-        points = [[100 * x / width, 100 * y / height] for x, y in pairs(polygon)]
-        value = {"points": points, "closed": True, "polygonlabels": [name]}
-        kind = {"type": "polygonlabels", "from_name": "polygon", "id": f"r{index}p{part}"}
-        parent = {"parentID": f"r{index}p0"} if part else {}
+    for part, polygon in enumerate(shape.polygons):
+        points = points_of(scaled(polygon, factors))
+        value = {"points": points, "closed": True, "polygonlabels": [shape.label]}
+        kind = {"type": "polygonlabels", "from_name": "polygon", "id": f"{name}p{part}"}
+        parent = {"parentID": f"{name}p0"} if part else {}
         regions.append({**common, **kind, **parent, "value": value})
     return regions

@@ -13,23 +13,26 @@ from typing import Any
 import yaml
 
 from mmconvnext.data.formats.common import (
-    CocoBuilder,
+    SPLIT_NAMES,
+    Labelled,
+    Shape,
     Split,
-    bring_pictures,
-    objects_of,
-    picture_size,
+    class_names,
+    make_splits,
     pictures_in,
-    polygons_of,
+    place_pictures,
+    scaled,
 )
+from mmconvnext.data.paths import write_whole
+from mmconvnext.data.pictures import picture_size
 from mmconvnext.errors import DataError
 
-KEYS = {"train": "train", "val": "val", "test": "test"}
 DIGITS = 9  # of shares: a billionth of the picture
 
 
 def find(root: Path) -> list[Path]:
     """The ``data.yaml`` of a folder, whatever its name."""
-    return [p for p in sorted(root.glob("*.y*ml")) if "names" in (_load(p) or {})]
+    return [p for p in sorted(root.glob("*.y*ml")) if "names" in _load(p)]
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -47,18 +50,13 @@ def read(root: Path) -> dict[str, Split]:
     names = settings["names"]
     names = [names[k] for k in sorted(names)] if isinstance(names, Mapping) else names
     classes = list(map(str, names))
-    splits = {}
-    for key, split in KEYS.items():
-        if not settings.get(key):
-            continue
-        folder = _folder(path, settings, key)
-        builder = CocoBuilder(classes)
+    folders = {s: _folder(path, settings, s) for s in SPLIT_NAMES if settings.get(s)}
+    pictures = []
+    for split, folder in folders.items():
         for picture in pictures_in(folder):
-            name = picture.relative_to(folder).as_posix()
-            builder.image(name, *picture_size(picture))
-            _read_labels(_labels(picture), builder, classes)
-        splits[split] = Split(folder, builder.content())
-    return splits
+            name, size = picture.relative_to(folder).as_posix(), picture_size(picture)
+            pictures.append(Labelled(split, name, size, _shapes(_labels(picture), size, classes)))
+    return make_splits(pictures, folders, classes)
 
 
 def _folder(path: Path, settings: Mapping[str, Any], key: str) -> Path:
@@ -76,82 +74,58 @@ def _folder(path: Path, settings: Mapping[str, Any], key: str) -> Path:
 
 
 def _labels(picture: Path) -> Path:
-    parts = list(picture.with_suffix(".txt").parts)
-    for index in reversed(range(len(parts) - 1)):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            return Path(*parts)
-    return picture.with_suffix(".txt")
+    """Beside the picture, or in ``labels`` where that is in ``images``."""
+    above, images, below = picture.with_suffix(".txt").as_posix().rpartition("/images/")
+    return Path(f"{above}/labels/{below}" if images else below)
 
 
-def _read_labels(path: Path, builder: CocoBuilder, classes: Sequence[str]) -> None:
-    if not path.is_file():
-        return
-    width, height = builder.images[-1]["width"], builder.images[-1]["height"]
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+def _shapes(path: Path, size: tuple[int, int], classes: Sequence[str]) -> list[Shape]:
+    shapes = []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             label, *values = line.split()
             name = dict(enumerate(classes))[int(label)]
-            shares = [float(value) for value in values]
+            pixels = [round(v, 6) for v in scaled(map(float, values), size)]
         except (ValueError, KeyError):
-            if line.strip():
-                raise DataError(
-                    f"{path}:{number}: {line!r} is no line of YOLO: a class from 0 to "
-                    f"{len(classes) - 1} and numbers"
-                ) from None
-            continue
-        sizes = [width, height] * (len(shares) // 2)
-        pixels = [round(s * size, 6) for s, size in zip(shares, sizes, strict=False)]
-        if len(shares) == 4:
+            raise DataError(
+                f"{path}:{number}: {line!r} is no line of YOLO: a class from 0 to "
+                f"{len(classes) - 1} and numbers"
+            ) from None
+        if len(pixels) == 4:
             x, y, w, h = pixels
-            builder.add(name, box=[x - w / 2, y - h / 2, w, h])
-        elif len(shares) >= 6 and not len(shares) % 2:
-            builder.add(name, [pixels])
+            shapes.append(Shape(name, box=[x - w / 2, y - h / 2, w, h]))
+        elif len(pixels) >= 6 and not len(pixels) % 2:
+            shapes.append(Shape(name, [pixels]))
         else:
-            raise DataError(f"{path}:{number}: {len(shares)} numbers are neither box nor polygon")
+            raise DataError(f"{path}:{number}: {len(pixels)} numbers are neither box nor polygon")
+    return shapes
 
 
-def write(splits: Mapping[str, Split], root: Path) -> list[str]:
-    """Write splits; crowds are left out, as the format has none.
-
-    Returns:
-        What the format cannot hold, in words.
-    """
-    names = [c["name"] for c in next(iter(splits.values())).content["categories"]]
-    labels = {name: index for index, name in enumerate(names)}
-    crowds = 0
-    settings: dict[str, Any] = {"names": dict(enumerate(names))}
-    for split, each in splits.items():
-        settings[split] = f"images/{split}"
-        bring_pictures(each, root / "images" / split)
-        for image, objects in objects_of(each.content):
-            lines = []
-            for entry, name in objects:
-                if entry.get("iscrowd"):
-                    crowds += 1
-                else:
-                    lines.append(f"{labels[name]} {_line(entry, image)}\n")
-            path = (root / "labels" / split / image["file_name"]).with_suffix(".txt")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(lines), encoding="utf-8")
+def write(splits: Mapping[str, Split], root: Path) -> None:
+    """Write splits without crowds, which the format has not; an object is one polygon."""
+    names = class_names(splits)
+    for picture in place_pictures(splits, root, "images/{split}"):
+        lines = [
+            _line(s, names.index(s.label), picture.size) for s in picture.shapes if not s.crowd
+        ]
+        path = root / "labels" / picture.split / picture.name
+        write_whole(path.with_suffix(".txt"), "".join(lines))
+    settings = {"names": dict(enumerate(names)), **{split: f"images/{split}" for split in splits}}
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
-    (root / "data.yaml").write_text(text, encoding="utf-8")
-    return [f"{crowds} crowds, which YOLO has not"] * bool(crowds)
+    write_whole(root / "data.yaml", text)
 
 
-def _line(entry: Mapping[str, Any], image: Mapping[str, Any]) -> str:
-    size = (image["width"], image["height"])
-    polygons = polygons_of(entry, image)
-    if polygons:
-        values = join(polygons)
-    else:
-        x, y, w, h = entry["bbox"]
-        values = [x + w / 2, y + h / 2, w, h]
-    shares = (value / size[index % 2] for index, value in enumerate(values))
-    return " ".join(f"{share:.{DIGITS}g}" for share in shares)
+def _line(shape: Shape, label: int, size: tuple[int, int]) -> str:
+    x, y, w, h = shape.box
+    values = _joined(shape.polygons) if shape.polygons else [x + w / 2, y + h / 2, w, h]
+    shares = scaled(values, (1 / size[0], 1 / size[1]))
+    return " ".join([str(label), *(f"{share:.{DIGITS}g}" for share in shares)]) + "\n"
 
 
-def join(polygons: list[list[float]]) -> list[float]:
+def _joined(polygons: Sequence[Sequence[float]]) -> list[float]:
     """One polygon for an object of several parts, with ways there and back of no area."""
     first, *others = polygons
     joined = [*first, *first[:2] * bool(others)]

@@ -1,0 +1,57 @@
+"""Masks as bitmaps, polygons and COCO's run-length codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+
+def outlines(mask: NDArray) -> list[NDArray]:
+    """The outlines of a mask's connected parts, without holes, to half a pixel.
+
+    Args:
+        mask: of shape (height, width), bool or uint8; 0 outside.
+
+    Returns:
+        For each part x1, y1, x2, y2, ... in pixels.
+    """
+    # Contours run through the middle of the border's pixels, and pycocotools fills between pixel
+    # edges: at twice the size, a contour is the edge to half a pixel.
+    doubled = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [(contour.ravel() + 0.5) / 2 for contour in contours if len(contour) > 2]
+
+
+def encode(mask: Sequence | Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
+    """A mask of a COCO file, polygons or run lengths, as compressed run-length codes."""
+    if not isinstance(mask, Mapping):
+        return coco_mask.merge(coco_mask.frPyObjects([list(p) for p in mask], height, width))
+    if isinstance(mask["counts"], list):
+        return coco_mask.frPyObjects(mask, height, width)
+    return dict(mask)
+
+
+def run_lengths(mask: NDArray) -> dict[str, Any]:
+    """A bitmap (height, width) as a COCO file has it."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
+
+
+def extent(mask: Sequence | Mapping[str, Any], encoded: Mapping[str, Any]) -> list[float]:
+    """The box around a mask of a COCO file: x, y, width, height in pixels.
+
+    Args:
+        mask: of an object.
+        encoded: the same, by :func:`encode`.
+    """
+    if isinstance(mask, Mapping):
+        return coco_mask.toBbox(encoded).tolist()
+    xs = list(chain.from_iterable(polygon[0::2] for polygon in mask))
+    ys = list(chain.from_iterable(polygon[1::2] for polygon in mask))
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
