@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
-from mmconvnext.data.formats.common import CocoBuilder, Split, pictures_in
+from mmconvnext.data.formats.common import Labelled, Shape, Split, make_splits, pictures_in
 from mmconvnext.data.masks import outlines
 from mmconvnext.data.pictures import read_pictures
 from mmconvnext.engine.classes import datasets_of, set_classes
@@ -100,7 +100,7 @@ def predict(
     names = [path.relative_to(folder).as_posix() for path in pictures_in(folder)]
     if not names:
         raise DataError(f"{folder} has no pictures")
-    builder, faults = CocoBuilder(classes), []
+    found, faults = [], []
     pictures = read_pictures(folder, names)
     bar = ProgressBar(len(names), file=sys.stderr)
     for name in names:
@@ -112,32 +112,32 @@ def predict(
         if fault:
             faults.append(f"{folder / name} {fault}")
         else:
-            height, width = sample.ori_shape
-            builder.image(name, width, height)
-            add_objects(builder, sample.pred_instances, classes, score_thr, tolerance)
+            shapes = shapes_of(sample.pred_instances, classes, score_thr, tolerance)
+            found.append(Labelled("train", name, sample.ori_shape[::-1], shapes))
         bar.update()
     print(file=sys.stderr)
-    return Split(folder, builder.content()), faults
+    return make_splits(found, {"train": folder}, classes)["train"], faults
 
 
-def add_objects(
-    builder: CocoBuilder, instances: Any, classes: Sequence[str], score_thr: float, tolerance: float
-) -> None:
-    """Add what a detector found on the last image of a builder.
+def shapes_of(
+    instances: Any, classes: Sequence[str], score_thr: float, tolerance: float
+) -> list[Shape]:
+    """What a detector found on a picture.
 
     Args:
-        builder: of the file.
         instances: MMDetection's ``pred_instances``, with boxes (xyxy) and maybe masks in pixels.
         classes: names of the labels.
         score_thr: objects with lower scores are left out.
         tolerance: of polygons, in pixels.
     """
-    found = instances.cpu().numpy()
+    found, shapes = instances.cpu().numpy(), []
     for index in np.flatnonzero(found.scores >= score_thr):
         polygons = polygons_of_mask(found.masks[index], tolerance) if "masks" in found else []
         x1, y1, x2, y2 = found.bboxes[index].tolist()
+        box = None if polygons else [x1, y1, x2 - x1, y2 - y1]
         name, score = classes[int(found.labels[index])], float(found.scores[index])
-        builder.add(name, polygons, None if polygons else [x1, y1, x2 - x1, y2 - y1], score=score)
+        shapes.append(Shape(name, polygons, box, score=score))
+    return shapes
 
 
 def polygons_of_mask(mask: NDArray, tolerance: float) -> list[list[float]]:

@@ -11,8 +11,9 @@ from pycocotools import mask as coco_mask
 
 from mmconvnext.cli import main
 from mmconvnext.cli.prelabel import FORMATS
-from mmconvnext.data.formats.common import CocoBuilder, encode
+from mmconvnext.data.formats.common import Labelled, Shape, make_splits
 from mmconvnext.data.layouts import read_layout
+from mmconvnext.data.masks import encode
 from mmconvnext.engine import prelabel
 from mmconvnext.engine.classes import set_classes
 from mmconvnext.engine.config import load_config
@@ -145,7 +146,7 @@ def test_what_is_refused(checkpoint, images, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("tolerance", [0, 0.5, 2, 1000])
-def test_polygons_are_within_the_tolerance(tolerance):
+def test_polygons_are_within_the_tolerance(tolerance, tmp_path):
     mask = np.zeros(SIZE, np.uint8)
     cv2.ellipse(mask, (60, 50), (40, 25), 20, 0, 360, 1, -1)
     (polygon,) = prelabel.polygons_of_mask(mask, tolerance)
@@ -155,7 +156,6 @@ def test_polygons_are_within_the_tolerance(tolerance):
         for point in outline.reshape(-1, 2):
             distance = cv2.pointPolygonTest(points, point.tolist(), measureDist=True)
             assert abs(distance) <= tolerance + 1e-4
-    builder = CocoBuilder(NAMES)
-    builder.image("a.png", *SIZE[::-1])
-    builder.add(NAMES[0], [polygon])
-    assert builder.annotations[0]["area"] == pytest.approx(mask.sum(), rel=0.15)
+    picture = Labelled("train", "a.png", SIZE[::-1], [Shape(NAMES[0], [polygon])])
+    (entry,) = make_splits([picture], tmp_path)["train"].content["annotations"]
+    assert entry["area"] == pytest.approx(mask.sum(), rel=0.15)

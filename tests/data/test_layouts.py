@@ -124,6 +124,17 @@ def test_voc_counts_from_one_unless_there_is_a_zero(tmp_path, box, expected):
     assert (entry["bbox"], entry["iscrowd"]) == (expected, 1)
 
 
+def test_the_picture_nearest_to_an_annotation_file_is_its_own(tmp_path):
+    for split in ("train", "valid"):
+        put(tmp_path / split / "Annotations" / "a.xml", voc())
+        picture(tmp_path / split / "JPEGImages" / "a.png")
+    read = read_layout(tmp_path)[1]
+    assert read["val"].content["images"][0]["file_name"] == "valid/JPEGImages/a.png"
+    shutil.copytree(tmp_path / "valid" / "JPEGImages", tmp_path / "valid" / "images")
+    with pytest.raises(DataError, match=r"valid/Annotations/a\.xml: its picture a\.png .* several"):
+        read_layout(tmp_path)
+
+
 def test_labelmes_circles_and_bitmaps(tmp_path):
     import base64
 
@@ -170,13 +181,13 @@ POINTS = "<annotations><image name='a' width='9' height='9'><points/></image></a
     [
         ({"a.xml": BOMB}, "has a document type"),
         ({"a.xml": "<annotation>"}, "is not XML"),
-        ({"a.xml": voc()}, "its picture a.png is neither"),
+        ({"a.xml": voc()}, "its picture a.png is not below"),
         ({"a.xml": voc(box="abcd"), "a.png": ""}, "a.png is no picture"),
         ({"data.yaml": "names: [a\n"}, "is not YAML"),
         ({"data.yaml": "names: [a]\ntrain: none\n"}, "is no folder beside it"),
         ({"data.yaml": "names: [a]\ntrain: [x, y]\n"}, "give one folder"),
         ({"a.json": '{"shapes": ['}, "is not JSON"),
-        ({"a.json": '{"shapes": [], "imagePath": "../../x.png"}'}, "does not exist"),
+        ({"a.json": '{"shapes": [], "imagePath": "../../x.png"}'}, "x.png is not below"),
         ({"tasks.json": '[{"data": '}, "is not JSON"),
         ({"a.xml": "<annotations><image name='a'/></annotations>"}, "not cvat's, though they look"),
         (

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from mmconvnext.data.formats.common import CocoBuilder, Split
+from mmconvnext.data.formats.common import Labelled, Shape, Split, make_splits
 from mmconvnext.data.own import common_classes, make_own, with_ids_from_one
 from mmconvnext.data.validation import choose_validation, same_pictures
 from mmconvnext.errors import DataError
@@ -12,14 +12,15 @@ from mmconvnext.errors import DataError
 def split_of(folder, names=("cat", "dog"), images=20, polygons=True, **files) -> Split:
     """Pictures whose files have different bytes, an object on each, classes one after the other."""
     folder.mkdir(parents=True, exist_ok=True)
-    builder = CocoBuilder()
+    square = [10, 10, 30, 10, 30, 30, 10, 30]
+    pictures = []
     for index in range(images):
         name = f"{index}.jpg"
         (folder / name).write_bytes(files.get(name.removesuffix(".jpg"), b"%03d" % index))
-        builder.image(name, 100, 50)
-        square = [10, 10, 30, 10, 30, 30, 10, 30]
-        builder.add(names[index % len(names)], [square] if polygons else None, [10, 10, 20, 20])
-    return Split(folder, builder.content())
+        label = names[index % len(names)]
+        shape = Shape(label, [square] if polygons else (), [10, 10, 20, 20])
+        pictures.append(Labelled("train", name, (100, 50), [shape]))
+    return make_splits(pictures, folder, names)["train"]
 
 
 def names_of(path):

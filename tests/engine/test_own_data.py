@@ -10,7 +10,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmconvnext.cli import main
-from mmconvnext.data.formats.common import CocoBuilder
+from mmconvnext.data.formats.common import Labelled, Shape, make_splits
 from mmconvnext.data.prepare import prepare_data
 from mmconvnext.engine.classes import palette_of
 from mmconvnext.engine.config import load_config, merge_options
@@ -31,18 +31,17 @@ def make_folder(root: Path, names=NAMES, count=6, polygons=True) -> Path:
     """A folder as Roboflow exports it: one split, ids from 0, a category without objects."""
     folder = root / "train"
     folder.mkdir(parents=True)
-    builder = CocoBuilder()
-    random = np.random.default_rng(0)
+    random, pictures = np.random.default_rng(0), []
     for index in range(count):
-        Image.fromarray(random.integers(0, 255, (64, 96, 3), np.uint8)).save(
-            folder / f"{index}.png"
-        )
-        builder.image(f"{index}.png", 96, 64)
+        pixels = random.integers(0, 255, (64, 96, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        shapes = []
         for number, name in enumerate(names):
             x = 2 + 30 * (number % 3)
             square = [x, 10, x + 25, 10, x + 25, 40, x, 40]
-            builder.add(name, [square] if polygons else None, [x, 10, 25, 30])
-    content = builder.content()
+            shapes.append(Shape(name, [square] if polygons else (), [x, 10, 25, 30]))
+        pictures.append(Labelled("train", f"{index}.png", (96, 64), shapes))
+    content = make_splits(pictures, folder, names)["train"].content
     for key, reference in (("images", "image_id"), ("annotations", None)):
         for entry in content[key]:
             entry["id"] -= 1

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 
 from mmconvnext.data.masks import encode, extent, outlines, run_lengths
 from mmconvnext.data.paths import write_whole
+from mmconvnext.data.pictures import picture_size
 from mmconvnext.errors import DataError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -80,52 +81,10 @@ class Labelled(NamedTuple):
     shapes: list[Shape]
 
 
-@dataclass
-class CocoBuilder:
-    """Builds a COCO file object by object, with ids from 1."""
-
-    classes: Iterable[str] = ()
-    images: list[dict[str, Any]] = field(default_factory=list)
-    annotations: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._ids = {name: index for index, name in enumerate(self.classes, start=1)}
-
-    def image(self, file_name: str, width: int, height: int) -> None:
-        """Add an image; the objects that are added next are on it."""
-        size = {"width": int(width), "height": int(height)}
-        self.images.append({"id": len(self.images) + 1, "file_name": file_name, **size})
-
-    def add(
-        self,
-        name: str,
-        polygons: Sequence[Sequence[float]] | Mapping[str, Any] | None = None,
-        box: Sequence[float] | None = None,
-        **more: Any,
-    ) -> None:
-        """Add an object to the last image; see :class:`Shape`, ``more`` are other keys."""
-        image = self.images[-1]
-        entry: dict[str, Any] = {"id": len(self.annotations) + 1, "image_id": image["id"]}
-        entry["category_id"] = self._ids.setdefault(name, len(self._ids) + 1)
-        if polygons:
-            encoded = encode(polygons, image["width"], image["height"])
-            entry |= {"segmentation": polygons, "area": float(coco_mask.area(encoded))}
-            box = extent(polygons, encoded) if box is None else box
-        else:
-            entry["area"] = float(box[2] * box[3])
-        entry["bbox"] = [float(value) for value in box]
-        self.annotations.append({**entry, "iscrowd": 0, **more})
-
-    def content(self) -> dict[str, Any]:
-        """The whole file."""
-        categories = [{"id": index, "name": name} for name, index in self._ids.items()]
-        return {"images": self.images, "annotations": self.annotations, "categories": categories}
-
-
 def make_splits(
-    pictures: Iterable[Labelled], folders: Path | Mapping[str, Path], classes: Sequence[str] = ()
+    pictures: Iterable[Labelled], folders: Path | Mapping[str, Path], classes: Iterable[str] = ()
 ) -> dict[str, Split]:
-    """Splits of labelled pictures.
+    """Splits of labelled pictures, with ids from 1.
 
     Args:
         pictures: of all splits.
@@ -134,18 +93,38 @@ def make_splits(
     """
     pictures = list(pictures)
     others = {shape.label for each in pictures for shape in each.shapes} - {*classes}
+    ids = {name: index for index, name in enumerate([*classes, *sorted(others)], start=1)}
     if isinstance(folders, Path):
         folders = {each.split: folders for each in pictures}
     splits = {}
     for split, folder in folders.items():
-        builder = CocoBuilder([*classes, *sorted(others)])
-        for each in pictures:
-            if each.split == split:
-                builder.image(each.name, *each.size)
-                for shape in each.shapes:
-                    builder.add(*shape[:3], iscrowd=int(shape.crowd))
-        splits[split] = Split(folder, builder.content())
+        images, annotations = [], []
+        for each in (picture for picture in pictures if picture.split == split):
+            size = dict(zip(("width", "height"), each.size, strict=True))
+            images.append({"id": len(images) + 1, "file_name": each.name, **size})
+            for shape in each.shapes:
+                keys = {"id": len(annotations) + 1, "image_id": len(images)}
+                keys["category_id"] = ids[shape.label]
+                annotations.append({**keys, **_annotation(shape, *each.size)})
+        categories = [{"id": index, "name": name} for name, index in ids.items()]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        splits[split] = Split(folder, content)
     return splits
+
+
+def _annotation(shape: Shape, width: int, height: int) -> dict[str, Any]:
+    entry, box = {}, shape.box
+    if shape.polygons:
+        encoded = encode(shape.polygons, width, height)
+        area = coco_mask.area(encoded)
+        entry["segmentation"] = shape.polygons
+        box = extent(shape.polygons, encoded) if box is None else box
+    else:
+        area = box[2] * box[3]
+    if shape.score is not None:
+        entry["score"] = shape.score
+    box = [float(value) for value in box]
+    return {**entry, "area": float(area), "bbox": box, "iscrowd": int(shape.crowd)}
 
 
 def place_pictures(splits: Mapping[str, Split], root: Path, place: str) -> Iterator[Labelled]:
@@ -242,7 +221,60 @@ def points_of(values: Sequence[float]) -> list[list[float]]:
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder and of those in it, sorted."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
+    places = os.walk(folder, followlinks=True)
+    return sorted(
+        Path(place, name)
+        for place, _, names in places
+        for name in names
+        if name.lower().endswith(PICTURES)
+    )
+
+
+class PictureFinder:
+    """Finds the pictures that annotation files name, wherever they lie below a folder.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._known: dict[str, list[Path]] = defaultdict(list)
+        for path in pictures_in(root):
+            for name in (path.name, path.stem):
+                self._known[name].append(path)
+
+    def find(self, owner: Path, *names: str) -> tuple[str, tuple[int, int]]:
+        """The picture of the first of some names, as paths, alone, or without the ending.
+
+        Of pictures of one name, that which is nearest to the annotation file is meant.
+
+        Returns:
+            Its path below the folder, and its size.
+
+        Raises:
+            DataError: there is none, or there are several.
+        """
+        for given in names:
+            parts = [p for p in given.replace("\\", "/").split("/") if p not in ("", ".", "..")]
+            for ending in ("/".join(parts), parts[-1]) if parts else ():
+                found = [p for p in self._known[parts[-1]] if _ends(p, ending)]
+                near = [_nearness(path, owner) for path in found]
+                if found and near.count(max(near)) == 1:
+                    path = found[near.index(max(near))]
+                    return path.relative_to(self.root).as_posix(), picture_size(path)
+        raise DataError(
+            f"{owner}: its picture {names[0] or names[-1]} is not below {self.root}, or several are: "
+            "put it there, once"
+        )
+
+
+def _ends(path: Path, ending: str) -> bool:
+    return any(f"/{p.as_posix()}".endswith(f"/{ending}") for p in (path, path.with_suffix("")))
+
+
+def _nearness(path: Path, owner: Path) -> tuple[int, bool]:
+    return len(os.path.commonpath((path, owner))), path.with_suffix("") == owner.with_suffix("")
 
 
 def split_of(name: str) -> str | None:

@@ -12,21 +12,8 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from mmconvnext.data.formats.common import (
-    Labelled,
-    Shape,
-    Split,
-    class_names,
-    element,
-    make_splits,
-    parts_of_objects,
-    place_pictures,
-    points_of,
-    read_xml,
-    split_of,
-    whole_mask,
-    write_xml,
-)
+from mmconvnext.data.formats import common
+from mmconvnext.data.formats.common import Labelled, Shape, Split
 from mmconvnext.errors import DataError
 
 KINDS = ("box", "polygon", "mask")
@@ -36,28 +23,28 @@ OTHER_KINDS = ("polyline", "points", "ellipse", "cuboid", "skeleton")
 def find(root: Path) -> list[Path]:
     """CVAT's files in a folder."""
     paths = sorted({*root.glob("*.xml"), *root.glob("*/*.xml")})
-    return [path for path in paths if read_xml(path).tag == "annotations"]
+    return [path for path in paths if common.read_xml(path).tag == "annotations"]
 
 
 def read(root: Path) -> dict[str, Split]:
     """Read the splits of a folder: the subsets of its pictures, or all as ``train``."""
-    trees = {path: read_xml(path) for path in find(root)}
+    trees = {path: common.read_xml(path) for path in find(root)}
     names = {label.findtext("name", "") for tree in trees.values() for label in tree.iter("label")}
     pictures = [_read(path, image) for path, tree in trees.items() for image in tree.iter("image")]
     names |= {shape.label for picture in pictures for shape in picture.shapes}
     folder = root / "images" if (root / "images").is_dir() else root
-    return make_splits(pictures, folder, sorted(names - {""}))
+    return common.make_splits(pictures, folder, sorted(names - {""}))
 
 
 def _read(path: Path, image: Element) -> Labelled:
-    split = split_of(image.get("subset") or path.stem) or "train"
+    split = common.split_of(image.get("subset") or path.stem) or "train"
     size = (int(image.get("width")), int(image.get("height")))
     for shape in image:
         if shape.tag in OTHER_KINDS:
             raise DataError(
                 f"{path}: a {shape.tag} on {image.get('name')} is neither box, polygon nor mask"
             )
-    objects = parts_of_objects([shape for shape in image if shape.tag in KINDS], _group)
+    objects = common.parts_of_objects([shape for shape in image if shape.tag in KINDS], _group)
     return Labelled(split, image.get("name"), size, [_shape(parts, size) for parts in objects])
 
 
@@ -83,22 +70,22 @@ def _mask(shape: Element, size: tuple[int, int]) -> dict[str, Any]:
     left, top, width, height = (int(shape.get(k)) for k in ("left", "top", "width", "height"))
     counts = [int(count) for count in shape.get("rle").split(",")]
     bits = np.repeat(np.arange(len(counts)) % 2, counts)[: width * height]
-    return whole_mask(bits.reshape(height, width), left, top, size)
+    return common.whole_mask(bits.reshape(height, width), left, top, size)
 
 
 def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write all splits into ``annotations.xml``, as subsets; masks become polygons."""
-    labels = [_label(name) for name in class_names(splits)]
+    labels = [_label(name) for name in common.class_names(splits)]
     meta = {"task": {"labels": {"label": labels}}}
-    tree = element("annotations", {"version": "1.1", "meta": meta})
-    for index, picture in enumerate(place_pictures(splits, root, "images")):
+    tree = common.element("annotations", {"version": "1.1", "meta": meta})
+    for index, picture in enumerate(common.place_pictures(splits, root, "images")):
         width, height = map(str, picture.size)
         facts = {"name": picture.name, "subset": picture.split, "width": width, "height": height}
-        image = element("image", id=str(index), **facts)
+        image = common.element("image", id=str(index), **facts)
         for group, shape in enumerate(picture.shapes, start=1):
             image.extend(_parts(shape, group))
         tree.append(image)
-    write_xml(root / "annotations.xml", tree)
+    common.write_xml(root / "annotations.xml", tree)
 
 
 def _label(name: str) -> dict[str, Any]:
@@ -112,18 +99,20 @@ def _label(name: str) -> dict[str, Any]:
 
 def _parts(shape: Shape, group: int) -> list[Element]:
     several, source = len(shape.polygons) > 1, "manual" if shape.score is None else "auto"
-    common = {"label": shape.label, "source": source, "occluded": "0", "z_order": "0"}
-    common["group_id"] = str(group if several else 0)
+    facts = {"label": shape.label, "source": source, "occluded": "0", "z_order": "0"}
+    facts["group_id"] = str(group if several else 0)
     x, y, w, h = shape.box
     ends = {"xtl": x, "ytl": y, "xbr": x + w, "ybr": y + h}
     places = [
-        {"points": ";".join(f"{x:.12g},{y:.12g}" for x, y in points_of(polygon))}
+        {"points": ";".join(f"{x:.12g},{y:.12g}" for x, y in common.points_of(polygon))}
         for polygon in shape.polygons
     ] or [{key: f"{value:.12g}" for key, value in ends.items()}]
-    parts = [element("polygon" if shape.polygons else "box", **common, **each) for each in places]
+    parts = [
+        common.element("polygon" if shape.polygons else "box", **facts, **each) for each in places
+    ]
     for part in parts:
         if shape.crowd:
-            part.append(element("attribute", "true", name="iscrowd"))
+            part.append(common.element("attribute", "true", name="iscrowd"))
         if shape.score is not None:
-            part.append(element("attribute", f"{shape.score:.4f}", name="score"))
+            part.append(common.element("attribute", f"{shape.score:.4f}", name="score"))
     return parts

@@ -15,20 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmconvnext.data.formats.common import (
-    Labelled,
-    Shape,
-    Split,
-    make_splits,
-    parts_of_objects,
-    place_pictures,
-    points_of,
-    read_json,
-    split_folders,
-    whole_mask,
-    write_json,
-)
-from mmconvnext.data.pictures import picture_size
+from mmconvnext.data.formats import common
+from mmconvnext.data.formats.common import Labelled, Shape, Split
 from mmconvnext.errors import DataError
 
 CIRCLE_CORNERS = 64
@@ -40,28 +28,21 @@ def find(root: Path) -> list[Path]:
 
 
 def _load(path: Path) -> dict[str, Any] | None:
-    content = read_json(path, b"{", b'"shapes"')
+    content = common.read_json(path, b"{", b'"shapes"')
     return content if isinstance(content, dict) and "shapes" in content else None
 
 
 def read(root: Path) -> dict[str, Split]:
     """Read the splits of a folder: its folders of such names, or all as ``train``."""
-    files = [(split, path) for split, f in split_folders(root).items() for path in find(f)]
-    return make_splits([_read(root, path, split) for split, path in files], root)
-
-
-def _read(root: Path, path: Path, split: str) -> Labelled:
-    content = _load(path)
-    given = str(content.get("imagePath") or "").replace("\\", "/")
-    picture = (path.parent / given).resolve() if given else path
-    if not picture.is_file():  # it was moved together with its file
-        picture = path.parent.resolve() / Path(given).name
-    if not picture.is_relative_to(root.resolve()):
-        raise DataError(f"{path}: imagePath {given} leaves {root}")
-    size = picture_size(picture)
-    objects = parts_of_objects(content["shapes"], _group)
-    shapes = [_shape(path, parts, size) for parts in objects]
-    return Labelled(split, picture.relative_to(root.resolve()).as_posix(), size, shapes)
+    finder, pictures = common.PictureFinder(root), []
+    for split, folder in common.split_folders(root).items():
+        for path in find(folder):
+            content = _load(path)
+            name, size = finder.find(path, str(content.get("imagePath") or ""), path.stem)
+            objects = common.parts_of_objects(content["shapes"], _group)
+            shapes = [_shape(path, parts, size) for parts in objects]
+            pictures.append(Labelled(split, name, size, shapes))
+    return common.make_splits(pictures, root)
 
 
 def _group(shape: Mapping[str, Any]) -> Hashable:
@@ -106,13 +87,13 @@ def _mask(path: Path, shape: Mapping[str, Any], size: tuple[int, int]) -> dict[s
     except (KeyError, ValueError, OSError) as error:
         raise DataError(f"{path}: the mask of {shape.get('label')!r} is broken: {error}") from None
     left, top = (int(value) for value in shape["points"][0])
-    return whole_mask(bitmap, left, top, size)
+    return common.whole_mask(bitmap, left, top, size)
 
 
 def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write splits as folders of pictures and files; masks become polygons."""
     place = "{split}" if len(splits) > 1 else ""
-    for picture in place_pictures(splits, root, place):
+    for picture in common.place_pictures(splits, root, place):
         objects = enumerate(picture.shapes)
         content = {
             "version": "5.5.0",
@@ -124,13 +105,13 @@ def write(splits: Mapping[str, Split], root: Path) -> None:
             "imageWidth": picture.size[0],
         }
         path = root / place.format(split=picture.split) / picture.name
-        write_json(path.with_suffix(".json"), content)
+        common.write_json(path.with_suffix(".json"), content)
 
 
 def _parts(shape: Shape, group: int) -> list[dict[str, Any]]:
     x, y, w, h = shape.box
-    parts = [points_of(p) for p in shape.polygons] or [[[x, y], [x + w, y + h]]]
-    common = {
+    parts = [common.points_of(p) for p in shape.polygons] or [[[x, y], [x + w, y + h]]]
+    facts = {
         "label": shape.label,
         "group_id": group if len(parts) > 1 else None,
         "description": "" if shape.score is None else f"score {shape.score:.4f}",
@@ -138,4 +119,4 @@ def _parts(shape: Shape, group: int) -> list[dict[str, Any]]:
         "flags": {"iscrowd": True} if shape.crowd else {},
         "mask": None,
     }
-    return [{**common, "points": points} for points in parts]
+    return [{**facts, "points": points} for points in parts]

@@ -11,21 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from mmconvnext.data.formats.common import (
-    PICTURES,
-    SPLIT_NAMES,
-    Labelled,
-    Shape,
-    Split,
-    element,
-    make_splits,
-    place_pictures,
-    read_xml,
-    split_folders,
-    write_xml,
-)
+from mmconvnext.data.formats import common
+from mmconvnext.data.formats.common import Labelled, Shape, Split
 from mmconvnext.data.paths import write_whole
-from mmconvnext.data.pictures import picture_size
 from mmconvnext.errors import DataError
 
 ENDS = ("xmin", "ymin", "xmax", "ymax")
@@ -34,26 +22,28 @@ LISTS = "ImageSets/Main"
 
 def find(root: Path) -> list[Path]:
     """Where the XML files are: one folder, or one for each split."""
-    return sorted({p.parent for p in root.rglob("*.xml") if read_xml(p).tag == "annotation"})
+    return sorted({p.parent for p in root.rglob("*.xml") if common.read_xml(p).tag == "annotation"})
 
 
 def read(root: Path) -> dict[str, Split]:
     """Read the splits of a folder: by lists in ``ImageSets/Main``, or by folders."""
-    lists = {s: p for s in SPLIT_NAMES if (p := root / LISTS / f"{s}.txt").is_file()}
+    lists = {s: p for s in common.SPLIT_NAMES if (p := root / LISTS / f"{s}.txt").is_file()}
     files = {split: _listed(path, root / "Annotations") for split, path in lists.items()}
     if not lists:
-        files = {s: sorted(folder.rglob("*.xml")) for s, folder in split_folders(root).items()}
-    trees = {path: read_xml(path) for paths in files.values() for path in paths}
+        files = {
+            s: sorted(folder.rglob("*.xml")) for s, folder in common.split_folders(root).items()
+        }
+    trees = {path: common.read_xml(path) for paths in files.values() for path in paths}
     ends = [box.findtext(k, "") for t in trees.values() for box in t.iter("bndbox") for k in ENDS]
     first = 0 if any(end.strip() in ("0", "0.0") for end in ends) else 1
-    pictures = []
+    finder, pictures = common.PictureFinder(root), []
     for split, paths in files.items():
         for path in paths:
-            picture = _picture(path, trees[path])
-            name, size = picture.relative_to(root).as_posix(), picture_size(picture)
-            shapes = [_shape(path, each, first) for each in trees[path].iter("object")]
+            tree = trees[path]
+            name, size = finder.find(path, tree.findtext("filename") or "", path.stem)
+            shapes = [_shape(path, each, first) for each in tree.iter("object")]
             pictures.append(Labelled(split, name, size, shapes))
-    return make_splits(pictures, root)
+    return common.make_splits(pictures, root)
 
 
 def _listed(path: Path, folder: Path) -> list[Path]:
@@ -61,18 +51,6 @@ def _listed(path: Path, folder: Path) -> list[Path]:
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     files = [(folder / f"{n}.xml", folder / f"{n.rpartition(' ')[0].strip()}.xml") for n in names]
     return [a if a.is_file() else b for name, (a, b) in zip(names, files, strict=True) if name]
-
-
-def _picture(path: Path, tree: Element) -> Path:
-    given = (tree.findtext("filename") or path.stem).replace("\\", "/")
-    name = Path(given).name
-    above = path.parents[1:3]
-    folders = [path.parent, *(p / each for p in above for each in ("JPEGImages", "images"))]
-    stems = [given, name, *(f"{path.stem}{suffix}" for suffix in PICTURES)]
-    for place in (folder / each for folder in folders for each in stems):
-        if place.is_file():
-            return place
-    raise DataError(f"{path}: its picture {name} is neither beside it nor in JPEGImages")
 
 
 def _shape(path: Path, node: Element, first: int) -> Shape:
@@ -90,13 +68,13 @@ def _shape(path: Path, node: Element, first: int) -> Shape:
 def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write splits; masks are left out, as these files have none."""
     stems: dict[str, list[str]] = defaultdict(list)
-    for picture in place_pictures(splits, root, "JPEGImages"):
+    for picture in common.place_pictures(splits, root, "JPEGImages"):
         stem = Path(picture.name).with_suffix("").as_posix()
         stems[picture.split].append(f"{stem}\n")
         size = dict(zip(("width", "height", "depth"), (*picture.size, 3), strict=True))
         objects = [_element(shape) for shape in picture.shapes]
         tree = {"filename": picture.name, "size": size, "object": objects}
-        write_xml(root / "Annotations" / f"{stem}.xml", element("annotation", tree))
+        common.write_xml(root / "Annotations" / f"{stem}.xml", common.element("annotation", tree))
     for split in splits:
         write_whole(root / LISTS / f"{split}.txt", "".join(stems[split]))
 
@@ -105,4 +83,6 @@ def _element(shape: Shape) -> Element:
     x, y, w, h = shape.box
     ends = [f"{value:.12g}" for value in (x + 1, y + 1, x + w, y + h)]
     box = dict(zip(ENDS, ends, strict=True))
-    return element("object", {"name": shape.label, "difficult": int(shape.crowd), "bndbox": box})
+    return common.element(
+        "object", {"name": shape.label, "difficult": int(shape.crowd), "bndbox": box}
+    )

@@ -12,17 +12,8 @@ from typing import Any
 
 import yaml
 
-from mmconvnext.data.formats.common import (
-    SPLIT_NAMES,
-    Labelled,
-    Shape,
-    Split,
-    class_names,
-    make_splits,
-    pictures_in,
-    place_pictures,
-    scaled,
-)
+from mmconvnext.data.formats import common
+from mmconvnext.data.formats.common import Labelled, Shape, Split
 from mmconvnext.data.paths import write_whole
 from mmconvnext.data.pictures import picture_size
 from mmconvnext.errors import DataError
@@ -50,13 +41,13 @@ def read(root: Path) -> dict[str, Split]:
     names = settings["names"]
     names = [names[k] for k in sorted(names)] if isinstance(names, Mapping) else names
     classes = list(map(str, names))
-    folders = {s: _folder(path, settings, s) for s in SPLIT_NAMES if settings.get(s)}
+    folders = {s: _folder(path, settings, s) for s in common.SPLIT_NAMES if settings.get(s)}
     pictures = []
     for split, folder in folders.items():
-        for picture in pictures_in(folder):
+        for picture in common.pictures_in(folder):
             name, size = picture.relative_to(folder).as_posix(), picture_size(picture)
             pictures.append(Labelled(split, name, size, _shapes(_labels(picture), size, classes)))
-    return make_splits(pictures, folders, classes)
+    return common.make_splits(pictures, folders, classes)
 
 
 def _folder(path: Path, settings: Mapping[str, Any], key: str) -> Path:
@@ -88,7 +79,7 @@ def _shapes(path: Path, size: tuple[int, int], classes: Sequence[str]) -> list[S
         try:
             label, *values = line.split()
             name = dict(enumerate(classes))[int(label)]
-            pixels = [round(v, 6) for v in scaled(map(float, values), size)]
+            pixels = [round(v, 6) for v in common.scaled(map(float, values), size)]
         except (ValueError, KeyError):
             raise DataError(
                 f"{path}:{number}: {line!r} is no line of YOLO: a class from 0 to "
@@ -106,8 +97,8 @@ def _shapes(path: Path, size: tuple[int, int], classes: Sequence[str]) -> list[S
 
 def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write splits without crowds, which the format has not; an object is one polygon."""
-    names = class_names(splits)
-    for picture in place_pictures(splits, root, "images/{split}"):
+    names = common.class_names(splits)
+    for picture in common.place_pictures(splits, root, "images/{split}"):
         lines = [
             _line(s, names.index(s.label), picture.size) for s in picture.shapes if not s.crowd
         ]
@@ -121,7 +112,7 @@ def write(splits: Mapping[str, Split], root: Path) -> None:
 def _line(shape: Shape, label: int, size: tuple[int, int]) -> str:
     x, y, w, h = shape.box
     values = _joined(shape.polygons) if shape.polygons else [x + w / 2, y + h / 2, w, h]
-    shares = scaled(values, (1 / size[0], 1 / size[1]))
+    shares = common.scaled(values, (1 / size[0], 1 / size[1]))
     return " ".join([str(label), *(f"{share:.{DIGITS}g}" for share in shares)]) + "\n"
 
 
