@@ -11,7 +11,7 @@ import numpy as np
 
 from mmconvnext.data.categories import Entries, check_categories, key_of, with_text_keys
 from mmconvnext.data.findings import Findings
-from mmconvnext.data.objects import FAULTS, check_object, is_finite, surely_sound
+from mmconvnext.data.objects import FAULTS, check_object, is_finite
 
 REQUIRED_KEYS = {
     "images": ("id", "file_name"),
@@ -19,7 +19,6 @@ REQUIRED_KEYS = {
     "categories": ("id", "name"),
 }
 NO_OBJECTS = "no objects"
-CHUNK = 50_000  # annotations that are looked at together: bounds the memory
 # Shares of boxes that are corners (x1, y1, x2, y2) within the picture, and that reach beyond it as
 # (x, y, width, height), from which on a file is taken to have corners.
 CORNERS, BEYOND = 0.95, 0.25
@@ -237,24 +236,16 @@ def _check_objects(
     findings: Findings,
 ) -> list[tuple[int, dict[str, Any]]]:
     kept = []
-    for start in range(0, len(entries), CHUNK):
-        chunk = entries[start : start + CHUNK]
-        limits = np.array([sizes[entry["image_id"]] for _, entry in chunk])
-        sound = surely_sound([entry for _, entry in chunk], limits, masks)
-        for (index, entry), skip in zip(chunk, sound.tolist(), strict=True):
-            if skip:
-                kept.append((index, entry))
-                continue
-            repaired, kinds = check_object(entry, *sizes[entry["image_id"]], masks)
-            for kind in kinds:
-                severity, text = FAULTS[kind]
-                findings.add(severity, kind, text, object_name(entry, index))
-                if severity == "repair":
-                    findings.repaired_objects.add(index)
-            if repaired is not None:
-                kept.append(
-                    (index, repaired if any(FAULTS[k][0] != "note" for k in kinds) else entry)
-                )
+    for index, entry in entries:
+        repaired, kinds = check_object(entry, *sizes[entry["image_id"]], masks)
+        severities = {FAULTS[kind][0] for kind in kinds}
+        for kind in kinds:
+            severity, text = FAULTS[kind]
+            findings.add(severity, kind, text, object_name(entry, index))
+        if "repair" in severities:
+            findings.repaired_objects.add(index)
+        if repaired is not None:
+            kept.append((index, repaired if severities - {"note"} else entry))
     return kept
 
 

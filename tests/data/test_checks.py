@@ -12,7 +12,7 @@ from mmdet.structures import DetDataSample
 from pycocotools import mask as coco_mask
 
 from mmconvnext.data.checks import Size, check_annotations
-from mmconvnext.data.objects import FAULTS, check_object, read_counts, surely_sound
+from mmconvnext.data.objects import FAULTS, read_counts
 from mmconvnext.data.transforms import FastLoadAnnotations, FastPackDetInputs
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
 from mmconvnext.evaluation.oracle import answer
@@ -282,17 +282,6 @@ def test_sizes_of_pictures_are_filled_in_and_compared():
         "100x80, the picture has 80x100"
         in messages(content, pictures=pictures)["width and height swapped"]
     )
-
-
-@settings(max_examples=200, deadline=None)
-@given(content=faulty_files(), masks=st.booleans())
-def test_what_is_surely_sound_is_not_changed(content, masks):
-    entries = [e for e in content["annotations"] if isinstance(e, dict)]
-    sound = surely_sound(entries, np.full((len(entries), 2), (60, 50)), masks)
-    for entry in np.array(entries, dtype=object)[sound]:
-        repaired, kinds = check_object(entry, 60, 50, masks)
-        assert repaired == entry
-        assert not [kind for kind in kinds if FAULTS[kind][0] != "note"]
 
 
 @given(mask=st.lists(st.booleans(), min_size=12, max_size=12))

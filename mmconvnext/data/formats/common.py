@@ -263,9 +263,10 @@ class PictureFinder:
                 if found and near.count(max(near)) == 1:
                     path = found[near.index(max(near))]
                     return path.relative_to(self.root).as_posix(), picture_size(path)
+        name = names[0] or names[-1]
         raise DataError(
-            f"{owner}: its picture {names[0] or names[-1]} is not below {self.root}, or several are: "
-            "put it there, once"
+            f"{owner}: its picture {name} is not below {self.root}, or several are: put it there, "
+            "once"
         )
 
 
