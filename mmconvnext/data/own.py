@@ -14,8 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mmconvnext.data.categories import plain_name
+from mmconvnext.data.categories import key_of, plain_name
 from mmconvnext.data.formats.common import Split
+from mmconvnext.data.objects import is_finite
 from mmconvnext.data.paths import write_whole
 from mmconvnext.data.validation import choose_validation, same_pictures
 from mmconvnext.errors import DataError
@@ -101,18 +102,20 @@ def common_classes(splits: Mapping[str, Split]) -> tuple[tuple[str, ...], list[s
     """One order of classes for all splits: that of the first split's ids, then what others add.
 
     Returns:
-        The names, and lines on classes that not every split has.
+        The names, and a line on classes that the first split lacks.
 
     Raises:
         DataError: there is none, or two differ in case, blanks and hyphens alone.
     """
-    names: dict[str, None] = {}
-    lacking = []
-    for split in splits.values():
-        entries = [e for e in _entries(split, "categories") if isinstance(e.get("name"), str)]
+    of_splits: dict[str, list[str]] = {}
+    for split, each in splits.items():
+        entries = [e for e in _entries(each, "categories") if isinstance(e.get("name"), str)]
         if all(type(entry.get("id")) is int for entry in entries):
             entries = sorted(entries, key=lambda entry: entry["id"])
-        names.update(dict.fromkeys(entry["name"] for entry in entries))
+        of_splits[split] = [entry["name"] for entry in entries]
+    names = dict.fromkeys(chain.from_iterable(of_splits.values()))
+    if not names:
+        raise DataError(f"{_places(splits)}: there are no classes")
     spellings: dict[str, str] = {}
     for name in names:
         other = spellings.setdefault(plain_name(name), name)
@@ -121,13 +124,9 @@ def common_classes(splits: Mapping[str, Split]) -> tuple[tuple[str, ...], list[s
                 f"{_places(splits)}: {other!r} and {name!r} are two classes that differ only in "
                 "case, blanks or hyphens; write both alike"
             )
-    if not names:
-        raise DataError(f"{_places(splits)}: there are no classes")
-    first, *others = splits
-    known = {entry.get("name") for entry in _entries(splits[first], "categories")}
-    if others and (extra := [name for name in names if name not in known]):
-        lacking.append(f"{first} has no class {', '.join(map(repr, extra))}, which others have")
-    return tuple(names), lacking
+    first = next(iter(splits))
+    extra = ", ".join(repr(name) for name in names if name not in of_splits[first])
+    return tuple(names), [f"{first} has no class {extra}, which others have"] * bool(extra)
 
 
 def _with_validation(splits: Mapping[str, Split]) -> tuple[dict[str, Split], str]:
@@ -135,12 +134,12 @@ def _with_validation(splits: Mapping[str, Split]) -> tuple[dict[str, Split], str
     images = _entries(train, "images")
     labels: dict[Hashable, set[Hashable]] = defaultdict(set)
     for entry in _entries(train, "annotations"):
-        labels[_key(entry.get("image_id"))].add(_key(entry.get("category_id")))
+        labels[key_of(entry.get("image_id"))].add(key_of(entry.get("category_id")))
     groups = [
         [images[index] for index in group]
         for group in same_pictures([_picture(train, image) for image in images])
     ]
-    of_groups = [set().union(*(labels[_key(i.get("id"))] for i in group)) for group in groups]
+    of_groups = [set().union(*(labels[key_of(i.get("id"))] for i in group)) for group in groups]
     chosen = choose_validation(of_groups, [len(group) for group in groups])
     if not chosen:
         raise DataError(
@@ -159,16 +158,11 @@ def _with_validation(splits: Mapping[str, Split]) -> tuple[dict[str, Split], str
     return {**parts, **{k: v for k, v in splits.items() if k != "train"}}, note
 
 
-def _key(value: Any) -> str:
-    """An id of any type, as images and objects may write it: 7, 7.0 or "7"."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _part(split: Split, images: list[dict[str, Any]]) -> Split:
     """A split with some of its images; objects of no image at all stay, for the checks to find."""
-    others = {_key(image.get("id")) for image in _entries(split, "images")}
-    others -= {_key(image.get("id")) for image in images}
-    entries = [e for e in _entries(split, "annotations") if _key(e.get("image_id")) not in others]
+    others = {key_of(image.get("id")) for image in _entries(split, "images")}
+    others -= {key_of(image.get("id")) for image in images}
+    entries = [e for e in _entries(split, "annotations") if key_of(e.get("image_id")) not in others]
     return Split(split.folder, {**split.content, "images": images, "annotations": entries})
 
 
@@ -178,13 +172,11 @@ def _picture(split: Split, image: Mapping[str, Any]) -> Path:
 
 def _note_on_copies(splits: Mapping[str, Split]) -> list[str]:
     """A line for pictures of the training that are in the validation or the test, too."""
-    used = [(n, _picture(s, i)) for n, s in splits.items() for i in _entries(s, "images")]
-    for_training = [name == "train" for name, _ in used]
-    both = [
-        group
-        for group in same_pictures([path for _, path in used])
-        if len({for_training[index] for index in group}) > 1
+    used = [
+        (n == "train", _picture(s, i)) for n, s in splits.items() for i in _entries(s, "images")
     ]
+    groups = same_pictures([path for _, path in used])
+    both = [group for group in groups if len({used[index][0] for index in group}) > 1]
     if not both:
         return []
     example = " and ".join(str(used[index][1]) for index in both[0][:2])
@@ -193,99 +185,78 @@ def _note_on_copies(splits: Mapping[str, Split]) -> list[str]:
 
 def _write(splits: Mapping[str, Split], folder: Path) -> dict[str, Path]:
     """The annotation file of each split: the one that it is read from, or a new one."""
-    files = {name: split.path.absolute() for name, split in splits.items() if split.path}
-    texts = {
-        name: json.dumps(with_ids_from_one(split.content))
-        for name, split in splits.items()
-        if not split.path
-    }
+    texts = {n: json.dumps(with_ids_from_one(s.content)) for n, s in splits.items() if not s.path}
     digest = hashlib.sha256("".join(texts.values()).encode()).hexdigest()[:8]
     written: dict[str, Path] = {}
     for name, text in texts.items():
         path = folder.absolute() / digest / f"{name}.json"
         # one file for splits that are the same: their metric and data set have to have one
-        files[name] = written.setdefault(text, path)
-        if not files[name].is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if written.setdefault(text, path) == path and not path.is_file():
             write_whole(path, text)
-    return {name: files[name] for name in splits}
+    return {n: s.path.absolute() if s.path else written[texts[n]] for n, s in splits.items()}
 
 
 def with_ids_from_one(content: Mapping[str, Any]) -> dict[str, Any]:
     """A COCO file whose ids start at 1 where they started below, all moved by the same number."""
     moved = dict(content)
-    for key, reference in (
-        ("images", "image_id"),
-        ("categories", "category_id"),
-        ("annotations", None),
-    ):
-        entries = moved.get(key)
-        ids = [e.get("id") for e in entries if isinstance(e, dict)] if entries else []
-        if not ids or any(type(each) is not int for each in ids) or min(ids) >= 1:
-            continue
-        step = 1 - min(ids)
-        moved[key] = _moved(entries, "id", step)
-        if reference:
-            moved["annotations"] = _moved(moved["annotations"], reference, step)
+    for key, reference in (("images", "image_id"), ("categories", "category_id")):
+        _move(moved, key, {key: "id", "annotations": reference})
+    _move(moved, "annotations", {"annotations": "id"})
     return moved
 
 
-def _moved(entries: Sequence[Any], key: str, step: int) -> list[Any]:
-    return [
-        {**e, key: e[key] + step} if isinstance(e, dict) and type(e.get(key)) is int else e
-        for e in entries
-    ]
+def _move(content: dict[str, Any], key: str, ids: Mapping[str, str]) -> None:
+    """Move the ids of a list, and what refers to them."""
+    found = [e.get("id") for e in content.get(key) or () if isinstance(e, dict)]
+    if not found or any(type(each) is not int for each in found) or min(found) >= 1:
+        return
+    step = 1 - min(found)
+    for name, field in ids.items():
+        content[name] = [
+            {**e, field: e[field] + step}
+            if isinstance(e, dict) and type(e.get(field)) is int
+            else e
+            for e in content[name]
+        ]
 
 
 def _table(splits: Mapping[str, Split], classes: Sequence[str]) -> list[list[str]]:
     """Images, objects of each class and their sizes, a column for each split."""
-    counts = {name: _count(split) for name, split in splits.items()}
-    rows = [["", *counts]]
-    shown = [*classes[:MAX_ROWS]]
-    for key in ("images", "images without objects", "picture sizes"):
-        rows.append([key, *(str(count[0][key]) for count in counts.values())])
-    for name in shown:
-        rows.append([name, *(str(count[1][name]) for count in counts.values())])
-    if len(classes) > len(shown):
-        others = classes[MAX_ROWS:]
-        totals = (sum(count[1][name] for name in others) for count in counts.values())
-        rows.append([f"{len(others)} other classes", *map(str, totals)])
-    for key in ("small", "medium", "large", "crowds"):
-        rows.append([key, *(str(count[0][key]) for count in counts.values())])
-    return rows
+    labels = {name: min(index, MAX_ROWS) for index, name in enumerate(classes)}
+    counts = {name: _count(split, labels) for name, split in splits.items()}
+    rows = [(key, key) for key in ("images", "images without objects", "picture sizes")]
+    rows += [(name, label) for name, label in labels.items() if label < MAX_ROWS]
+    if len(classes) > MAX_ROWS:
+        rows.append((f"{len(classes) - MAX_ROWS} other classes", MAX_ROWS))
+    rows += [(key, key) for key in ("small", "medium", "large", "crowds")]
+    return [["", *counts], *([n, *(str(c[key]) for c in counts.values())] for n, key in rows)]
 
 
-def _count(split: Split) -> tuple[dict[str, Any], Counter[str]]:
-    """What is in a split, and the objects of each class; crowds are counted apart."""
+def _count(split: Split, labels: Mapping[str, int]) -> Counter[Any]:
+    """What is in a split, and the objects of each label; crowds are counted apart."""
     images, entries = _entries(split, "images"), _entries(split, "annotations")
-    names = {_key(c.get("id")): str(c.get("name")) for c in _entries(split, "categories")}
-    used = {_key(entry.get("image_id")) for entry in entries}
-    sizes = [(i["width"], i["height"]) for i in images if _is_sized(i)]
+    names = {key_of(c.get("id")): str(c.get("name")) for c in _entries(split, "categories")}
+    used = {key_of(entry.get("image_id")) for entry in entries}
+    sizes = [(i.get("width"), i.get("height")) for i in images]
+    sizes = [size for size in sizes if all(type(value) is int for value in size)]
     ends = dict.fromkeys(f"{w}x{h}" for w, h in (min(sizes), max(sizes))) if sizes else ["unknown"]
-    objects = [entry for entry in entries if entry.get("iscrowd") != 1]
-    found = {
-        "images": len(images),
-        "images without objects": sum(_key(i.get("id")) not in used for i in images),
-        "picture sizes": " to ".join(ends),
-        **{"small": 0, "medium": 0, "large": 0},
-        "crowds": len(entries) - len(objects),
-    }
-    for entry in objects:
+    found: Counter[Any] = Counter({"images": len(images)})
+    found["images without objects"] = sum(key_of(i.get("id")) not in used for i in images)
+    found["picture sizes"] = " to ".join(ends)
+    for entry in entries:
+        if entry.get("iscrowd") == 1:
+            found["crowds"] += 1
+            continue
         area = _area(entry)
         found["small" if area < SMALL else "medium" if area < MEDIUM else "large"] += 1
-    return found, Counter(names.get(_key(e.get("category_id")), "?") for e in objects)
-
-
-def _is_sized(image: Mapping[str, Any]) -> bool:
-    return all(type(image.get(key)) is int for key in ("width", "height"))
+        found[labels.get(names.get(key_of(entry.get("category_id"))))] += 1
+    return found
 
 
 def _area(entry: Mapping[str, Any]) -> float:
     """In pixels; of the box where the file does not say, 0 where that is none."""
     area, box = entry.get("area"), entry.get("bbox")
-    if isinstance(area, int | float) and area > 0:
+    if is_finite(area) and area > 0:
         return area
-    numbers = isinstance(box, list) and len(box) == 4
-    if not numbers or not all(isinstance(value, int | float) for value in box[2:]):
-        return 0.0
-    return float(box[2] * box[3])
+    sound = isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))
+    return float(box[2] * box[3]) if sound else 0.0

@@ -68,7 +68,7 @@ def same_pictures(paths: Sequence[Path]) -> list[list[int]]:
     """
     there = [index for index, path in enumerate(paths) if path.is_file()]
     groups = [[index] for index in set(range(len(paths))).difference(there)] + [there] * bool(there)
-    for key in (_size, _head, sha256_of):  # few files have to be read as a whole
+    for key in (lambda path: path.stat().st_size, _head, sha256_of):  # few are read as a whole
         finer = []
         for group in groups:
             by_key: dict[Any, list[int]] = defaultdict(list)
@@ -77,10 +77,6 @@ def same_pictures(paths: Sequence[Path]) -> list[list[int]]:
             finer += by_key.values()
         groups = finer
     return sorted(groups)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
 
 
 def _head(path: Path) -> bytes:
