@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mmconvnext.data.pictures import check_pictures, read_pictures
 from mmconvnext.errors import ConfigError
 
 MODES = ("repair", "strict", "off")
-FORMAT = 1  # of the cache
+FORMAT = 2  # of the cache
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class CheckedFile:
     path: str
     classes: tuple[str, ...]
     findings: list[Finding]
-    turn: bool
-    objects: int
-    repaired: int
+    turn: bool = True
+    objects: int = 0
+    repaired: int = 0
 
     def to_json(self, path: Path) -> dict[str, Any]:
         """What was found in the file of a path, with every record."""
@@ -134,43 +134,32 @@ def check_file(
     """
     path = path.absolute()
     data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
     # walking through a folder takes its time, and only pictures that are read can have changed
     reads = folder is not None and options.wants(data.count(b'"file_name"'))
     stamp = _stamp(folder) if reads else ""
-    asked = repr((FORMAT, digest, stamp, classes, labels, masks, options.pictures))
+    digest = hashlib.sha256(data).hexdigest()
+    asked = repr((FORMAT, str(path), digest, stamp, classes, labels, masks, options.pictures))
     place = cache_folder() / hashlib.sha256(asked.encode()).hexdigest()[:32]
     kept, copy = place.with_suffix(".json"), place.with_suffix(".coco.json")
     if kept.is_file():
-        known = json.loads(kept.read_text(encoding="utf-8"))
-        if not known["copied"] or copy.is_file():
-            findings = [Finding(**each) for each in known["findings"]]
-            used = str(copy if known["copied"] else path)
-            rest = (known["turn"], known["objects"], known["repaired"])
-            return CheckedFile(used, tuple(known["classes"]), findings, *rest)
-    checked, content = _check(path, data, folder, classes, masks, options, labels)
+        known = CheckedFile(**json.loads(kept.read_text(encoding="utf-8")))
+        if Path(known.path).is_file():
+            known.classes = tuple(known.classes)
+            known.findings = [Finding(**each) for each in known.findings]
+            return known
+    checked, content = _check(data, folder if reads else None, classes, masks, labels)
+    checked.path = str(path if content is None else copy)
     if content is not None:
-        checked.path = str(copy)
         write_whole(copy, json.dumps(content))
-    known = {
-        "copied": content is not None,
-        "classes": checked.classes,
-        "findings": [vars(finding) for finding in checked.findings],
-        "turn": checked.turn,
-        "objects": checked.objects,
-        "repaired": checked.repaired,
-    }
-    write_whole(kept, json.dumps(known))
+    write_whole(kept, json.dumps(asdict(checked)))
     return checked
 
 
 def _check(
-    path: Path,
     data: bytes,
     folder: Path | None,
     classes: Sequence[str] | None,
     masks: bool,
-    options: CheckOptions,
     labels: Sequence[str] | None,
 ) -> tuple[CheckedFile, dict[str, Any] | None]:
     """The result, and the content of the repaired file if there has to be one."""
@@ -178,12 +167,12 @@ def _check(
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         fault = Finding("not COCO", "error", f"it is not JSON: {error}")
-        return CheckedFile(str(path), tuple(classes or ()), [fault], True, 0, 0), None
+        return CheckedFile("", tuple(classes or ()), [fault]), None
     findings, sizes, turn = Findings(), {}, True
-    images = content.get("images") if isinstance(content, dict) else None
-    if folder is not None and isinstance(images, list) and options.wants(len(images)):
-        pictures = read_pictures(folder, _names(images))
-        turn = check_pictures(pictures, _sizes(images), findings)
+    if folder is not None:
+        named = _sizes(content)
+        pictures = read_pictures(folder, named)
+        turn = check_pictures(pictures, named, findings)
         sizes = {
             name: Size(*(picture.loaded if turn else picture.stored))
             for name, picture in pictures.items()
@@ -191,26 +180,22 @@ def _check(
         }
     result = check_annotations(content, classes, masks, sizes, labels)
     found = [*findings, *result.findings]
-    repaired = len(result.findings.repaired_objects)
     entries = content.get("annotations") if isinstance(content, dict) else None
     objects = len(entries) if isinstance(entries, list) else 0
-    checked = CheckedFile(str(path), result.classes, found, turn, objects, repaired)
+    repaired = len(result.findings.repaired_objects)
+    checked = CheckedFile("", result.classes, found, turn, objects, repaired)
     return checked, None if result.content is content else result.content
 
 
-def _names(images: Sequence[Any]) -> Iterator[str]:
-    for image in images:
+def _sizes(content: Any) -> dict[str, tuple[Any, Any]]:
+    """The names of a file's pictures, as paths, with the width and height that it says."""
+    images = content.get("images") if isinstance(content, dict) else None
+    sizes = {}
+    for image in images if isinstance(images, list) else ():
         name = image.get("file_name") if isinstance(image, dict) else None
         if isinstance(name, str) and name.strip() and "://" not in name:
-            yield name.replace("\\", "/")
-
-
-def _sizes(images: Sequence[Any]) -> dict[str, tuple[Any, Any]]:
-    return {
-        str(image.get("file_name")).replace("\\", "/"): (image.get("width"), image.get("height"))
-        for image in images
-        if isinstance(image, dict)
-    }
+            sizes[name.replace("\\", "/")] = (image.get("width"), image.get("height"))
+    return sizes
 
 
 def _stamp(folder: Path) -> str:

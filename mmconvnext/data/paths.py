@@ -36,6 +36,26 @@ def kinds_of(metric: Mapping[str, Any]) -> list[str]:
     return [kinds] if isinstance(kinds, str) else list(kinds)
 
 
+def annotation_path(dataset: Mapping[str, Any]) -> Path:
+    """Of a data set's settings, which name one."""
+    return Path(dataset.get("data_root") or "", dataset["ann_file"])
+
+
+def picture_folder(dataset: Mapping[str, Any]) -> Path:
+    """Of a data set's settings."""
+    prefix = (dataset.get("data_prefix") or {}).get("img") or ""
+    return Path(dataset.get("data_root") or "", prefix)
+
+
+def check_class_names(classes: Any, owner: object) -> None:
+    """Check that ``metainfo.classes`` is not one string, or DataError is raised."""
+    if isinstance(classes, str):
+        raise DataError(
+            f"metainfo=dict(classes={classes!r}) of {owner} is a string, not a tuple of names; "
+            f"write ({classes!r},)"
+        )
+
+
 def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
     """Check that the files and folders of a complete config's data sets exist.
 
@@ -57,10 +77,9 @@ def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
 
 
 def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:
-    root = dataset.get("data_root") or ""
+    root, ann_file = dataset.get("data_root") or "", dataset.get("ann_file")
     if _is_remote(root):
         return
-    ann_file = dataset.get("ann_file")
     prefix = (dataset.get("data_prefix") or {}).get("img")
     layout = ", ".join(str(p) for p in (ann_file, prefix) if p)
     if root and not Path(root).is_dir():
@@ -69,10 +88,10 @@ def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:
             "Give another one with --data-root"
         )
     if ann_file:
-        _check_file(Path(root, ann_file), f"{split}_dataloader.dataset.ann_file")
-    if prefix and not Path(root, prefix).is_dir():
+        _check_file(annotation_path(dataset), f"{split}_dataloader.dataset.ann_file")
+    if prefix and not (folder := picture_folder(dataset)).is_dir():
         raise DataError(
-            f"the image folder {Path(root, prefix)} ({split}_dataloader.dataset.data_prefix) does "
+            f"the image folder {folder} ({split}_dataloader.dataset.data_prefix) does "
             "not exist; give the data set's folder with --data-root, or the right prefix"
         )
 
@@ -98,11 +117,7 @@ def check_dataset(dataset: Any) -> None:
     name = getattr(dataset, "ann_file", type(dataset).__name__)
     metainfo = getattr(dataset, "metainfo", None)
     classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
-    if isinstance(classes, str):
-        raise DataError(
-            f"metainfo=dict(classes={classes!r}) of {name} is a string, not a tuple of names; "
-            f"write ({classes!r},)"
-        )
+    check_class_names(classes, name)
     if hasattr(dataset, "cat_ids") and not dataset.cat_ids:
         names = [*map(str, classes or ())]
         short = ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])

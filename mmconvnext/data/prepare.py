@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from mmconvnext.data.files import CheckedFile, CheckOptions, check_file
-from mmconvnext.data.paths import kinds_of, leaf_datasets, metrics_of
+from mmconvnext.data.paths import (
+    annotation_path,
+    check_class_names,
+    kinds_of,
+    leaf_datasets,
+    metrics_of,
+    picture_folder,
+)
 from mmconvnext.errors import DataError
 
 # MMCV's word for pictures that are not turned as EXIF says.
 STORED = "color_ignore_orientation"
 
 
-class PreparedData(NamedTuple):
+@dataclass
+class PreparedData:
     """What :func:`prepare_data` found.
 
     Attributes:
@@ -28,9 +37,20 @@ class PreparedData(NamedTuple):
         report: all findings, to be written as JSON.
     """
 
-    notes: list[str]
-    refusals: list[str]
-    report: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    report: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, path: Path, checked: CheckedFile, options: CheckOptions) -> bool:
+        """Add what was found in a file, each line once; False if the file is refused."""
+        self.report.append(checked.to_json(path))
+        errors = checked.errors(options)
+        lines = [f"{path}: {line}" for line in errors or checked.findings]
+        if len(errors) > 1:
+            lines = [f"{path} cannot be used:\n" + "\n".join(f"- {error}" for error in errors)]
+        known = self.refusals if errors else self.notes
+        known += [line for line in lines if line not in known]
+        return not errors
 
     def raise_refusals(self) -> None:
         """Raise DataError if a file is refused."""
@@ -56,57 +76,38 @@ def prepare_data(
     """
     options = CheckOptions.of(cfg.get("data_checks"))
     if options.mode == "off":
-        return PreparedData(["data_checks: off, annotation files are taken as they are"], [], [])
-    run = _Preparation(options, labels or training_classes(cfg))
+        return PreparedData(["data_checks: off, annotation files are taken as they are"])
+    data, labels = PreparedData(), labels or training_classes(cfg)
+
+    def check(path: Path, folder: Path | None, classes: Any, masks: bool) -> CheckedFile | None:
+        known = _labels(labels, classes, path)
+        checked = check_file(path, folder, classes, masks, options, known)
+        return checked if data.add(path, checked, options) else None
+
     for split in splits:
+        datasets = _coco_datasets(cfg, split)
         evaluator = None if split == "train" else cfg.get(f"{split}_evaluator")
-        run.prepare(split, _coco_datasets(cfg, split), evaluator)
-    return PreparedData(list(run.notes), list(run.refusals), run.report)
-
-
-class _Preparation:
-    """The files of a config that are checked one after the other."""
-
-    def __init__(self, options: CheckOptions, labels: Sequence[str] | None) -> None:
-        self.options = options
-        self.labels = labels
-        self.notes: dict[str, None] = {}  # in their order, each once
-        self.refusals: dict[str, None] = {}
-        self.report: list[dict[str, Any]] = []
-
-    def prepare(self, split: str, datasets: Sequence[Mapping[str, Any]], evaluator: Any) -> None:
-        """Let data sets and metrics use their checked files, with one order of labels."""
-        metrics = _coco_metrics(evaluator)
+        metrics = [m for m in metrics_of(evaluator) if isinstance(m.get("ann_file"), str)]
         apart = isinstance(evaluator, Mapping) and "metrics" in evaluator
         scored = any("segm" in kinds_of(metric) for metric in metrics)
         used: dict[Path, CheckedFile] = {}
         for dataset in datasets:
-            path, masks = _annotation_path(dataset), scored or _loads_masks(dataset)
-            if checked := self._check(path, _folder(dataset), _classes(dataset), masks):
+            loads = any(transform.get("with_mask") for transform in dataset.get("pipeline") or ())
+            path, masks = annotation_path(dataset), scored or loads
+            if checked := check(path, picture_folder(dataset), _classes(dataset), masks):
                 _use(dataset, checked)
                 used[path.resolve()] = checked
         classes = _classes(datasets[0]) if datasets else None
         for metric in metrics:
             path = Path(metric["ann_file"])
             checked = used.get(path.resolve())
-            if checked is None and not self.refusals:
-                checked = self._check(path, None, classes, "segm" in kinds_of(metric))
+            if checked is None and not data.refusals:
+                checked = check(path, None, classes, "segm" in kinds_of(metric))
             if checked and used and (path.resolve() not in used or (not apart and len(used) > 1)):
                 _check_images(checked, path, list(used.values()), split, apart)
             if checked:
                 metric["ann_file"] = checked.path
-
-    def _check(
-        self, path: Path, folder: Path | None, classes: Sequence[str] | None, masks: bool
-    ) -> CheckedFile | None:
-        known = _labels(self.labels, classes, path)
-        checked = check_file(path, folder, classes, masks, self.options, known)
-        self.report.append(checked.to_json(path))
-        if errors := checked.errors(self.options):
-            self.refusals[_refusal(path, errors)] = None
-            return None
-        self.notes |= dict.fromkeys(f"{path}: {finding}" for finding in checked.findings)
-        return checked
+    return data
 
 
 def _coco_datasets(cfg: Config, split: str) -> list[Mapping[str, Any]]:
@@ -140,12 +141,6 @@ def _labels(
     return tuple(labels)
 
 
-def _refusal(path: Path, errors: Sequence[str]) -> str:
-    if len(errors) == 1:
-        return f"{path}: {errors[0]}"
-    return f"{path} cannot be used:\n" + "\n".join(f"- {error}" for error in errors)
-
-
 def _use(dataset: Mapping[str, Any], checked: CheckedFile) -> None:
     dataset["ann_file"] = checked.path
     dataset["metainfo"] = {**(dataset.get("metainfo") or {}), "classes": checked.classes}
@@ -176,48 +171,28 @@ def _check_images(
 
 
 def _image_ids(path: str) -> set[Any]:
-    content = json.loads(Path(path).read_bytes())
-    return {image["id"] for image in content["images"]}
-
-
-def _coco_metrics(evaluator: Any) -> list[ConfigDict]:
-    return [m for m in metrics_of(evaluator) if isinstance(m.get("ann_file"), str)]
-
-
-def _loads_masks(dataset: Mapping[str, Any]) -> bool:
-    return any(transform.get("with_mask") for transform in dataset.get("pipeline") or ())
+    return {image["id"] for image in json.loads(Path(path).read_bytes())["images"]}
 
 
 def is_local_coco(dataset: Mapping[str, Any]) -> bool:
     """Whether a data set's settings are those of a ``CocoDataset`` whose file lies on the disk."""
-    kind = dataset.get("type")
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    kind = _type_of(dataset)
     path = f"{dataset.get('data_root') or ''}{dataset.get('ann_file') or ''}"
     coco = isinstance(kind, type) and issubclass(kind, CocoDataset)
     return coco and bool(dataset.get("ann_file")) and "://" not in path
 
 
-def _annotation_path(dataset: Mapping[str, Any]) -> Path:
-    return Path(dataset.get("data_root") or "", dataset["ann_file"])
-
-
-def _folder(dataset: Mapping[str, Any]) -> Path:
-    prefix = (dataset.get("data_prefix") or {}).get("img") or ""
-    return Path(dataset.get("data_root") or "", prefix)
+def _type_of(dataset: Mapping[str, Any]) -> Any:
+    kind = dataset.get("type")
+    return DATASETS.get(kind) if isinstance(kind, str) else kind
 
 
 def _classes(dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Of ``metainfo``, or of the data set's type, which are COCO's for a ``CocoDataset``."""
     classes = (dataset.get("metainfo") or {}).get("classes")
     if classes is None:
-        kind = dataset["type"]
-        kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-        classes = kind.METAINFO.get("classes")
-    if isinstance(classes, str):
-        raise DataError(
-            f"metainfo=dict(classes={classes!r}) is a string, not a tuple of names; write "
-            f"({classes!r},)"
-        )
+        classes = _type_of(dataset).METAINFO.get("classes")
+    check_class_names(classes, annotation_path(dataset))
     return None if classes is None else tuple(classes)
 
 
@@ -231,8 +206,6 @@ def check_one(path: Path, folder: Path | None, options: CheckOptions) -> Prepare
         if not there:
             raise DataError(f"{place} does not exist")
     masks = b'"segmentation"' in path.read_bytes()
-    checked = check_file(path, folder, None, masks, options)
-    errors = checked.errors(options)
-    refusals = [_refusal(path, errors)] if errors else []
-    notes = [f"{path}: {finding}" for finding in checked.findings] * (not errors)
-    return PreparedData(notes, refusals, [checked.to_json(path)])
+    data = PreparedData()
+    data.add(path, check_file(path, folder, None, masks, options), options)
+    return data
