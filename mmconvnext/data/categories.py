@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from mmconvnext.data.findings import Findings
 
 Entries = list[dict[str, Any]]
+Ids = dict[str | None, int | None]  # the new ones by what :func:`key_of` makes of the old ones
 NEAR = 0.66  # likeness of names from which one is taken for a misspelling of the other
 
 
@@ -27,7 +28,7 @@ def check_categories(
     classes: Sequence[str] | None,
     labels: Sequence[str] | None,
     findings: Findings,
-) -> tuple[Entries, dict[Hashable, int | None], tuple[str, ...]]:
+) -> tuple[Entries, Ids, tuple[str, ...]]:
     """The categories in the order of the labels, the new ids by the old ones, and the labels.
 
     None stands for a category that is no class: its objects are left out.
@@ -44,7 +45,7 @@ def check_categories(
     _check_class_names(classes, objects, findings)
     in_order = [name for name in names if name in classes] == list(labels)
     if in_order and all(type(entry["id"]) is int for entry in entries):
-        return entries, with_text_keys({entry["id"]: entry["id"] for entry in entries}), labels
+        return entries, {key_of(entry["id"]): entry["id"] for entry in entries}, labels
     findings.add(
         "fill",
         "order of categories",
@@ -53,12 +54,7 @@ def check_categories(
     by_name = {entry["name"]: entry for entry in entries}
     new = [{**by_name.get(c, {}), "id": i, "name": c} for i, c in enumerate(labels, start=1)]
     ids = {entry["name"]: entry["id"] for entry in new if entry["name"] in classes}
-    return new, with_text_keys({e["id"]: ids.get(e["name"]) for e in entries}), labels
-
-
-def with_text_keys(ids: Mapping[Hashable, int | None]) -> dict[Hashable, int | None]:
-    """Ids as they are and as :func:`key_of` writes them."""
-    return {**{key_of(old): new for old, new in ids.items()}, **ids}
+    return new, {key_of(entry["id"]): ids.get(entry["name"]) for entry in entries}, labels
 
 
 def _check_category_entries(entries: Entries, findings: Findings) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmconvnext.data.categories import Entries, check_categories, key_of, with_text_keys
+from mmconvnext.data.categories import Entries, Ids, check_categories, key_of
 from mmconvnext.data.findings import Findings
 from mmconvnext.data.objects import FAULTS, check_object, is_finite
 
@@ -38,11 +38,7 @@ class Checked(NamedTuple):
     classes: tuple[str, ...]
 
 
-class Size(NamedTuple):
-    """Width and height of a picture as it is loaded, in pixels."""
-
-    width: int
-    height: int
+Size = tuple[int, int]  # width and height of a picture as it is loaded, in pixels
 
 
 def check_annotations(
@@ -109,7 +105,7 @@ def _check_structure(content: Any, findings: Findings) -> bool:
 
 def _check_images(
     entries: Entries, pictures: Mapping[str, Size], findings: Findings
-) -> tuple[Entries, dict[Hashable, int | None]]:
+) -> tuple[Entries, Ids]:
     """The images with sizes and with numbers as ids, and the new ids by the old ones."""
     seen: dict[str, str] = {}
     names: dict[str, str] = {}
@@ -129,14 +125,14 @@ def _check_images(
             findings.add("error", "one file name", text, f"{names[name]} and {record}")
         seen[key] = names[name] = record
         size = _check_size(entry, pictures.get(name), record, findings)
-        changed = {"file_name": name, "width": size.width, "height": size.height}
+        changed = {"file_name": name, "width": size[0], "height": size[1]}
         same = all(type(entry.get(k)) is type(v) and entry[k] == v for k, v in changed.items())
         images.append(entry if same else {**entry, **changed})
     if all(type(image["id"]) is int for image in images):
-        return images, with_text_keys({image["id"]: image["id"] for image in images})
+        return images, {key_of(image["id"]): image["id"] for image in images}
     findings.add("fill", "image ids", "not all are whole numbers; renumbered from 1")
-    ids = {image["id"]: index for index, image in enumerate(images, start=1)}
-    return [{**image, "id": ids[image["id"]]} for image in images], with_text_keys(ids)
+    ids = {key_of(image["id"]): index for index, image in enumerate(images, start=1)}
+    return [{**image, "id": ids[key_of(image["id"])]} for image in images], ids
 
 
 def check_file_name(name: Any, record: str, findings: Findings) -> str:
@@ -168,44 +164,37 @@ def _check_size(
         if actual is None:
             text = "absent or no whole number of pixels, and no picture was read to take it from"
             findings.add("error", "image size", text, f"{record}: {given[0]!r} x {given[1]!r}")
-            return Size(1, 1)
+            return 1, 1
         text = "absent or no whole number of pixels; taken from the pictures"
         findings.add("fill", "image size", text, record)
         return actual
-    size = Size(*map(int, given))
+    size = (int(given[0]), int(given[1]))
     if any(type(entry[key]) is not int for key in ("width", "height")):
         text = "as text or with a fraction; read as whole numbers"
         findings.add("fill", "image sizes of another type", text, record)
     if actual is not None and size != actual:
-        swapped = size == (actual.height, actual.width)
+        swapped = size == actual[::-1]
         kind = "width and height swapped" if swapped else "another size than the picture's"
         text = "objects would be drawn at wrong places; correct the annotation file"
-        sizes = f"{size.width}x{size.height}, the picture has {actual.width}x{actual.height}"
+        sizes = "{}x{}, the picture has {}x{}".format(*size, *actual)
         findings.add("error", kind, text, f"{record}: {sizes}")
     return size
 
 
 def _check_references(
-    entries: Entries,
-    image_ids: Mapping[Hashable, int | None],
-    category_ids: Mapping[Hashable, int | None],
-    findings: Findings,
+    entries: Entries, image_ids: Ids, category_ids: Ids, findings: Findings
 ) -> list[tuple[int, dict[str, Any]]]:
     """The objects whose image and category are there, with their places in the file."""
     kept = []
     for index, entry in enumerate(entries):
-        image = _known(entry["image_id"], image_ids)
-        category = _known(entry["category_id"], category_ids)
-        if image is None:
+        image, category = key_of(entry["image_id"]), key_of(entry["category_id"])
+        if image not in image_ids:
             text = "no image has this id; object left out"
-            findings.add("repair", "unknown image", text, object_name(entry, index))
-            findings.repaired_objects.add(index)
-            continue
-        if category is None:
+            findings.add("repair", "unknown image", text, object_name(entry, index), index)
+        elif category not in category_ids:
             text = "no category has this id; object left out"
             record = f"{object_name(entry, index)}, category {entry['category_id']!r}"
-            findings.add("repair", "unknown category", text, record)
-            findings.repaired_objects.add(index)
+            findings.add("repair", "unknown category", text, record, index)
         elif category_ids[category] is not None:
             new = {"image_id": image_ids[image], "category_id": category_ids[category]}
             if any(type(entry[k]) is not int for k in new):
@@ -214,12 +203,6 @@ def _check_references(
             same = all(type(entry[k]) is int and entry[k] == v for k, v in new.items())
             kept.append((index, entry if same else {**entry, **new}))
     return kept
-
-
-def _known(value: Any, ids: Mapping[Hashable, int | None]) -> Hashable | None:
-    """The key of an id that is there."""
-    key = value if type(value) is int else key_of(value)
-    return key if key in ids else None
 
 
 def object_name(entry: Mapping[str, Any], index: int) -> str:
@@ -240,10 +223,7 @@ def _check_objects(
         repaired, kinds = check_object(entry, *sizes[entry["image_id"]], masks)
         severities = {FAULTS[kind][0] for kind in kinds}
         for kind in kinds:
-            severity, text = FAULTS[kind]
-            findings.add(severity, kind, text, object_name(entry, index))
-        if "repair" in severities:
-            findings.repaired_objects.add(index)
+            findings.add(FAULTS[kind][0], kind, FAULTS[kind][1], object_name(entry, index), index)
         if repaired is not None:
             kept.append((index, repaired if severities - {"note"} else entry))
     return kept
@@ -281,13 +261,10 @@ def _check_crowds(entries: Entries, findings: Findings) -> None:
 
 def _check_annotation_ids(entries: Entries, findings: Findings) -> Entries:
     ids = [entry.get("id") for entry in entries]
-    if all(type(each) is int and each > 0 for each in ids) and len(set(ids)) == len(ids):
+    sound = [each for each in ids if type(each) is int and each > 0]
+    once = sum(count == 1 for count in Counter(sound).values())
+    if once == len(ids):
         return entries
-    counts: dict[str, list[int]] = defaultdict(list)
-    for index, each in enumerate(ids):
-        sound = type(each) is int and each > 0
-        counts[str(each) if sound else "none"].append(index)
-    doubtful = sum(len(v) for k, v in counts.items() if k == "none" or len(v) > 1)
-    text = f"{doubtful} are absent, used twice or no number above 0; all are renumbered from 1"
-    findings.add("fill", "annotation ids", text)
+    text = f"{len(ids) - once} are absent, used twice or no number above 0; all are renumbered"
+    findings.add("fill", "annotation ids", f"{text} from 1")
     return [{**entry, "id": index} for index, entry in enumerate(entries, start=1)]

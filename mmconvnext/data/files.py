@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mmconvnext.data.checks import NO_OBJECTS, Size, check_annotations
+from mmconvnext.data.checks import NO_OBJECTS, check_annotations
 from mmconvnext.data.findings import Finding, Findings
 from mmconvnext.data.paths import write_whole
 from mmconvnext.data.pictures import check_pictures, read_pictures
@@ -174,7 +174,7 @@ def _check(
         pictures = read_pictures(folder, named)
         turn = check_pictures(pictures, named, findings)
         sizes = {
-            name: Size(*(picture.loaded if turn else picture.stored))
+            name: picture.loaded if turn else picture.stored
             for name, picture in pictures.items()
             if not picture.fault
         }

@@ -43,11 +43,15 @@ class Findings:
         self._by_kind: dict[str, Finding] = {}
         self.repaired_objects: set[int] = set()  # their places in the file
 
-    def add(self, severity: Severity, kind: str, text: str, record: str = "") -> None:
-        """Count a fault; its text is said once for each kind."""
+    def add(
+        self, severity: Severity, kind: str, text: str, record: str = "", place: int | None = None
+    ) -> None:
+        """Count a fault, of the object at a place in the file; its text is said once a kind."""
         finding = self._by_kind.setdefault(kind, Finding(kind, severity, text))
         if record:
             finding.records.append(record)
+        if severity == "repair" and place is not None:
+            self.repaired_objects.add(place)
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self._by_kind.values())

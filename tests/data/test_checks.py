@@ -11,7 +11,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.structures import DetDataSample
 from pycocotools import mask as coco_mask
 
-from mmconvnext.data.checks import Size, check_annotations
+from mmconvnext.data.checks import check_annotations
 from mmconvnext.data.objects import FAULTS, read_counts
 from mmconvnext.data.transforms import FastLoadAnnotations, FastPackDetInputs
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
@@ -273,11 +273,11 @@ def test_labels_are_numbered_by_the_classes(labels):
 def test_sizes_of_pictures_are_filled_in_and_compared():
     content = file_of()
     del content["images"][0]["height"]
-    pictures = {"1.png": Size(100, 80), "2.png": Size(100, 80)}
+    pictures = {"1.png": (100, 80), "2.png": (100, 80)}
     checked = check_annotations(content, CLASSES, pictures=pictures)
     assert [f.kind for f in checked.findings] == ["image size"]
     assert checked.content["images"] == file_of()["images"]
-    pictures["2.png"] = Size(80, 100)
+    pictures["2.png"] = (80, 100)
     assert (
         "100x80, the picture has 80x100"
         in messages(content, pictures=pictures)["width and height swapped"]
