@@ -1,5 +1,6 @@
 """Folders as tools export them."""
 
+import base64
 import json
 import shutil
 
@@ -136,8 +137,6 @@ def test_the_picture_nearest_to_an_annotation_file_is_its_own(tmp_path):
 
 
 def test_labelmes_circles_and_bitmaps(tmp_path):
-    import base64
-
     picture(tmp_path / "a.png")
     bitmap = base64.b64encode(cv2.imencode(".png", np.full((11, 21), 255, np.uint8))[1]).decode()
     shapes = [
@@ -150,6 +149,25 @@ def test_labelmes_circles_and_bitmaps(tmp_path):
     assert circle["area"] == pytest.approx(np.pi * 100, rel=0.02)
     assert (mask["area"], mask["bbox"]) == (11 * 21, [5, 7, 21, 11])
     assert box["bbox"] == [10, 5, 20, 15]
+
+
+def test_parts_of_an_object_of_any_kind_are_joined(tmp_path):
+    picture(tmp_path / "a.png")
+    parts = [
+        {"shape_type": "rectangle", "points": [[10, 10], [20, 30]]},
+        {"shape_type": "rectangle", "points": [[40, 10], [50, 30]]},
+    ]
+    mask = base64.b64encode(cv2.imencode(".png", np.full((10, 10), 255, np.uint8))[1]).decode()
+    bitmap = {"shape_type": "mask", "points": [[60, 10], [69, 19]], "mask": mask}
+    for shapes, area, box in (
+        (parts, 400, [10, 10, 40, 20]),
+        ([*parts, bitmap], 500, [10, 10, 60, 20]),
+    ):
+        shapes = [{**shape, "label": "cat", "group_id": 0} for shape in shapes]
+        other = {**parts[0], "label": "dog", "group_id": 0}
+        put(tmp_path / "a.json", {"imagePath": "a.png", "shapes": [*shapes, other]})
+        one, two = read_layout(tmp_path)[1]["train"].content["annotations"]
+        assert (one["area"], one["bbox"], two["bbox"]) == (area, box, [10, 10, 10, 20])
 
 
 def test_a_folder_of_two_layouts_names_both(tmp_path, made):
@@ -189,6 +207,7 @@ POINTS = "<annotations><image name='a' width='9' height='9'><points/></image></a
         ({"a.json": '{"shapes": ['}, "is not JSON"),
         ({"a.json": '{"shapes": [], "imagePath": "../../x.png"}'}, "x.png is not below"),
         ({"tasks.json": '[{"data": '}, "is not JSON"),
+        ({"a.json": '{"images": [], "annotations": [], "categories": ['}, "a.json is not JSON"),
         ({"a.xml": "<annotations><image name='a'/></annotations>"}, "not cvat's, though they look"),
         (
             {"a.xml": POINTS},

@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -192,13 +192,31 @@ def class_names(splits: Mapping[str, Split]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def parts_of_objects(shapes: Iterable[Any], group: Callable[[Any], Hashable]) -> list[list[Any]]:
-    """Shapes of one group, which are parts of one object; those of the group None are alone."""
-    groups: dict[Hashable, list[Any]] = {}
-    for index, shape in enumerate(shapes):
-        key = group(shape)
-        groups.setdefault(("alone", index) if key is None else key, []).append(shape)
-    return list(groups.values())
+def merged(parts: Iterable[tuple[Hashable, Shape]], size: tuple[int, int]) -> list[Shape]:
+    """Objects of shapes with their groups: those of one group and label are one object.
+
+    Args:
+        parts: in order; those of the group None are objects of their own.
+        size: of the picture.
+    """
+    groups: dict[Hashable, list[Shape]] = defaultdict(list)
+    for index, (group, shape) in enumerate(parts):
+        groups[index if group is None else (group, shape.label)].append(shape)
+    return [shapes[0] if len(shapes) == 1 else _union(shapes, size) for shapes in groups.values()]
+
+
+def _union(shapes: Sequence[Shape], size: tuple[int, int]) -> Shape:
+    masks = [shape.polygons or [corners(shape.box)] for shape in shapes]
+    if any(isinstance(mask, Mapping) for mask in masks):
+        whole = coco_mask.merge([encode(mask, *size) for mask in masks])
+        return shapes[0]._replace(polygons=run_lengths(coco_mask.decode(whole)), box=None)
+    return shapes[0]._replace(polygons=list(chain.from_iterable(masks)), box=None)
+
+
+def corners(box: Sequence[float]) -> list[float]:
+    """The polygon of a box (x, y, width, height)."""
+    x, y, w, h = box
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
 
 
 def whole_mask(bitmap: NDArray, left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:

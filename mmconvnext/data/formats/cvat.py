@@ -5,7 +5,7 @@ Shapes of one ``group_id`` and label are parts of one object; 0 is none.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -39,30 +39,26 @@ def read(root: Path) -> dict[str, Split]:
 def _read(path: Path, image: Element) -> Labelled:
     split = common.split_of(image.get("subset") or path.stem) or "train"
     size = (int(image.get("width")), int(image.get("height")))
-    for shape in image:
-        if shape.tag in OTHER_KINDS:
-            raise DataError(
-                f"{path}: a {shape.tag} on {image.get('name')} is neither box, polygon nor mask"
-            )
-    objects = common.parts_of_objects([shape for shape in image if shape.tag in KINDS], _group)
-    return Labelled(split, image.get("name"), size, [_shape(parts, size) for parts in objects])
+    name, shapes = image.get("name"), []
+    for node in image:
+        if node.tag in OTHER_KINDS:
+            raise DataError(f"{path}: a {node.tag} on {name} is neither box, polygon nor mask")
+        if node.tag in KINDS:
+            group = node.get("group_id") or "0"
+            shapes.append((None if group == "0" else group, _shape(node, size)))
+    return Labelled(split, name, size, common.merged(shapes, size))
 
 
-def _group(shape: Element) -> Hashable:
-    group = shape.get("group_id") or "0"
-    return None if group == "0" else (group, shape.get("label"))
-
-
-def _shape(parts: list[Element], size: tuple[int, int]) -> Shape:
-    first, label = parts[0], parts[0].get("label", "")
-    crowd = {a.get("name"): a.text for a in first.iter("attribute")}.get("iscrowd") == "true"
-    if first.tag == "mask":
-        return Shape(label, _mask(first, size), crowd=crowd)
-    if first.tag == "box":
-        x1, y1, x2, y2 = (float(first.get(k)) for k in ("xtl", "ytl", "xbr", "ybr"))
-        return Shape(label, box=[x1, y1, x2 - x1, y2 - y1], crowd=crowd)
-    texts = [part.get("points").replace(";", ",") for part in parts]
-    return Shape(label, [[float(v) for v in text.split(",")] for text in texts], crowd=crowd)
+def _shape(node: Element, size: tuple[int, int]) -> Shape:
+    attributes = {each.get("name"): each.text for each in node.iter("attribute")}
+    shape = Shape(node.get("label", ""), crowd=attributes.get("iscrowd") == "true")
+    if node.tag == "mask":
+        return shape._replace(polygons=_mask(node, size))
+    if node.tag == "box":
+        x1, y1, x2, y2 = (float(node.get(k)) for k in ("xtl", "ytl", "xbr", "ybr"))
+        return shape._replace(box=[x1, y1, x2 - x1, y2 - y1])
+    values = node.get("points").replace(";", ",").split(",")
+    return shape._replace(polygons=[list(map(float, values))])
 
 
 def _mask(shape: Element, size: tuple[int, int]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,35 +39,21 @@ def read(root: Path) -> dict[str, Split]:
         for path in find(folder):
             content = _load(path)
             name, size = finder.find(path, str(content.get("imagePath") or ""), path.stem)
-            objects = common.parts_of_objects(content["shapes"], _group)
-            shapes = [_shape(path, parts, size) for parts in objects]
-            pictures.append(Labelled(split, name, size, shapes))
+            shapes = [(e.get("group_id"), _shape(path, e, size)) for e in content["shapes"]]
+            pictures.append(Labelled(split, name, size, common.merged(shapes, size)))
     return common.make_splits(pictures, root)
 
 
-def _group(shape: Mapping[str, Any]) -> Hashable:
-    group = shape.get("group_id")
-    return None if group is None else (group, shape.get("label"))
-
-
-def _shape(path: Path, parts: list[Mapping[str, Any]], size: tuple[int, int]) -> Shape:
-    label = str(parts[0].get("label"))
-    crowd = bool((parts[0].get("flags") or {}).get("iscrowd"))
-    kinds = {part.get("shape_type", "polygon") for part in parts}
-    if "mask" in kinds:
-        return Shape(label, _mask(path, parts[0], size), crowd=crowd)
-    if kinds == {"rectangle"}:
-        (x1, x2), (y1, y2) = map(sorted, zip(*parts[0]["points"], strict=True))
-        return Shape(label, box=[x1, y1, x2 - x1, y2 - y1], crowd=crowd)
-    return Shape(label, [_polygon(path, part) for part in parts], crowd=crowd)
-
-
-def _polygon(path: Path, shape: Mapping[str, Any]) -> list[float]:
-    points, kind = shape["points"], shape.get("shape_type", "polygon")
+def _shape(path: Path, entry: Mapping[str, Any], size: tuple[int, int]) -> Shape:
+    points, kind = entry["points"], entry.get("shape_type", "polygon")
+    crowd = bool((entry.get("flags") or {}).get("iscrowd"))
+    shape = Shape(str(entry.get("label")), crowd=crowd)
+    if kind == "mask":
+        return shape._replace(polygons=_mask(path, entry, size))
     if kind == "rectangle":
-        (x1, y1), (x2, y2) = points
-        points = [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]
-    elif kind == "circle":
+        (x1, x2), (y1, y2) = map(sorted, zip(*points, strict=True))
+        return shape._replace(box=[x1, y1, x2 - x1, y2 - y1])
+    if kind == "circle":
         (x, y), edge = points
         radius = math.dist((x, y), edge)
         angles = (2 * math.pi * i / CIRCLE_CORNERS for i in range(CIRCLE_CORNERS))
@@ -76,7 +62,7 @@ def _polygon(path: Path, shape: Mapping[str, Any]) -> list[float]:
         raise DataError(
             f"{path}: a shape of type {kind!r} has no area; use polygon, rectangle, circle or mask"
         )
-    return [float(value) for point in points for value in point]
+    return shape._replace(polygons=[[float(value) for point in points for value in point]])
 
 
 def _mask(path: Path, shape: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Positions are in per cent of the picture's size. Regions of one ``parentID`` are
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -52,31 +52,25 @@ def _read(path: Path, task: Mapping[str, Any], finder: common.PictureFinder) -> 
     done = [a for a in task.get("annotations") or () if not a.get("was_cancelled")]
     chosen = (done or task.get("predictions") or [{}])[0]
     regions = [r for r in chosen.get("result") or () if "value" in r and r.get("type") != "choices"]
-    for region in regions:
-        if region.get("type") not in KINDS:
-            kind = region.get("type")
-            raise DataError(f"{path}: a region of type {kind} is no polygon or box: export as COCO")
-        if region["value"].get("rotation"):
-            raise DataError(f"{path}: a turned box on {name}: make it a polygon")
-    shapes = [_shape(parts, size) for parts in common.parts_of_objects(regions, _group)]
-    return Labelled(str((task.get("meta") or {}).get("split") or "train"), name, size, shapes)
+    shapes = [(r.get("parentID") or r.get("id"), _shape(path, name, r, size)) for r in regions]
+    split = str((task.get("meta") or {}).get("split") or "train")
+    return Labelled(split, name, size, common.merged(shapes, size))
 
 
-def _group(region: Mapping[str, Any]) -> Hashable:
-    return region.get("parentID") or region.get("id")
+def _shape(path: Path, name: str, region: Mapping[str, Any], size: tuple[int, int]) -> Shape:
+    kind, value = region.get("type"), region["value"]
+    if kind not in KINDS:
+        raise DataError(f"{path}: a region of type {kind} is no polygon or box: export it as COCO")
+    if value.get("rotation"):
+        raise DataError(f"{path}: a turned box on {name}: make it a polygon")
+    crowd = "iscrowd" in ((region.get("meta") or {}).get("text") or ())
+    shape = Shape(str(value[kind][0]), crowd=crowd)
+    if kind == "rectanglelabels":
+        return shape._replace(box=_pixels([value[key] for key in BOX], size))
+    return shape._replace(polygons=[_pixels(chain.from_iterable(value["points"]), size)])
 
 
-def _shape(parts: list[dict[str, Any]], size: tuple[int, int]) -> Shape:
-    first, value = parts[0], parts[0]["value"]
-    label = str(value[first["type"]][0])
-    crowd = "iscrowd" in ((first.get("meta") or {}).get("text") or ())
-    if first["type"] == "rectanglelabels":
-        return Shape(label, box=_pixels([value[key] for key in BOX], size), crowd=crowd)
-    points = [chain.from_iterable(part["value"]["points"]) for part in parts]
-    return Shape(label, [_pixels(each, size) for each in points], crowd=crowd)
-
-
-def _pixels(values: Sequence[float], size: tuple[int, int]) -> list[float]:
+def _pixels(values: Iterable[float], size: tuple[int, int]) -> list[float]:
     return [round(value, 9) for value in common.scaled(values, (size[0] / 100, size[1] / 100))]
 
 
