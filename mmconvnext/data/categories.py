@@ -46,11 +46,7 @@ def check_categories(
     in_order = [name for name in names if name in classes] == list(labels)
     if in_order and all(type(entry["id"]) is int for entry in entries):
         return entries, {key_of(entry["id"]): entry["id"] for entry in entries}, labels
-    findings.add(
-        "fill",
-        "order of categories",
-        "labels are numbered in the order of the classes, not of the file",
-    )
+    findings.add("order of categories")
     by_name = {entry["name"]: entry for entry in entries}
     new = [{**by_name.get(c, {}), "id": i, "name": c} for i, c in enumerate(labels, start=1)]
     ids = {entry["name"]: entry["id"] for entry in new if entry["name"] in classes}
@@ -63,15 +59,12 @@ def _check_category_entries(entries: Entries, findings: Findings) -> None:
     for entry in entries:
         key, name = key_of(entry["id"]), entry["name"]
         if key is None or not isinstance(name, str) or not name.strip():
-            text = "a category has a number as its id and a text as its name"
-            findings.add("error", "category", text, f"id {entry['id']!r}, name {name!r}")
+            findings.add("category", f"id {entry['id']!r}, name {name!r}")
             continue
         if key in by_id:
-            text = "of two categories: give each its own id"
-            findings.add("error", "one category id", text, f"{key}: {by_id[key]!r} and {name!r}")
+            findings.add("one category id", f"{key}: {by_id[key]!r} and {name!r}")
         if name in by_name:
-            text = "of two categories: merge them, or give each its own name"
-            findings.add("error", "one category name", text, f"{name!r}: {by_name[name]} and {key}")
+            findings.add("one category name", f"{name!r}: {by_name[name]} and {key}")
         by_id[key], by_name[name] = name, key
 
 
@@ -81,25 +74,20 @@ def _check_class_names(
     """Compare the config's classes with the categories of the file and their counts of objects."""
     for name, count in Counter(classes).items():
         if count > 1:
-            findings.add("error", "class twice", "in metainfo.classes", repr(name))
+            findings.add("class twice", repr(name))
     missing = [name for name in classes if name not in objects]
     extra = [name for name in objects if name not in classes]
     if missing and len(missing) == len(classes):
         found = ", ".join(map(repr, list(objects)[:8])) or "none"
-        text = f"metainfo.classes has none of the file's categories; they are {found}"
-        findings.add("error", "other classes", text, ", ".join(map(repr, classes[:4])))
+        findings.add("other classes", f"{', '.join(map(repr, classes[:4]))}, in the file {found}")
         return
     for name in missing:
         if near := _nearest(name, extra):
-            text = "a name in metainfo.classes is not the file's; write both alike"
-            findings.add("error", "misspelt class", text, f"{name!r}, in the file {near!r}")
+            findings.add("misspelt class", f"{name!r}, in the file {near!r}")
         else:
-            text = "the file has no such category; no object has this label"
-            findings.add("note", "class without category", text, repr(name))
+            findings.add("class without category", repr(name))
     for name in extra:
-        text = "it is not in metainfo.classes; its objects are left out"
-        record = f"{name!r} with {objects[name]} objects"
-        findings.add("note", "category without class", text, record)
+        findings.add("category without class", f"{name!r} with {objects[name]} objects")
 
 
 def plain_name(name: str) -> str:

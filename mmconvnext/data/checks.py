@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmconvnext.data.categories import Entries, Ids, check_categories, key_of
+from mmconvnext.data.faults import FAULTS
 from mmconvnext.data.findings import Findings
-from mmconvnext.data.objects import FAULTS, check_object, is_finite
+from mmconvnext.data.objects import check_object, is_finite
 
 REQUIRED_KEYS = {
     "images": ("id", "file_name"),
@@ -85,7 +86,7 @@ def check_annotations(
 
 def _check_structure(content: Any, findings: Findings) -> bool:
     def fault(text: str) -> bool:
-        findings.add("error", "not COCO", text)
+        findings.add("not COCO", text=text)
         return False
 
     if not isinstance(content, dict):
@@ -114,15 +115,13 @@ def _check_images(
         key, name = key_of(entry["id"]), entry["file_name"]
         record = f"images[{index}] with id {entry['id']!r}, {name!r}"
         if key is None:
-            findings.add("error", "image id", "it is neither number nor text", record)
+            findings.add("image id", record)
             continue
         if key in seen:
-            text = "of two images, whose objects cannot be told apart: give each its own id"
-            findings.add("error", "one image id", text, f"{seen[key]} and {record}")
+            findings.add("one image id", f"{seen[key]} and {record}")
         name = check_file_name(name, record, findings)
         if name in names:
-            text = "of two images: merge them, or remove one"
-            findings.add("error", "one file name", text, f"{names[name]} and {record}")
+            findings.add("one file name", f"{names[name]} and {record}")
         seen[key] = names[name] = record
         size = _check_size(entry, pictures.get(name), record, findings)
         changed = {"file_name": name, "width": size[0], "height": size[1]}
@@ -130,7 +129,7 @@ def _check_images(
         images.append(entry if same else {**entry, **changed})
     if all(type(image["id"]) is int for image in images):
         return images, {key_of(image["id"]): image["id"] for image in images}
-    findings.add("fill", "image ids", "not all are whole numbers; renumbered from 1")
+    findings.add("image ids")
     ids = {key_of(image["id"]): index for index, image in enumerate(images, start=1)}
     return [{**image, "id": ids[key_of(image["id"])]} for image in images], ids
 
@@ -138,19 +137,16 @@ def _check_images(
 def check_file_name(name: Any, record: str, findings: Findings) -> str:
     """A picture's path below the data set's folder, with slashes; others are errors."""
     if not isinstance(name, str) or not name.strip():
-        findings.add("error", "file name", "it is no text", record)
+        findings.add("file name", record)
         return str(name)
     if "://" in name:
-        text = "a URL; download the pictures and name the files"
-        findings.add("error", "file name", text, record)
+        findings.add("URL as file name", record)
         return name
     if "\\" in name:
-        text = "backslashes, which are Windows'; read as slashes"
-        findings.add("fill", "backslashes in file names", text, record)
+        findings.add("backslashes in file names", record)
         name = name.replace("\\", "/")
     if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in name.split("/"):
-        text = "a path that leaves the folder of the pictures; make it relative to data_prefix"
-        findings.add("error", "file name outside", text, record)
+        findings.add("file name outside", record)
     return name
 
 
@@ -162,22 +158,18 @@ def _check_size(
     given = [int(v) if isinstance(v, str) and v.strip().isdigit() else v for v in given]
     if not all(is_finite(v) and v > 0 and v == int(v) for v in given):
         if actual is None:
-            text = "absent or no whole number of pixels, and no picture was read to take it from"
-            findings.add("error", "image size", text, f"{record}: {given[0]!r} x {given[1]!r}")
+            findings.add("image size", f"{record}: {given[0]!r} x {given[1]!r}")
             return 1, 1
-        text = "absent or no whole number of pixels; taken from the pictures"
-        findings.add("fill", "image size", text, record)
+        findings.add("no image size", record)
         return actual
     size = (int(given[0]), int(given[1]))
     if any(type(entry[key]) is not int for key in ("width", "height")):
-        text = "as text or with a fraction; read as whole numbers"
-        findings.add("fill", "image sizes of another type", text, record)
+        findings.add("image sizes of another type", record)
     if actual is not None and size != actual:
         swapped = size == actual[::-1]
         kind = "width and height swapped" if swapped else "another size than the picture's"
-        text = "objects would be drawn at wrong places; correct the annotation file"
         sizes = "{}x{}, the picture has {}x{}".format(*size, *actual)
-        findings.add("error", kind, text, f"{record}: {sizes}")
+        findings.add(kind, f"{record}: {sizes}")
     return size
 
 
@@ -189,17 +181,14 @@ def _check_references(
     for index, entry in enumerate(entries):
         image, category = key_of(entry["image_id"]), key_of(entry["category_id"])
         if image not in image_ids:
-            text = "no image has this id; object left out"
-            findings.add("repair", "unknown image", text, object_name(entry, index), index)
+            findings.add("unknown image", object_name(entry, index), index)
         elif category not in category_ids:
-            text = "no category has this id; object left out"
             record = f"{object_name(entry, index)}, category {entry['category_id']!r}"
-            findings.add("repair", "unknown category", text, record, index)
+            findings.add("unknown category", record, index)
         elif category_ids[category] is not None:
             new = {"image_id": image_ids[image], "category_id": category_ids[category]}
             if any(type(entry[k]) is not int for k in new):
-                text = "as text or with a fraction; read as whole numbers"
-                findings.add("fill", "ids of another type", text, object_name(entry, index))
+                findings.add("ids of another type", object_name(entry, index))
             same = all(type(entry[k]) is int and entry[k] == v for k, v in new.items())
             kept.append((index, entry if same else {**entry, **new}))
     return kept
@@ -223,7 +212,7 @@ def _check_objects(
         repaired, kinds = check_object(entry, *sizes[entry["image_id"]], masks)
         severities = {FAULTS[kind][0] for kind in kinds}
         for kind in kinds:
-            findings.add(FAULTS[kind][0], kind, FAULTS[kind][1], object_name(entry, index), index)
+            findings.add(kind, object_name(entry, index), index)
         if repaired is not None:
             kept.append((index, repaired if severities - {"note"} else entry))
     return kept
@@ -247,16 +236,14 @@ def _check_box_form(
     over = (boxes[:, :2] + boxes[:, 2:] > limits + 1).any(1)
     corners = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)).all(1)
     if corners.mean() >= CORNERS and over.mean() >= BEYOND:
-        text = "boxes are (x1, y1, x2, y2); COCO's are (x, y, width, height): convert the file"
-        findings.add("error", "boxes of corners", text, object_name(usable[0], 0))
+        findings.add("boxes of corners", object_name(usable[0], 0))
 
 
 def _check_crowds(entries: Entries, findings: Findings) -> None:
     if not entries:
-        findings.add("error", NO_OBJECTS, "nothing to train on or to evaluate with")
+        findings.add(NO_OBJECTS)
     elif all(entry["iscrowd"] for entry in entries):
-        text = "every object has iscrowd=1, is ignored in training and not counted in AP: set 0"
-        findings.add("error", "only crowds", text)
+        findings.add("only crowds")
 
 
 def _check_annotation_ids(entries: Entries, findings: Findings) -> Entries:
@@ -265,6 +252,5 @@ def _check_annotation_ids(entries: Entries, findings: Findings) -> Entries:
     once = sum(count == 1 for count in Counter(sound).values())
     if once == len(ids):
         return entries
-    text = f"{len(ids) - once} are absent, used twice or no number above 0; all are renumbered"
-    findings.add("fill", "annotation ids", f"{text} from 1")
+    findings.add("annotation ids", f"{len(ids) - once} of {len(ids)}")
     return [{**entry, "id": index} for index, entry in enumerate(entries, start=1)]

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mmconvnext.data.checks import NO_OBJECTS, check_annotations
+from mmconvnext.data.faults import FAULTS
 from mmconvnext.data.findings import Finding, Findings
 from mmconvnext.data.paths import write_whole
 from mmconvnext.data.pictures import check_pictures, read_pictures
 from mmconvnext.errors import ConfigError
 
 MODES = ("repair", "strict", "off")
-FORMAT = 2  # of the cache
+FORMAT = 3  # of the cache
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class CheckOptions:
         for name in given or {}:
             if name not in names:
                 raise ConfigError(f"data_checks has no {name!r}; choose of {', '.join(names)}")
+        for kind in (given or {}).get("allow", ()):
+            if kind not in FAULTS:
+                raise ConfigError(f"data_checks.allow has {kind!r}, which is no kind of fault")
         options = cls(**{**(given or {}), "allow": tuple((given or {}).get("allow", ()))})
         if options.mode not in MODES:
             raise ConfigError(
@@ -163,12 +167,12 @@ def _check(
     labels: Sequence[str] | None,
 ) -> tuple[CheckedFile, dict[str, Any] | None]:
     """The result, and the content of the repaired file if there has to be one."""
+    findings, sizes, turn = Findings(), {}, True
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        fault = Finding("not COCO", "error", f"it is not JSON: {error}")
-        return CheckedFile("", tuple(classes or ()), [fault]), None
-    findings, sizes, turn = Findings(), {}, True
+        findings.add("not COCO", text=f"it is not JSON: {error}")
+        return CheckedFile("", tuple(classes or ()), [*findings]), None
     if folder is not None:
         named = _sizes(content)
         pictures = read_pictures(folder, named)

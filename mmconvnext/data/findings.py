@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
-Severity = Literal["error", "repair", "fill", "note"]
+from mmconvnext.data.faults import FAULTS
+
 EXAMPLES = 3  # that a line names; the JSON file has all
 
 
@@ -16,15 +16,13 @@ class Finding:
 
     Attributes:
         kind: a short name, for example ``box outside``.
-        severity: ``error``: the file is refused; ``repair``: what the file says was changed or an
-            object left out; ``fill``: what follows from the rest of the file was added; ``note``:
-            nothing was changed.
+        severity: ``error``, ``repair``, ``fill`` or ``note``, see :mod:`mmconvnext.data.faults`.
         text: what is wrong and what was done, or what to do.
         records: where, each in words: ``annotation 7 of image 3``.
     """
 
     kind: str
-    severity: Severity
+    severity: str
     text: str
     records: list[str] = field(default_factory=list)
 
@@ -44,10 +42,18 @@ class Findings:
         self.repaired_objects: set[int] = set()  # their places in the file
 
     def add(
-        self, severity: Severity, kind: str, text: str, record: str = "", place: int | None = None
+        self, kind: str, record: str = "", place: int | None = None, text: str | None = None
     ) -> None:
-        """Count a fault, of the object at a place in the file; its text is said once a kind."""
-        finding = self._by_kind.setdefault(kind, Finding(kind, severity, text))
+        """Count a fault.
+
+        Args:
+            kind: a key of :data:`mmconvnext.data.faults.FAULTS`.
+            record: where it is.
+            place: of the object in the file.
+            text: in place of the usual one.
+        """
+        severity, usual = FAULTS[kind]
+        finding = self._by_kind.setdefault(kind, Finding(kind, severity, text or usual))
         if record:
             finding.records.append(record)
         if severity == "repair" and place is not None:
@@ -56,6 +62,6 @@ class Findings:
     def __iter__(self) -> Iterator[Finding]:
         return iter(self._by_kind.values())
 
-    def of(self, *severities: Severity) -> list[Finding]:
+    def of(self, *severities: str) -> list[Finding]:
         """Those of some severities."""
         return [finding for finding in self if finding.severity in severities]

@@ -10,33 +10,6 @@ from pycocotools import mask as coco_mask
 
 from mmconvnext.data.masks import encode, extent
 
-# Kind of fault -> its severity and what is done about it. An object that is left out is counted.
-FAULTS = {
-    "no box": ("repair", "bbox is absent or not four finite numbers; taken from the mask"),
-    "no box, no mask": ("repair", "neither bbox nor mask says where the object is; left out"),
-    "numbers as text": ("fill", "coordinates stand as strings; read as numbers"),
-    "box of negative size": ("repair", "width or height below 0; corners swapped"),
-    "box under one pixel": ("repair", "nothing can be learned or found there; object left out"),
-    "box outside": ("repair", "the box does not touch the picture; object left out"),
-    "box over the border": ("repair", "cut at the border of the picture"),
-    "no mask": ("repair", "segmentation is absent or empty; object left out"),
-    "flat polygon": ("fill", "the coordinates of one polygon without its own list; wrapped"),
-    "polygon of points": ("fill", "[x, y] points in place of a flat list; flattened"),
-    "broken polygon": (
-        "repair",
-        "an odd number of coordinates, fewer than three points, or no finite numbers; removed, and "
-        "so is an object without another",
-    ),
-    "polygon outside": ("repair", "coordinates beyond the picture; moved to its border"),
-    "run lengths of another size": ("repair", "not of the picture's height and width; left out"),
-    "broken run lengths": ("repair", "they do not add up to the picture's pixels; left out"),
-    "mask without a pixel": ("repair", "thinner than a pixel; object left out"),
-    "no area": ("fill", "absent, not above 0 or no number; computed"),
-    "area unlike the mask's": ("note", "AP by size goes by area; it was kept"),
-    "no iscrowd": ("fill", "absent or no number; read as 0 or 1"),
-    "ignore": ("fill", "ignore=1 is unknown to the metric; made iscrowd=1"),
-    "mask unlike the box": ("note", "box and mask overlap by less than half; both were kept"),
-}
 # A box cut at the border that overlaps the given one by this much passes every IoU threshold.
 SAME_BOX = 0.96
 BORDER = 2.0  # pixels that a polygon may reach beyond the picture, as some of COCO's do
@@ -61,7 +34,7 @@ def check_object(
 
     Returns:
         The object, repaired where needed, or None where it must be left out; and the kinds of its
-        faults, keys of :data:`FAULTS`.
+        faults, keys of :data:`mmconvnext.data.faults.FAULTS`.
     """
     kinds: list[str] = []
     repaired = dict(annotation)

@@ -122,19 +122,14 @@ def check_pictures(
     turned, stored = [], []
     for name, picture in pictures.items():
         if picture.fault:
-            findings.add(
-                "error", "broken picture", "replace or remove it", f"{name} {picture.fault}"
-            )
+            findings.add("broken picture", f"{name} {picture.fault}")
             continue
         if "16" in picture.mode or picture.mode in ("I", "F"):
-            text = "more than 8 bits a channel, which MMDetection cuts to 8; convert the pictures"
-            findings.add("error", "deep picture", text, f"{name} ({picture.mode})")
+            findings.add("deep picture", f"{name} ({picture.mode})")
+        elif picture.mode not in ("RGB", "L"):
+            findings.add("picture of other colours", f"{name} ({picture.mode})")
         if max(picture.stored) > LONGEST * min(picture.stored):
-            text = "resized, its short side has few pixels"
-            findings.add("note", "very long picture", text, name)
-        if picture.mode not in ("RGB", "L", "I;16", "I", "F"):
-            text = "loaded as 8-bit RGB, transparency is dropped"
-            findings.add("note", f"{picture.mode} picture", text, name)
+            findings.add("very long picture", name)
         if picture.stored != picture.loaded:
             if sizes.get(name) == picture.loaded:
                 turned.append(name)
@@ -142,14 +137,7 @@ def check_pictures(
                 stored.append(name)
     rotated = [n for n, p in pictures.items() if p.orientation != 1 and not p.fault]
     if turned and stored:
-        text = (
-            "some annotations are of the turned picture and some of the stored one; remove the "
-            "tag from the files, turning their pixels where the size says so"
-        )
-        findings.add("error", "EXIF orientation", text, f"{turned[0]} against {stored[0]}")
-    elif rotated:
-        how = "not turned: the sizes in the file are those of the stored pixels"
-        text = how if stored else "turned upright, as the sizes in the file say or do not deny"
-        for name in rotated:
-            findings.add("note", "EXIF orientation", text, name)
+        findings.add("mixed EXIF orientation", f"{turned[0]} against {stored[0]}")
+    for name in rotated if not (turned and stored) else ():
+        findings.add("EXIF orientation" if stored else "turned picture", name)
     return not stored

@@ -223,7 +223,7 @@ def test_exif_orientation(make, stored):
     cfg = make(turn, size=(128, 96))
     text = result(cfg)
     assert text.startswith("1.000 1.000")
-    assert ("not turned" if stored else "turned upright") in text
+    assert ("not applied" if stored else "upright by EXIF") in text
     load = cfg.test_dataloader.dataset.pipeline[0]
     assert load.get("color_type") == ("color_ignore_orientation" if stored else None)
 

@@ -58,7 +58,7 @@ def check(folder: Path, sizes=None) -> dict[str, str]:
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 def test_other_kinds_of_colours_are_noted(tmp_path, mode):
     save(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"), mode)
-    assert set(check(tmp_path)) == (set() if mode == "L" else {f"{mode} picture"})
+    assert set(check(tmp_path)) == (set() if mode == "L" else {"picture of other colours"})
 
 
 def test_sixteen_bits_are_refused(tmp_path):
@@ -74,8 +74,8 @@ def test_very_long_pictures_are_noted(tmp_path):
 def test_pictures_of_both_kinds_of_orientation_are_refused(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         save(tmp_path / name, orientation=6)
-    assert "turned upright" in check(tmp_path)["EXIF orientation"]
+    assert "upright by EXIF orientation" in check(tmp_path)["turned picture"]
     both = check(tmp_path, {"a.jpg": (40, 30), "b.jpg": (30, 40)})
-    assert "b.jpg against a.jpg" in both["EXIF orientation"]
+    assert "b.jpg against a.jpg" in both["mixed EXIF orientation"]
     stored = check(tmp_path, {"a.jpg": (40, 30), "b.jpg": (40, 30)})
-    assert "not turned" in stored["EXIF orientation"]
+    assert "not applied" in stored["EXIF orientation"]

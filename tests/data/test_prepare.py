@@ -119,7 +119,11 @@ def test_pictures_are_not_read_where_nobody_asks(tmp_path, write):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"mod": "off"}, "no 'mod'; choose of mode"), ({"mode": "on"}, "mode='on' is unknown")],
+    [
+        ({"mod": "off"}, "no 'mod'; choose of mode"),
+        ({"mode": "on"}, "mode='on' is unknown"),
+        ({"allow": ["no araea"]}, "allow has 'no araea', which is no kind"),
+    ],
 )
 def test_wrong_options(tmp_path, write, options, said):
     write("train.json", file_of())
