@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from mmconvnext.data.findings import Findings
+from mmconvnext.errors import DataError
 
 Entries = list[dict[str, Any]]
 Ids = dict[str | None, int | None]  # the new ones by what :func:`key_of` makes of the old ones
@@ -88,6 +89,18 @@ def _check_class_names(
             findings.add("class without category", repr(name))
     for name in extra:
         findings.add("category without class", f"{name!r} with {objects[name]} objects")
+
+
+def check_known(classes: Sequence[str], labels: Sequence[str], owner: object) -> tuple[str, ...]:
+    """The labels of a detector that knows all classes of some data; others are a DataError."""
+    unknown = [name for name in classes if name not in labels]
+    if unknown:
+        raise DataError(
+            f"{owner}: the detector has no class {unknown[0]!r}, but {len(labels)} others, "
+            f"{', '.join(map(repr, labels[:8]))}{', ...' * (len(labels) > 8)}; name the classes "
+            "alike in training, validation and test, or train on this data"
+        )
+    return tuple(labels)
 
 
 def plain_name(name: str) -> str:

@@ -93,8 +93,9 @@ def write_layout(splits: Mapping[str, Split], name: str, root: Path) -> list[str
             part = Path(temporary, root.name)
             part.mkdir()
             FORMATS[name].write(splits, part)
+            lost = _losses(splits, name)
             part.replace(root)
-        return _losses(splits, name)
+        return lost
     except OSError as error:
         raise DataError(f"cannot write {root}: {error.strerror or error}") from error
     except FAULTY as error:
@@ -119,16 +120,14 @@ def _check_stems(splits: Mapping[str, Split]) -> None:
 
 
 def _losses(splits: Mapping[str, Split], name: str) -> list[str]:
+    losses = {what: outcome for what, (outcome, formats) in LOSSES.items() if name in formats}
+    entries = [e for split in splits.values() for e in split.content["annotations"] if losses]
     counts: Counter[str] = Counter()
-    for entry in (e for split in splits.values() for e in split.content["annotations"]):
-        mask, crowd = entry.get("segmentation") or (), bool(entry.get("iscrowd"))
+    for entry in entries:
+        mask, crowd = entry.get("segmentation"), bool(entry.get("iscrowd"))
         counts["crowds"] += crowd
         counts["masks"] += bool(mask)
-        if not (crowd and name == "yolo"):
+        if not (crowd and "crowds" in losses):
             counts["bitmaps"] += isinstance(mask, Mapping)
-            counts["objects of several parts"] += len(mask) > 1 and not isinstance(mask, Mapping)
-    return [
-        f"{counts[what]} {what}, {outcome}"
-        for what, (outcome, formats) in LOSSES.items()
-        if counts[what] and name in formats
-    ]
+            counts["objects of several parts"] += isinstance(mask, list) and len(mask) > 1
+    return [f"{counts[what]} {what}, {outcome}" for what, outcome in losses.items() if counts[what]]

@@ -12,6 +12,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
+from mmconvnext.data.categories import check_known
 from mmconvnext.data.files import CheckedFile, CheckOptions, check_file
 from mmconvnext.data.paths import (
     annotation_path,
@@ -80,7 +81,10 @@ def prepare_data(
     data, labels = PreparedData(), labels or training_classes(cfg)
 
     def check(path: Path, folder: Path | None, classes: Any, masks: bool) -> CheckedFile | None:
-        known = _labels(labels, classes, path)
+        known = None
+        # where it is another detector's data, the numbers of classes in its heads tell
+        if labels and classes and {*classes} & {*labels}:
+            known = check_known(classes, labels, f"{path} (metainfo.classes)")
         checked = check_file(path, folder, classes, masks, options, known)
         return checked if data.add(path, checked, options) else None
 
@@ -119,26 +123,6 @@ def training_classes(cfg: Config) -> tuple[str, ...] | None:
     """The classes of a config's training set, in the order of the labels, or None."""
     datasets = _coco_datasets(cfg, "train")
     return _classes(datasets[0]) if datasets else None
-
-
-def _labels(
-    labels: Sequence[str] | None, classes: Sequence[str] | None, path: Path
-) -> tuple[str, ...] | None:
-    """The labels to number a data set's classes by.
-
-    Raises:
-        DataError: the detector knows only some of the classes.
-    """
-    if labels is None or classes is None or not set(classes) & set(labels):
-        return None  # another detector's classes: the numbers of heads tell
-    unknown = [name for name in classes if name not in labels]
-    if unknown:
-        raise DataError(
-            f"{path}: the class {unknown[0]!r} of metainfo.classes is not one of the detector's, "
-            f"which are {', '.join(map(repr, labels[:8]))}{', ...' * (len(labels) > 8)}; name the "
-            "classes alike in training, validation and test"
-        )
-    return tuple(labels)
 
 
 def _use(dataset: Mapping[str, Any], checked: CheckedFile) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config, ConfigDict
 
 from mmconvnext.compat.config_names import PREFIX, config_dir
+from mmconvnext.data.categories import check_known
 from mmconvnext.data.layouts import read_layout
 from mmconvnext.data.own import OwnData, make_own
 from mmconvnext.data.paths import metrics_of, write_whole
@@ -63,7 +64,7 @@ def use_dataset(
     if not own.masks:
         notes += remove_masks(cfg)
     # said at the top level, too: there they would win when the config that is written is read
-    cfg.classes = own.classes if labels is None else _labels(own.classes, labels, root)
+    cfg.classes = own.classes if labels is None else check_known(own.classes, labels, root)
     set_classes(cfg, cfg.classes)
     if cfg.get("ann_files") is not None:
         cfg.ann_files = {s: _below(own.files[s], root) for s in SPLITS if s in own.files}
@@ -71,17 +72,6 @@ def use_dataset(
         cfg.load_adapt = [*(cfg.get("load_adapt") or ()), "num_classes"]
         notes.append("load_adapt has 'num_classes' now: load_from may have other classes")
     return ChosenData(notes, format_table(own.rows))
-
-
-def _labels(classes: Sequence[str], labels: Sequence[str], root: Path) -> tuple[str, ...]:
-    unknown = [name for name in classes if name not in labels]
-    if unknown:
-        raise DataError(
-            f"{root}: the checkpoint has no class {unknown[0]!r}, but {len(labels)} others, "
-            f"{', '.join(map(repr, labels[:8]))}{', ...' * (len(labels) > 8)}; name them alike, or "
-            "train on this data"
-        )
-    return tuple(labels)
 
 
 def _set_paths(cfg: Config, root: Path, own: OwnData) -> None:

@@ -148,7 +148,7 @@ def test_a_detector_keeps_its_classes_in_a_test(folder, tmp_path):
     use_dataset(cfg, folder, tmp_path, labels, trains=False)
     assert cfg.test_dataloader.dataset.metainfo.classes == labels
     assert set(numbers_of(cfg.model).values()) == {4}
-    with pytest.raises(DataError, match="the checkpoint has no class 'große Scheibe'"):
+    with pytest.raises(DataError, match="the detector has no class 'große Scheibe', but 1 others"):
         use_dataset(cfg, folder, tmp_path, ("car",), trains=False)
 
 

@@ -71,14 +71,14 @@ def _labels(picture: Path) -> Path:
 
 
 def _shapes(path: Path, size: tuple[int, int], classes: Sequence[str]) -> list[Shape]:
-    shapes = []
+    shapes, names = [], dict(enumerate(classes))
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             label, *values = line.split()
-            name = dict(enumerate(classes))[int(label)]
+            name = names[int(label)]
             pixels = [round(v, 6) for v in common.scaled(map(float, values), size)]
         except (ValueError, KeyError):
             raise DataError(
