@@ -43,16 +43,13 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    cores = _module("comparison").available_cores()
+    from benchmarks.comparison import available_cores, positive
+
     add = parser.add_argument
-    add("--rounds", type=int, default=5, help="runs of each; default: %(default)s")
+    add("--rounds", type=positive, default=5, help="runs of each; default: %(default)s")
     add("--warmup", type=int, default=1, help="runs before that; default: %(default)s")
-    add(
-        "--threads",
-        type=int,
-        default=cores,
-        help="of each process; default: all cores, %(default)s",
-    )
+    cores = {"default": available_cores(), "help": "of each process; default: all, %(default)s"}
+    add("--threads", type=positive, **cores)
     add("--json", metavar="FILE", help="write everything measured to a file, too")
     add("--markdown", action="store_true", help="print GitHub's markdown")
 

@@ -13,15 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import roofline
-from benchmarks.comparison import (
-    BenchmarkError,
-    Candidate,
-    Check,
-    Results,
-    close_to,
-    run,
-    run_options,
-)
+from benchmarks.comparison import Check, Results, close_to, positive, run, run_options
 from benchmarks.peers import (
     LIBRARIES,
     OURS,
@@ -37,26 +29,24 @@ from benchmarks.peers import (
     random_weights,
     widths_and_sides,
 )
-from benchmarks.report import MIB, Column, Report
+from benchmarks.report import MIB, UNKNOWN, Column, Report
+from benchmarks.worker import BenchmarkError, Candidate
 from mmconvnext.models.block import LayerNorm2d
 from mmconvnext.variants import resolve_arch
 
-FACTORY = "benchmarks.backbone:Backbone"
 SHAPE = (800, 1280)
 DTYPES = ("float32", "bfloat16", "float16")
 V2 = "v2-"  # before the name of a variant
 # Of the relative L2 distance; in half precision, two computations with errors of their own.
-TOLERANCE = 1e-4
-HALF_TOLERANCE = 3e-2
+TOLERANCE, HALF_TOLERANCE = 1e-4, 3e-2
 LEAST_SIDE = 32  # a pixel of the last stage
 # Forward, and as much again for the gradients of the features and of the weights.
 FORWARD_PASSES_OF_STEP = 3
-FEATURES = "features of stage "
-GRADIENT = "gradients of "
 NOTES = (
     "distance: relative L2 distance of the maps after output norms and of the gradients, the "
     "largest; in half precision, of all maps and of all gradients together",
     "saved: what autograd keeps for backward, each storage once; no parameters, no image",
+    roofline.NOTE,
 )
 
 
@@ -99,7 +89,7 @@ class Task:
 
 
 class Backbone:
-    """The factory of the comparison of backbones, see :class:`benchmarks.comparison.Candidate`.
+    """The factory of the comparison of backbones, see :class:`benchmarks.worker.Candidate`.
 
     What is timed is what a library does of itself. Output norms differ: timm and torchvision return
     maps without any, ours, transformers and mmpretrain normalise each. Only in ``check()``, the
@@ -112,8 +102,7 @@ class Backbone:
     """
 
     def __init__(self, peer: str, task: Task):
-        self._peer = PEERS[peer]
-        self._dtype = getattr(torch, task.dtype)
+        self._peer, self._task = PEERS[peer], task
         self._device = torch.device(task.device)
         # have float32 mean float32 on a GPU, for all
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -130,9 +119,8 @@ class Backbone:
         self._image = image.contiguous(memory_format=layout)
         self._gradients: list[Tensor] = []
         if task.train:  # of a loss, in the layout of the maps, as the neck's are
-            for x, (width, side) in zip(
-                self._forward(), widths_and_sides(arch, task.shape), strict=True
-            ):
+            sizes = widths_and_sides(arch, task.shape)
+            for x, (width, side) in zip(self._forward(), sizes, strict=True):
                 drawn = torch.randn(task.batch, width, *side, generator=generator)
                 self._gradients.append(torch.empty_like(x).copy_(drawn))
 
@@ -161,8 +149,9 @@ class Backbone:
         return arrays
 
     def facts(self) -> dict[str, float]:
-        """Return the bytes that the forward pass saves for the backward pass, in training."""
-        return {"saved_bytes": self._saved_bytes()} if self._gradients else {}
+        """Return the operations of a run, and in training the bytes saved for the backward pass."""
+        counted = {"operations": count_operations(self._task)}
+        return {**counted, "saved_bytes": self._saved_bytes()} if self._gradients else counted
 
     def _forward(self) -> Sequence[Tensor]:
         self._forget_gradients()
@@ -175,22 +164,20 @@ class Backbone:
             module.zero_grad(set_to_none=True)
 
     def _autocast(self) -> AbstractContextManager:
-        is_on = self._dtype != torch.float32
-        return torch.autocast(self._device.type, dtype=self._dtype, enabled=is_on)
+        dtype = getattr(torch, self._task.dtype)
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32)
 
     def _named_maps(self) -> dict[str, Tensor]:
         maps = self._model(self._image)
         if not self._peer.has_norms:
             maps = [norm(x) for norm, x in zip(self._norms, maps, strict=True)]
-        return {f"{FEATURES}{stage}": x for stage, x in enumerate(maps)}
+        return {f"features of stage {stage}": x for stage, x in enumerate(maps)}
 
     def _named_gradients(self) -> dict[str, Tensor]:
         named = named_like_ours({name: p.grad for name, p in self._model.named_parameters()})
-        for index, norm in enumerate(self._norms):
-            for name, param in norm.named_parameters():
-                named[f"norm{index}.{name}"] = param.grad
+        named |= {f"norm{name}": param.grad for name, param in self._norms.named_parameters()}
         named["the image"] = self._image.grad
-        return {f"{GRADIENT}{name}": gradient for name, gradient in named.items()}
+        return {f"gradients of {name}": gradient for name, gradient in named.items()}
 
     def _saved_bytes(self) -> int:
         """What autograd keeps, each storage once; not parameters, and not the image itself."""
@@ -210,8 +197,9 @@ class Backbone:
 
 def _norms(arch: Arch, weights: Mapping[str, Tensor]) -> nn.ModuleList:
     norms = nn.ModuleList(LayerNorm2d(width) for width in arch.widths)
-    for index, norm in enumerate(norms):
-        norm.load_state_dict({n: weights[f"norm{index}.{n}"] for n in ("weight", "bias")})
+    norms.load_state_dict(
+        {n.removeprefix("norm"): w for n, w in weights.items() if n.startswith("norm")}
+    )
     return norms
 
 
@@ -225,11 +213,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--arch", nargs="+", default=["tiny"], help="tiny, small, …, v2-tiny, …; default: tiny")
     add("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="others: under autocast")
     add("--shape", type=int, nargs=2, default=SHAPE, metavar=("H", "W"), help="default: 800 1280")
-    add("--batch", type=int, help="images; default: 1, in training 2")
+    add("--batch", type=positive, help="images; default: 1, in training 2")
     add("--train", action="store_true", help="forward and backward")
     add("--peers", nargs="+", choices=LIBRARIES, default=LIBRARIES, help="default: all")
     add("--plain", action="store_true", help="ours layer by layer, too")
-    add("--device", help="cpu, cuda, …; default: the GPU where there is one")
+    roofline.add_arguments(parser)
 
 
 def compare(args: argparse.Namespace) -> Report:
@@ -239,17 +227,13 @@ def compare(args: argparse.Namespace) -> Report:
     shape = tuple(args.shape)
     tasks = [Task(a, d, shape, batch, args.train, device) for a in args.arch for d in args.dtype]
     # finds mistakes before it measures
-    all_candidates = [candidates(task, chosen(task, args.peers, args.plain)) for task in tasks]
-    limits = roofline.measure(device, args.threads)
-    options = run_options(args)
-    pairs = zip(tasks, all_candidates, strict=True)
-    tables = [compare_one(task, each, **options) for task, each in pairs]
-    columns = [Column("saved MiB (/ ours)", _saved)] if args.train else []
-    notes = [*NOTES[: 1 + args.train], roofline.note(tables), *limits.lines()]
-    return Report(tables, [*columns, *roofline.COLUMNS], notes)
+    chosen = [candidates(task, names_of(task, args.peers, args.plain)) for task in tasks]
+    pairs = zip(tasks, chosen, strict=True)
+    tables = [compare_one(task, each, **run_options(args)) for task, each in pairs]
+    return Report(tables, [Column("saved MiB (/ ours)", _saved), *roofline.COLUMNS], NOTES)
 
 
-def chosen(task: Task, libraries: Sequence[str], plain: bool = False) -> list[str]:
+def names_of(task: Task, libraries: Sequence[str], plain: bool = False) -> list[str]:
     """The names of candidates in the table's order; timm's is in both memory formats."""
     is_v2 = task.resolve().v2
     others = [n for n, p in PEERS.items() if n.partition(",")[0] in libraries]
@@ -258,28 +242,18 @@ def chosen(task: Task, libraries: Sequence[str], plain: bool = False) -> list[st
 
 def candidates(task: Task, names: Sequence[str]) -> list[Candidate]:
     """Describe candidates by keys of ``PEERS``, ours first; raises BenchmarkError."""
-    if task.batch < 1 or min(task.shape) < LEAST_SIDE:
+    if min(task.shape) < LEAST_SIDE:
         raise BenchmarkError(
-            f"--batch {task.batch} must be at least 1, and --shape {task.shape[0]} {task.shape[1]} "
-            f"at least {LEAST_SIDE} pixels a side"
+            f"--shape {task.shape[0]} {task.shape[1]} must be at least {LEAST_SIDE} pixels a side"
         )
     task.resolve()
-    return [Candidate(n, FACTORY, {"peer": n, "task": task}, python_path(n)) for n in names]
+    return [Candidate(n, Backbone, {"peer": n, "task": task}, python_path(n)) for n in names]
 
 
-def compare_one(task: Task, candidates: Sequence[Candidate], **options: int) -> Results:
-    """Compare, then time; the machine's matrix product alternates with the candidates.
-
-    ``options`` are those of :func:`benchmarks.comparison.run`. The results have the fact
-    ``flops``, those of :func:`benchmarks.roofline.relate`, and in training ``saved_bytes``.
-    """
+def compare_one(task: Task, chosen: Sequence[Candidate], **options: int) -> Results:
+    """Compare, then time; the machine's matrix product alternates with the candidates."""
     gemm = roofline.reference(task.device, task.dtype)
-    results = run(candidates, check=check_of(task), title=task.title, reference=gemm, **options)
-    flops = count_flops(task)
-    for facts in results.facts.values():
-        facts["flops"] = flops
-    roofline.relate(results)
-    return results
+    return run([*chosen, gemm], check=check_of(task), title=task.title, **options)
 
 
 def check_of(task: Task) -> Check:
@@ -293,7 +267,7 @@ def check_of(task: Task) -> Check:
     return close_to(limit, lambda name: name.partition(" ")[0], together=not exact)
 
 
-def count_flops(task: Task) -> int:
+def count_operations(task: Task) -> int:
     """Count the operations of convolutions and linear layers; a multiply-add is two."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         # layer by layer: the counter knows torch's operators alone
@@ -302,5 +276,5 @@ def count_flops(task: Task) -> int:
 
 
 def _saved(results: Results, name: str) -> str:
-    saved, of_ours = (results.facts[each]["saved_bytes"] for each in (name, results.ours))
-    return f"{saved / MIB:.0f} ({saved / of_ours:.2f})"
+    saved, of_ours = (results.facts[each].get("saved_bytes") for each in (name, results.ours))
+    return f"{saved / MIB:.0f} ({saved / of_ours:.2f})" if saved else UNKNOWN

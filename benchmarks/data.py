@@ -20,22 +20,15 @@ from mmengine.registry import DefaultScope
 from mmengine.utils.dl_utils import set_multi_processing
 from numpy.typing import NDArray
 
-from benchmarks.comparison import (
-    Arrays,
-    BenchmarkError,
-    Candidate,
-    Results,
-    check_positive,
-    demand,
-    run,
-    run_options,
-)
-from benchmarks.report import Column, Report
+from benchmarks.comparison import Arrays, Results, demand, positive, run, run_options
+from benchmarks.peers import OURS
+from benchmarks.report import Column, Report, rate_column
+from benchmarks.worker import BenchmarkError, Candidate
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "datasets"
-OURS, BITMAPS = "ours", "MMDetection, its default"
-POLYGONS, IMAGES = "MMDetection, poly2mask=False", "images alone"
-KINDS = (OURS, BITMAPS, POLYGONS, IMAGES)  # the last one is the reference
+BITMAPS, POLYGONS = "MMDetection, its default", "MMDetection, poly2mask=False"
+IMAGES = "images alone"
+KINDS = (OURS, BITMAPS, POLYGONS, IMAGES)
 # What needs objects, or makes tensors of what is there.
 WITHOUT_OBJECTS = ("FastLoadAnnotations", "FilterAnnotations", "FastPackDetInputs")
 MOST_CHECKED = 40  # images
@@ -64,17 +57,16 @@ NOTES = (
     "rest are of parts thinner than a pixel, which bitmaps lose",
 )
 COLUMNS = (
-    Column("images/s", lambda r, name: f"{r.facts[name]['images'] / r.median_seconds(name):.0f}"),
-    Column("of it images alone", lambda r, name: f"{r.facts[name]['share_of_images']:.0%}"),
+    rate_column("images/s", "images"),
+    Column(f"of it {IMAGES}", lambda r, name: f"{r.median_ratio(IMAGES, base=name):.0%}"),
 )
 
 
 class Pipeline:
-    """The factory of a data pipeline, see :class:`benchmarks.comparison.Candidate`.
+    """The factory of a data pipeline, see :class:`benchmarks.worker.Candidate`.
 
     What is timed is what a worker of a data loader does for each image: reading, decoding,
-    augmenting and packing it; torch has one thread there, and OpenCV none. The random numbers are
-    those of the image, whatever comes before it.
+    augmenting and packing it. The random numbers are those of the image, whatever comes before it.
 
     Args:
         recipe: which of the configs' data sets.
@@ -153,10 +145,10 @@ def steps(pipeline: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     if kind == IMAGES:
         return [step for step in pipeline if step["type"] not in WITHOUT_OBJECTS]
     theirs = [{**step, "type": step["type"].removeprefix("Fast")} for step in pipeline]
-    return [
-        {**step, "poly2mask": kind == BITMAPS} if step["type"] == "LoadAnnotations" else step
-        for step in theirs
-    ]
+    for step in theirs:
+        if step["type"] == "LoadAnnotations":
+            step["poly2mask"] = kind == BITMAPS
+    return theirs
 
 
 def outlines(masks: BaseInstanceMasks) -> NDArray:
@@ -192,13 +184,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(threads=1)  # as in a worker of a data loader
     add = parser.add_argument
     add("--data-root", default="data/coco/", help="folder of COCO 2017")
-    add("--images", type=int, default=80, help="of a run, from train2017; default: %(default)s")
+    images = "of a run, from train2017; default: %(default)s"
+    add("--images", type=positive, default=80, help=images)
     add("--recipe", nargs="+", choices=RECIPES, default=[*RECIPES], help="default: both")
 
 
 def compare(args: argparse.Namespace) -> Report:
     """Run a comparison for each recipe that the command line names; may raise BenchmarkError."""
-    check_positive(images=args.images)
     if not Path(args.data_root, ANNOTATIONS).is_file():
         raise BenchmarkError(
             f"--data-root {args.data_root} has no {ANNOTATIONS}: name the folder of COCO 2017, "
@@ -210,23 +202,18 @@ def compare(args: argparse.Namespace) -> Report:
 
 
 def compare_one(recipe: str, data_root: str, images: int, **options: int) -> Results:
-    """Compare, then time; what the images alone take is measured alternately with the candidates.
-
-    ``recipe`` is a key of ``RECIPES``, ``options`` are those of :func:`benchmarks.comparison.run`.
-    The results have the facts that :class:`Equality` finds, and ``share_of_images``: the median
-    over the rounds of the time of the images alone divided by the candidate's.
-    """
+    """Compare, then time; the results have the facts that :class:`Equality` finds, too."""
     config, recomputed = RECIPES[recipe]
     arguments = {"recipe": config, "data_root": data_root, "images": images}
-    *candidates, reference = [
-        Candidate(kind, f"{__name__}:Pipeline", {"kind": kind, **arguments}) for kind in KINDS
+    candidates = [
+        Candidate(kind, Pipeline, {"kind": kind, **arguments}, compared=kind != IMAGES)
+        for kind in KINDS
     ]
     equality = Equality(recomputed)
     title = f"{config}, {images} images of train2017"
-    results = run(candidates, check=equality, title=title, reference=reference, **options)
-    for name, facts in results.facts.items():
-        facts["share_of_images"] = results.share_of_reference(name)
-        facts |= equality.facts.get(name, {})
+    results = run(candidates, check=equality, title=title, **options)
+    for name, facts in equality.facts.items():
+        results.facts[name] |= facts
     return results
 
 
@@ -253,45 +240,49 @@ class Equality:
             demand(np.array_equal(ours[image], theirs[image]), f"{image} of {name} is another")
         boxes = _common("box", ours, theirs)
         demand(boxes, f"{name} and ours have no objects in common")
+        facts = self._compare_masks(name, boxes, ours, theirs)
+        facts |= self._compare_boxes(name, boxes, ours, theirs)
+        self.facts[name] = facts
+        return {"boxes": facts["box_max"], "masks": 1 - facts["iou_mean"]}
+
+    def _compare_masks(
+        self, name: str, boxes: Sequence[str], ours: Arrays, theirs: Arrays
+    ) -> dict[str, float]:
         masks, others, outline = (
             [each[key.replace("box", kind)] for key in boxes]
             for each, kind in ((ours, "mask"), (theirs, "mask"), (ours, "outline"))
         )
         ious = _ious(masks, others)
-        outline_ious = [_ious(each, outline).mean() for each in (others, masks)]
+        of_theirs, of_ours = (float(_ious(each, outline).mean()) for each in (others, masks))
         if name == BITMAPS:
             demand(
-                outline_ious[1] >= outline_ious[0],
-                f"mean IoU with the outlines is {outline_ious[0]:.4f} for {name}, "
-                f"{outline_ious[1]:.4f} for ours",
+                of_ours >= of_theirs,
+                f"mean IoU with the outlines is {of_theirs:.4f} for {name}, {of_ours:.4f} for ours",
             )
-            # with poly2mask=False MMDetection loses the masks of crowds, and boxes with them
-            boxes += _common("ignored", ours, theirs)
         else:
             demand(
                 ious.mean() >= LEAST_MEAN_IOU,
                 f"the masks of {name} have a mean IoU of {ious.mean():.4f} with ours, at least "
                 f"{LEAST_MEAN_IOU} is demanded",
             )
-        kinds = ("box", "ignored") if name == BITMAPS else ("box",)
-        alone = sum(key.startswith(kinds) for key in {*ours} ^ {*theirs})
-        gaps = np.array([np.abs(ours[key] - theirs[key]).max() for key in boxes])
-        scales = np.array([ours[f"scale {key.split()[1]}"] for key in boxes])
-        self._check_boxes(name, gaps, scales, alone)
-        self.facts[name] = {
+        return {
             "objects": len(ious),
-            "alone": alone,
             "iou_1_percent": float(np.quantile(ious, 0.01)),
             "iou_median": float(np.median(ious)),
             "iou_mean": float(ious.mean()),
-            "iou_mean_of_outlines": float(outline_ious[0]),
-            "iou_mean_of_ours_and_outlines": float(outline_ious[1]),
-            "box_median": float(np.median(gaps)),
-            "box_max": float(gaps.max()),
+            "iou_mean_of_outlines": of_theirs,
+            "iou_mean_of_ours_and_outlines": of_ours,
         }
-        return {"boxes": float(gaps.max()), "masks": 1 - float(ious.mean())}
 
-    def _check_boxes(self, name: str, gaps: NDArray, scales: NDArray, alone: int) -> None:
+    def _compare_boxes(
+        self, name: str, boxes: Sequence[str], ours: Arrays, theirs: Arrays
+    ) -> dict[str, float]:
+        # with poly2mask=False MMDetection loses the masks of crowds, and boxes with them
+        kinds = ("box", "ignored") if name == BITMAPS else ("box",)
+        boxes = [key for kind in kinds for key in _common(kind, ours, theirs)]
+        alone = sum(key.startswith(kinds) for key in {*ours} ^ {*theirs})
+        gaps = np.array([np.abs(ours[key] - theirs[key]).max() for key in boxes])
+        scales = np.array([ours[f"scale {key.split()[1]}"] for key in boxes])
         rounded = self.recomputed and name == BITMAPS
         limit, least = (1 + scales, LEAST_NEAR) if rounded else (BOX_TOLERANCE, 1.0)
         most_alone = MOST_ALONE * len(gaps) if rounded else 0
@@ -302,6 +293,8 @@ class Equality:
             f"be, and they differ by up to {gaps.max():.3g} pixels; {alone} objects are in one of "
             f"both only, at most {most_alone:.0f} may be",
         )
+        middle, most = float(np.median(gaps)), float(gaps.max())
+        return {"alone": alone, "box_median": middle, "box_max": most}
 
 
 def _common(kind: str, ours: Arrays, theirs: Arrays) -> list[str]:

@@ -21,51 +21,39 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import roofline
-from benchmarks.comparison import (
-    Arrays,
-    BenchmarkError,
-    Candidate,
-    Results,
-    check_positive,
-    demand,
-    run,
-    run_options,
-)
+from benchmarks.comparison import Arrays, Results, demand, positive, run, run_options
 from benchmarks.data import BITMAPS, steps
-from benchmarks.peers import fill, python_path
-from benchmarks.report import Column, Report, fact_column
+from benchmarks.peers import OURS, SEED, fill, python_path
+from benchmarks.report import Report, fact_column, rate_column
+from benchmarks.worker import BenchmarkError, Candidate
 from mmconvnext.compat.ops import roi_align_cpu
 from mmconvnext.engine.config import drop_pretrained, load_config, set_data_root
 from mmconvnext.engine.device import convolutions_to_channels_last
 
-SEED = 0
 # Of the random weights of the last layers: so that scores differ, and pass the threshold.
 LAST_LAYERS_STD = {"fc_cls.weight": 0.2, "conv_logits.weight": 0.3}
-OURS = "ours"
 SAME = "MMDetection, mmpretrain"
 RECIPE = "mmdet::convnext/{}-p4-w7_fpn_{}amp-ms-crop-3x_coco.py"
-# kind -> our config, then those of MMDetection
-DETECTORS: Mapping[str, Mapping[str, str]] = {
+# kind -> name -> config, and the published frames a second on an A100 of a detector of this kind
+# ("A ConvNet for the 2020s", table 3)
+DETECTORS: Mapping[str, Mapping[str, tuple[str, float | None]]] = {
     "mask_rcnn": {
-        OURS: "mask_rcnn_convnext_t_coco.py",
-        SAME: RECIPE.format("mask-rcnn_convnext-t", ""),
-        "MMDetection, Swin-T": "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",
-        "MMDetection, ResNet-50": "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
+        OURS: ("mask_rcnn_convnext_t_coco.py", 25.6),
+        SAME: (RECIPE.format("mask-rcnn_convnext-t", ""), 25.6),
+        "MMDetection, Swin-T": (
+            "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",
+            23.1,
+        ),
+        "MMDetection, ResNet-50": ("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", None),
     },
     "cascade": {
-        OURS: "cascade_convnext_t_coco.py",
-        SAME: RECIPE.format("cascade-mask-rcnn_convnext-t", "4conv1fc-giou_"),
-        "MMDetection, ResNet-50": "mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py",
+        OURS: ("cascade_convnext_t_coco.py", 13.5),
+        SAME: (RECIPE.format("cascade-mask-rcnn_convnext-t", "4conv1fc-giou_"), 13.5),
+        "MMDetection, ResNet-50": (
+            "mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py",
+            16.2,
+        ),
     },
-}
-# Published frames a second on an A100 ("A ConvNet for the 2020s", table 3), of the same kind.
-PUBLISHED_FPS = {
-    ("mask_rcnn", OURS): 25.6,
-    ("mask_rcnn", SAME): 25.6,
-    ("mask_rcnn", "MMDetection, Swin-T"): 23.1,
-    ("cascade", OURS): 13.5,
-    ("cascade", SAME): 13.5,
-    ("cascade", "MMDetection, ResNet-50"): 16.2,
 }
 # boxes in pixels; masks: the share of the pixels of ours
 LIMITS = {"boxes": 1e-3, "scores": 1e-4, "masks": 1e-3}
@@ -77,29 +65,29 @@ NOTES = (
     "Swin-T and ResNet-50 are other networks, of which nothing is compared",
     "published: frames a second on an A100, ours divided by theirs (A ConvNet for the 2020s, "
     "table 3), to be compared with time / ours",
+    roofline.NOTE,
 )
 COLUMNS = (
-    Column("images/s", lambda r, name: f"{r.facts[name]['images'] / r.median_seconds(name):.3f}"),
+    rate_column("images/s", "images", form=".3f"),
     fact_column("published", "published_ratio", form=".2f"),
     *roofline.COLUMNS,
 )
 
 
 class Detector:
-    """The factory of the comparison of detectors, see :class:`benchmarks.comparison.Candidate`.
+    """The factory of the comparison of detectors, see :class:`benchmarks.worker.Candidate`.
 
     What is timed is the loop of a test: reading and resizing each image, the detector, and what
     the metric does with its detections as they come (encoding masks), one image at a time.
 
     Args:
         config: a file, or the name of one of ours or of MMDetection's (``mmdet::…``).
-        reference: our config, whose images are used and whose weights are copied where ``same``.
-        same: whether it is the same network, and gets the same weights.
-        ours: whether our transforms, metric, layout of weights and RoIAlign are used; else those of
-            MMDetection and, where mmcv has no compiled kernels, torchvision's in their place.
         data_root: folder of COCO.
         images: how many of its validation split.
         device: in torch's words.
+        reference: for a peer, our config, whose images are used; then transforms, metric, layout of
+            weights and, where mmcv has no compiled kernels, RoIAlign are not ours either.
+        same: whether it is the same network as the reference, and gets the same weights.
         scale: the long and the short side in pixels that images are resized to fit into; None for
             the config's.
     """
@@ -107,42 +95,37 @@ class Detector:
     def __init__(
         self,
         config: str,
-        reference: str,
-        same: bool,
-        ours: bool,
         data_root: str,
         images: int,
         device: str,
+        reference: str | None = None,
+        same: bool = False,
         scale: Sequence[int] | None = None,
     ):
-        with (
-            DefaultScope.overwrite_default_scope("mmdet"),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            cfg = load_config(reference)
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        with DefaultScope.overwrite_default_scope("mmdet"), quiet:
+            cfg = load_config(reference or config)
             set_data_root(cfg, data_root)
-            dataset = cfg.test_dataloader.dataset
+            dataset, metric = cfg.test_dataloader.dataset, cfg.test_evaluator
             for transform in dataset.pipeline:
                 if scale is not None and transform["type"] == "Resize":
                     transform["scale"] = tuple(scale)
             torch.manual_seed(SEED)
             self._model = _build(cfg, cfg.model.test_cfg)
-            if config != reference:
+            if reference:
                 peer = _build(load_config(config), cfg.model.test_cfg)
                 if same:
                     _copy(self._model, peer)
                 self._model = peer
-            if not ours:
                 dataset.pipeline = steps(dataset.pipeline, BITMAPS)
+                metric = {**metric, "type": "CocoMetric"}
+                roi_align_cpu.pooling_matrices = lambda *_: None
+            else:
+                convolutions_to_channels_last(self._model)
             self._dataset = DATASETS.build(dataset)
-            metric = cfg.test_evaluator if ours else {**cfg.test_evaluator, "type": "CocoMetric"}
             self._evaluator = Evaluator([METRICS.build(metric)])
             self._evaluator.dataset_meta = self._dataset.metainfo
         self._indices = range(min(images, len(self._dataset)))
-        if ours:
-            convolutions_to_channels_last(self._model)
-        else:
-            roi_align_cpu.pooling_matrices = lambda *_: None
         self._model.to(device).eval()
         self._num_detections = 0
 
@@ -170,11 +153,11 @@ class Detector:
     def facts(self) -> dict[str, float]:
         """Return the number of images, of operations, and of detections once they were checked.
 
-        ``flops`` are those of torch's convolutions and matrix products; a multiply-add is two.
+        Counted are torch's convolutions and matrix products; a multiply-add is two operations.
         """
         with FlopCounterMode(display=False) as counter:
             self.run()
-        counted = {"images": len(self._indices), "flops": counter.get_total_flops()}
+        counted = {"images": len(self._indices), "operations": counter.get_total_flops()}
         return {**counted, "detections": self._num_detections}
 
     @torch.no_grad()
@@ -216,14 +199,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--kind", nargs="+", choices=DETECTORS, default=[*DETECTORS], help="default: both")
     add("--data-root", default="data/coco/", help="folder of COCO 2017")
-    add("--images", type=int, default=4, help="of a run, from val2017; default: %(default)s")
-    add("--device", help="cpu, cuda, …; default: the GPU where there is one")
+    add("--images", type=positive, default=4, help="of a run, from val2017; default: %(default)s")
+    roofline.add_arguments(parser)
 
 
 def compare(args: argparse.Namespace) -> Report:
     """Run a comparison for each kind that the command line names; may raise BenchmarkError."""
     device = roofline.choose_device(args.device)
-    check_positive(images=args.images)
     if not Path(args.data_root).is_dir():
         raise BenchmarkError(
             f"--data-root {args.data_root} is no folder: name that of COCO 2017, with "
@@ -233,41 +215,34 @@ def compare(args: argparse.Namespace) -> Report:
     tables = [
         compare_one(kind, args.data_root, args.images, device, **options) for kind in args.kind
     ]
-    return Report(tables, COLUMNS, [*NOTES, roofline.note(tables)])
+    return Report(tables, COLUMNS, NOTES)
 
 
 def compare_one(kind: str, data_root: str, images: int, device: str, **options: int) -> Results:
-    """Compare, then time.
-
-    ``kind`` is a key of ``DETECTORS``; the others are of :class:`Detector` and
-    :func:`benchmarks.comparison.run`.
-    """
+    """Compare, then time; ``kind`` is a key of ``DETECTORS``, others as in :class:`Detector`."""
     title = f"{kind}, ConvNeXt-T, {images} images at full size, {device}"
     gemm = roofline.reference(device, "float32")
     chosen = candidates(kind, data_root, images, device)
-    results = run(chosen, check=check, title=title, reference=gemm, **options)
+    results = run([*chosen, gemm], check=check, title=title, **options)
     if SAME in results.facts:  # the same work, counted where it is torch's operators alone
-        results.facts[OURS]["flops"] = results.facts[SAME]["flops"]
-    roofline.relate(results)
-    for name, facts in results.facts.items():
-        if published := PUBLISHED_FPS.get((kind, name)):
-            facts["published_ratio"] = PUBLISHED_FPS[kind, OURS] / published
+        results.facts[OURS]["operations"] = results.facts[SAME]["operations"]
+    _, of_ours = DETECTORS[kind][OURS]
+    for name, (_, published) in DETECTORS[kind].items():
+        if published and name in results.facts:
+            results.facts[name]["published_ratio"] = of_ours / published
     return results
 
 
 def candidates(kind: str, data_root: str, images: int, device: str) -> list[Candidate]:
     """Describe candidates, see :class:`Detector`."""
-    common = {"reference": DETECTORS[kind][OURS], "data_root": data_root}
-    common |= {"images": images, "device": device}
-    return [
-        Candidate(
-            name,
-            f"{__name__}:Detector",
-            {"config": config, "same": name == SAME, "ours": name == OURS, **common},
-            python_path("mmpretrain") if name == SAME else (),
-        )
-        for name, config in DETECTORS[kind].items()
-    ]
+    common = {"data_root": data_root, "images": images, "device": device}
+    (_, (ours, _)), *peers = DETECTORS[kind].items()
+    chosen = [Candidate(OURS, Detector, {"config": ours, **common})]
+    for name, (config, _) in peers:
+        peer = {"config": config, "reference": ours, "same": name == SAME}
+        path = python_path("mmpretrain") if name == SAME else ()
+        chosen.append(Candidate(name, Detector, {**peer, **common}, path))
+    return chosen
 
 
 def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
@@ -280,24 +255,29 @@ def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     images = [key.partition(" ")[2] for key in ours if key.startswith("boxes ")]
     detected = any(len(ours[f"boxes {image}"]) for image in images)
     demand(detected, "nothing was detected that could be compared")
-    distances = dict.fromkeys(LIMITS, 0.0)
+    found = []
     for image in images:
         pair = [{kind: each[f"{kind} {image}"] for kind in KINDS} for each in (ours, theirs)]
-        for kind, distance in _distances(image, *pair).items():
-            distances[kind] = max(distances[kind], distance)
-    return distances
+        found.append(_distances(image, *pair))
+    return {kind: max(each[kind] for each in found) for kind in LIMITS}
 
 
 def _distances(image: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
+    """Pair each of our detections with theirs of the same class that is nearest, and compare.
+
+    Detections come in the order of their scores, which may be equal to rounding.
+    """
     numbers = [len(each["boxes"]) for each in (theirs, ours)]
-    order = _partners(ours, theirs) if numbers[0] == numbers[1] else None
     other = f"{SAME} and ours detect other things on image {image}: {numbers[0]} and {numbers[1]}"
-    demand(order is not None, f"{other} objects, of which not all pair up")
+    demand(numbers[0] == numbers[1], f"{other} objects")
+    if not numbers[0]:
+        return dict.fromkeys(LIMITS, 0.0)
+    gaps = np.abs(ours["boxes"][:, None] - theirs["boxes"][None]).max(-1)
+    gaps[ours["labels"][:, None] != theirs["labels"][None]] = np.inf
+    order = gaps.argmin(1)
+    demand(len({*order.tolist()}) == len(order), f"{other} objects, of which not all pair up")
+    found = {k: float(np.abs(ours[k] - theirs[k][order]).max()) for k in ("boxes", "scores")}
     different = np.bitwise_count(ours["masks"] ^ theirs["masks"][order]).sum()
-    found = {
-        kind: float(np.abs(ours[kind] - theirs[kind][order]).max(initial=0))
-        for kind in ("boxes", "scores")
-    }
     found["masks"] = float(different / max(np.bitwise_count(ours["masks"]).sum(), 1))
     for kind, limit in LIMITS.items():
         demand(
@@ -306,14 +286,3 @@ def _distances(image: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
             f"{limit:g} is allowed",
         )
     return found
-
-
-def _partners(ours: Arrays, theirs: Arrays) -> np.ndarray | None:
-    """For each of our detections, theirs of the same class that is nearest; None if two share one.
-
-    Detections come in the order of their scores, which may be equal to rounding.
-    """
-    gaps = np.abs(ours["boxes"][:, None] - theirs["boxes"][None]).max(-1)
-    gaps[ours["labels"][:, None] != theirs["labels"][None]] = np.inf
-    order = gaps.argmin(1) if len(gaps) else np.zeros(0, dtype=int)
-    return order if len({*order.tolist()}) == len(order) else None

@@ -3,48 +3,59 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import pickle
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.coco_data import TRUTH, generate, read_detections
-from benchmarks.comparison import Arrays, Candidate, demand, run, run_options
+from benchmarks.comparison import Arrays, demand, positive, run, run_options
+from benchmarks.peers import SEED
 from benchmarks.report import Report, fact_column
+from benchmarks.worker import BenchmarkError, Candidate
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
 
 CLASSWISE_HEADING = "| category"
 OURS, THEIRS = "ours, hotcoco", "MMDetection, pycocotools"
 METRICS = ("bbox", "segm")
-# val2017, with 100 detections an image
-SCALE = {"images": 5_000, "objects": 36_000, "detections": 500_000}
+ANNOTATIONS = "annotations/instances_val2017.json"
+TRUTH, DETECTIONS = "truth.json", "detections.pkl"
+JITTER = 0.1  # mean of the shift of detections in sides of the box, and of the change of the sides
+NEAR_OBJECT = 4  # detections near each object, if as many are asked for
+WRONG_LABELS = 0.15
+SHARPNESS = 6.0  # how quickly a detection's score falls with its jitter
+HIGHEST_FALSE_SCORE = 0.8
+SMALLEST_SIDE = 2.0  # pixels
 NOTES = (
     "timed: evaluate() of the metric, from detections in memory, masks encoded, to AP and the "
     "class-wise table; bbox: the detections of a detector without masks",
     "compared: every number returned and in the table, and the precision at each IoU, recall, "
     "class and area: all equal to the last bit",
-    "images, objects and crowds are real, drawn anew; detections are real outlines, moved and "
-    "stretched",
+    "images, objects and crowds are real, those of a subset again and again; detections are "
+    "outlines of real objects, moved and stretched",
 )
 
 
 class Evaluation:
-    """The factory of the comparison of metrics, see :class:`benchmarks.comparison.Candidate`.
+    """The factory of the comparison of metrics, see :class:`benchmarks.worker.Candidate`.
 
     What is timed is ``evaluate()``, from detections as the test loop leaves them, with masks
     encoded, to the dict of numbers and the table of classes.
 
     Args:
-        folder: what :func:`benchmarks.coco_data.generate` wrote.
+        folder: what :func:`generate` wrote.
         metric: ``bbox`` or ``segm``.
         ours: whether hotcoco computes; else MMDetection's metric, with pycocotools.
     """
@@ -55,8 +66,12 @@ class Evaluation:
         self._metric = (FastCocoMetric if ours else CocoMetric)(**settings, **backend)
         categories = self._metric._coco_api.dataset["categories"]
         self._metric.dataset_meta = {"classes": tuple(each["name"] for each in categories)}
-        for found in read_detections(folder):
-            self._metric.process({}, [_sample(found, with_masks=metric == "segm")])
+        for sample in pickle.loads(Path(folder, DETECTIONS).read_bytes()):  # our own file
+            found = sample["pred_instances"]
+            if metric == "bbox":
+                del found["masks"]
+            found |= {k: torch.from_numpy(found[k]) for k in ("bboxes", "scores", "labels")}
+            self._metric.process({}, [sample])
         self._results = [*self._metric.results]
         self._numbers: dict[str, float] = {}
 
@@ -83,20 +98,10 @@ class Evaluation:
         }
 
     def facts(self) -> dict[str, float]:
-        """Return mAP, 0-1, and the number of detections."""
-        if not self._numbers:
-            self.run()
+        """Return mAP, 0-1, and the number of detections; to be called after ``check()``."""
         (mean,) = (value for name, value in self._numbers.items() if name.endswith("_mAP"))
         detections = sum(len(found["labels"]) for _, found in self._results)
         return {"mAP": mean, "detections": detections}
-
-
-def _sample(found: Mapping[str, Any], with_masks: bool) -> dict[str, Any]:
-    """A detector's output for an image, as an evaluator hands it to its metrics."""
-    instances = {key: torch.from_numpy(found[key]) for key in ("bboxes", "scores", "labels")}
-    if with_masks:
-        instances["masks"] = found["masks"]
-    return {"img_id": found["img_id"], "ori_shape": found["size"], "pred_instances": instances}
 
 
 @contextmanager
@@ -122,37 +127,133 @@ def _seen() -> Iterator[tuple[list[COCOeval], list[str]]]:
         logger.removeHandler(handler)
 
 
+class Outline(NamedTuple):
+    """A real object."""
+
+    polygons: list[NDArray]  # of x and y, (P, 2) each, in parts of the object's box
+    box: NDArray  # x, y, width and height in pixels
+    category: int  # its id
+
+
+def generate(data_root: str, folder: str | Path, images: int, detections: int) -> int:
+    """Write ground truth and detections, the same for the same arguments.
+
+    Args:
+        data_root: folder of COCO, with annotations/instances_val2017.json.
+        folder: where ``TRUTH`` and ``DETECTIONS`` go.
+        images: how many; where there are less, they come again.
+        detections: how many in all images, the same number in each but for rounding.
+
+    Returns:
+        How many objects there are.
+
+    Raises:
+        BenchmarkError: there are no annotations to draw from.
+    """
+    path = Path(data_root, ANNOTATIONS)
+    if not path.is_file():
+        raise BenchmarkError(
+            f"--data-root {data_root} has no {ANNOTATIONS}: name the folder of COCO 2017, or of a "
+            "subset of it"
+        )
+    real = json.loads(path.read_text(encoding="utf-8"))
+    owned: dict[int, list[dict]] = {image["id"]: [] for image in real["images"]}
+    for annotation in real["annotations"]:
+        owned[annotation["image_id"]].append(annotation)
+    outlines = {image: [*_outlines(annotations)] for image, annotations in owned.items()}
+    others = [outline for each in outlines.values() for outline in each]
+    if not others:
+        raise BenchmarkError(f"--data-root {data_root} has no object with a polygon to draw from")
+    rng = np.random.default_rng(SEED)
+    ids = [category["id"] for category in real["categories"]]
+    truth: dict[str, Any] = {**real, "images": [], "annotations": []}
+    samples = []
+    for index in range(images):
+        image = real["images"][index % len(owned)]
+        truth["images"].append({**image, "id": index})
+        for annotation in owned[image["id"]]:
+            own_id = len(truth["annotations"]) + 1
+            truth["annotations"].append({**annotation, "id": own_id, "image_id": index})
+        number = detections * (index + 1) // images - detections * index // images
+        shape = [image["height"], image["width"]]
+        found = _detect(rng, outlines[image["id"]], others, shape, number, ids)
+        samples.append({"img_id": index, "ori_shape": shape, "pred_instances": found})
+    Path(folder, TRUTH).write_text(json.dumps(truth), encoding="utf-8")
+    Path(folder, DETECTIONS).write_bytes(pickle.dumps(samples))
+    return len(truth["annotations"])
+
+
+def _outlines(annotations: Sequence[dict]) -> Iterator[Outline]:
+    for each in annotations:
+        if not each["iscrowd"] and isinstance(each["segmentation"], list):
+            polygons = [np.array(polygon).reshape(-1, 2) for polygon in each["segmentation"]]
+            points = np.concatenate(polygons)
+            low = points.min(axis=0)
+            sides = np.maximum(points.max(axis=0) - low, 1e-6)
+            inside = [(polygon - low) / sides for polygon in polygons]
+            yield Outline(inside, np.concatenate([low, sides]), each["category_id"])
+
+
+def _detect(
+    rng: np.random.Generator,
+    objects: Sequence[Outline],
+    others: Sequence[Outline],
+    shape: Sequence[int],
+    number: int,
+    ids: Sequence[int],
+) -> dict[str, Any]:
+    """Detect objects more or less well, and what is none: what a detector gives, as arrays."""
+    near = min(number, NEAR_OBJECT * len(objects))
+    chosen = [objects[index % len(objects)] for index in range(near)]
+    chosen += [others[index] for index in rng.integers(len(others), size=number - near)]
+    amount = rng.exponential(JITTER, size=(number, 1))
+    amount[near:] = 1
+    low, sides = np.hsplit(np.array([each.box for each in chosen]).reshape(-1, 4), 2)
+    centres = low + sides / 2 + amount * sides * rng.normal(size=(number, 2))
+    sides = np.clip(
+        sides * np.exp(amount * rng.normal(size=(number, 2))), SMALLEST_SIDE, shape[::-1]
+    )
+    low = np.clip(centres - sides / 2, 0, shape[::-1] - sides)
+    scores = np.exp(-SHARPNESS * amount[:, 0]) * rng.uniform(0.5, 1, size=number)
+    scores[near:] = HIGHEST_FALSE_SCORE * rng.uniform(size=number - near) ** 3
+    labels = np.array([ids.index(each.category) for each in chosen], dtype=np.int64)
+    wrong = rng.uniform(size=number) < WRONG_LABELS
+    labels[wrong] = rng.integers(len(ids), size=wrong.sum())
+    masks = []
+    for outline, corner, side in zip(chosen, low, sides, strict=True):
+        polygons = [(each * side + corner).ravel().tolist() for each in outline.polygons]
+        masks.append(mask_utils.merge(mask_utils.frPyObjects(polygons, *shape)))
+    boxes = np.concatenate([low, low + sides], axis=1).astype(np.float32)
+    found = {"bboxes": boxes, "scores": scores.astype(np.float32), "labels": labels}
+    return {**found, "masks": masks}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this command's options."""
+    """Add this command's options; the defaults are those of val2017, 100 detections an image."""
     add = parser.add_argument
     add("--data-root", default="data/coco/", help="folder of COCO 2017, or of a subset of it")
-    for name, number in SCALE.items():
-        add(f"--{name}", type=int, default=number, help="in all; default: %(default)s")
+    add("--images", type=positive, default=5_000, help="default: %(default)s")
+    add("--detections", type=positive, default=500_000, help="in all; default: %(default)s")
     add("--metric", nargs="+", choices=METRICS, default=[*METRICS], help="default: both")
 
 
 def compare(args: argparse.Namespace) -> Report:
     """Run a comparison for each metric, of the same detections; may raise BenchmarkError."""
-    scale = {name: getattr(args, name) for name in SCALE}
-    title = ", ".join(f"{number:,} {name}" for name, number in scale.items())
-    options = run_options(args)
+    images, detections = args.images, args.detections
+    tables = []
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        print(f"  drawing {title}", file=sys.stderr, flush=True)
-        generate(args.data_root, folder, **scale)
-        tables = [
-            run(candidates(each, folder), check=check, title=f"{each}, {title}", **options)
-            for each in args.metric
-        ]
+        print(f"  drawing {detections:,} detections", file=sys.stderr, flush=True)
+        objects = generate(args.data_root, folder, images, detections)
+        scale = f"{images:,} images, {objects:,} objects, {detections:,} detections"
+        for metric in args.metric:
+            arguments = {"folder": folder, "metric": metric}
+            candidates = [
+                Candidate(name, Evaluation, {**arguments, "ours": name == OURS})
+                for name in (OURS, THEIRS)
+            ]
+            title = f"{metric}, {scale}"
+            tables.append(run(candidates, check=check, title=title, **run_options(args)))
     return Report(tables, [fact_column("mAP", "mAP", form=".3f")], NOTES)
-
-
-def candidates(metric: str, folder: str) -> list[Candidate]:
-    """Describe candidates, see :class:`Evaluation`."""
-    arguments = {"folder": folder, "metric": metric}
-    return [
-        Candidate(name, f"{__name__}:Evaluation", {**arguments, "ours": name == OURS})
-        for name in (OURS, THEIRS)
-    ]
 
 
 def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:

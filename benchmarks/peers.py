@@ -1,8 +1,4 @@
-"""The ConvNeXt of each library, built for feature maps of all four stages, with the same weights.
-
-Each builder gives the library's own model for detection: one that returns a feature map for each
-stage, in its usual way. Imported is only the library that is built.
-"""
+"""The ConvNeXt of each library as a detector uses it: a feature map a stage, with our weights."""
 
 from __future__ import annotations
 
@@ -33,12 +29,7 @@ class Arch(NamedTuple):
 
 
 class Maps(nn.Module):
-    """A model whose feature maps come as a tuple, whatever it returns.
-
-    Args:
-        model: of a library.
-        maps: how to take the maps out of what it returns.
-    """
+    """A library's model, whose feature maps ``maps`` takes out of what it returns."""
 
     def __init__(self, model: nn.Module, maps: Callable[[object], Iterable[Tensor]] = tuple):
         super().__init__()
@@ -113,8 +104,7 @@ class Peer(NamedTuple):
     has_v2: bool = True
 
 
-OURS = "ours"
-OURS_PLAIN = "ours, plain"
+OURS, OURS_PLAIN = "ours", "ours, plain"
 # Ours choose their memory format themselves, whatever comes in.
 PEERS: Mapping[str, Peer] = {
     OURS: Peer(ours, has_norms=True),
@@ -153,10 +143,8 @@ def random_weights(arch: Arch) -> dict[str, Tensor]:
 def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy our weights into a model of any layout.
 
-    Args:
-        model: its own tensors are renamed to ours; renaming copies nothing, so what is written
-            into the renamed ones is in the model.
-        weights: by our names.
+    Its own tensors are renamed to ours; renaming copies nothing, so what is written into the
+    renamed ones is in the model.
 
     Raises:
         BenchmarkError: the model has parameters that ours has not, or the other way round (output

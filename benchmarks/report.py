@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from terminaltables import GithubFlavoredMarkdownTable
+
 from benchmarks.comparison import Results
 from benchmarks.worker import PEERS
+from mmconvnext.evaluation.tables import format_table
 
 MIB = 2**20
 UNKNOWN = "-"
 DISTURBING_CORES = 0.1  # busy with other processes
-PACKAGES = (
-    *("torch", "torchvision", "timm", "transformers", "mmpretrain", "mmdet", "mmengine", "mmcv"),
-    *("mmcv-lite", "numpy", "opencv-python", "pycocotools", "hotcoco"),
-)
 
 
 class Column(NamedTuple):
@@ -39,15 +38,27 @@ def fact_column(heading: str, fact: str, scale: float = 1.0, form: str = ".3g") 
     return Column(heading, cell)
 
 
+def rate_column(heading: str, fact: str, scale: float = 1.0, form: str = ".0f") -> Column:
+    """Make a column of a fact in a second of the median time, likewise."""
+
+    def cell(results: Results, name: str) -> str:
+        value = results.facts[name].get(fact)
+        return (
+            UNKNOWN if value is None else f"{value / scale / results.median_seconds(name):{form}}"
+        )
+
+    return Column(heading, cell)
+
+
 @dataclass(frozen=True)
 class Report:
     """The tables of one call of the tool, and under which conditions they came about.
 
     Attributes:
         tables: one for each comparison.
-        columns: more columns of every table.
+        columns: more columns of every table; where no candidate has one, it is left out.
         notes: lines below the tables, on how to read them.
-        first: what the first row of a table is.
+        first: what the first row of a table is; empty where rows are not compared with it.
         summary: rows of a table before the others, under their title; headings first.
         extra: more of what was measured, for JSON.
     """
@@ -60,18 +71,20 @@ class Report:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self, markdown: bool = False) -> str:
-        """Format tables, notes and conditions, monospaced or as GitHub's markdown."""
+        """Format tables, notes and conditions, for a terminal or as GitHub's markdown."""
         blocks = [titled(title, rows, markdown) for title, rows in self.summary.items()]
         blocks += [self._table(results, markdown) for results in self.tables]
-        first = self.first
-        ratio = f"time / {first}: median over the rounds of the time divided by that of {first} in"
+        ratio = (
+            f"time / {self.first}: median over the rounds of the time divided by that of "
+            f"{self.first} in the same round"
+        )
         threads, rounds = (
             " and ".join(map(str, sorted({getattr(results, name) for results in self.tables})))
             for name in ("threads", "rounds")
         )
         when = f"{threads} threads each, {rounds} rounds; {_today()}; {machine_line()}"
-        lines = [*self.notes, f"{ratio} the same round", when]
-        return "\n\n".join([*blocks, listed(lines, markdown)])
+        lines = [*self.notes, *[ratio] * bool(self.first), when]
+        return "\n\n".join([*blocks, "\n".join("- " * markdown + line for line in lines)])
 
     def to_json(self) -> dict[str, Any]:
         """Collect everything that was measured; times in seconds, memory in bytes."""
@@ -99,12 +112,12 @@ class Report:
 
     def _row(self, results: Results, name: str) -> list[str]:
         ratios, peak = results.ratios(name), results.peak_bytes(name)
+        spread = UNKNOWN if name == results.ours else f"{min(ratios):.2f} to {max(ratios):.2f}"
         distances = [f"{k} {d:.1e}" for k, d in results.distances.get(name, {}).items()]
         return [
             name,
             f"{results.median_seconds(name):.4g}",
-            f"{results.median_ratio(name):.2f}",
-            UNKNOWN if name == results.ours else f"{min(ratios):.2f} to {max(ratios):.2f}",
+            *([f"{results.median_ratio(name):.2f}", spread] if self.first else [UNKNOWN] * 2),
             UNKNOWN if peak is None else f"{peak / MIB:.0f}",
             ", ".join(distances) or UNKNOWN,
             *(column.cell(results, name) for column in self.columns),
@@ -123,39 +136,23 @@ def machine_line() -> str:
 
 
 def titled(title: str, rows: Sequence[Sequence[str]], markdown: bool) -> str:
-    """Format a table below its title, the first column to the left and numbers to the right.
-
-    Args:
-        title: of the table.
-        rows: the headings first.
-        markdown: as GitHub's markdown, else monospaced.
-    """
-    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
-    cells = [
-        [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
-        for row in (list(map(str, row)) for row in rows)
-    ]
-    if markdown:
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        lines = [f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:])]
-        return "\n".join([f"**{title}**\n", *lines])
-    rule = ["-" * width for width in widths]
-    return "\n".join([title, *("  ".join(row).rstrip() for row in (cells[0], rule, *cells[1:]))])
-
-
-def listed(lines: Sequence[str], markdown: bool) -> str:
-    """Format lines, in markdown as a list."""
-    return "\n".join(f"- {line}" if markdown else line for line in lines)
+    """Format a table below its title, numbers to the right; the first of the rows has headings."""
+    if not markdown:
+        return f"{title}\n{format_table(rows)}"
+    table = GithubFlavoredMarkdownTable([list(row) for row in rows])
+    table.justify_columns = dict.fromkeys(range(1, len(rows[0])), "right")
+    return f"**{title}**\n\n{table.table}"
 
 
 def describe() -> dict[str, Any]:
     """Collect processor, memory in GiB, GPUs, and the versions of what is compared."""
-    from mmconvnext.engine.provenance import git_revision, hardware
+    from mmconvnext.engine.provenance import PACKAGES, git_revision, hardware
 
+    packages = (*PACKAGES, "transformers", "mmpretrain")
     return {
         **hardware(),
         "python": platform.python_version(),
-        "packages": {name: v for name in PACKAGES if (v := version(name))},
+        "packages": {name: v for name in packages if (v := version(name))},
         "git_revision": git_revision(),
     }
 
@@ -174,10 +171,6 @@ def _table_json(results: Results) -> dict[str, Any]:
         "threads": results.threads,
         "missing": results.missing,
         "cores_busy_with_others": results.busy_cores(),
-        "reference": {
-            "facts": results.reference_facts,
-            "timings": [asdict(timing) for timing in results.reference],
-        },
         "candidates": [_candidate_json(results, name) for name in results.timings],
     }
 

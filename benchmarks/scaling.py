@@ -8,36 +8,52 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from mmengine.dataset import pseudo_collate
 from scipy.stats import linregress
+from torch import distributed, multiprocessing
+from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.backbone import Task, candidates, count_flops
-from benchmarks.comparison import BenchmarkError, Candidate, Results, run, run_options
-from benchmarks.data_parallel import share_work
+from benchmarks import roofline
+from benchmarks.backbone import TOLERANCE, Backbone, Task, count_operations
+from benchmarks.comparison import Results, close_to, run, run_options
 from benchmarks.detector import Detector
-from benchmarks.peers import OURS, ours
-from benchmarks.report import MIB, Report, fact_column
-from benchmarks.roofline import choose_device
+from benchmarks.peers import OURS, SEED, fill, ours, random_weights, widths_and_sides
+from benchmarks.report import MIB, Report, fact_column, rate_column
+from benchmarks.worker import BenchmarkError, Candidate
 from mmconvnext.analysis.flops import count_flops as count_detector
 from mmconvnext.data.paths import check_data_paths
 from mmconvnext.engine.config import load_config, set_data_root
 from mmconvnext.errors import UserError
 
 BACKBONE, DETECTOR, PROCESSES = PARTS = ("backbone", "detector", "processes")
-MODES = {False: "inference", True: "forward + backward"}
 TIME, PEAK, SAVED = "time (s)", "peak memory (MiB)", "saved for backward (MiB)"
 # By what a curve goes along: the axis of time, and that of memory: its unit, fact and scale.
 AREA, BATCH = ("Mpixel", "pixels", 1e6), ("images", "images", 1.0)
 COST, SIZE = ("G multiply-adds", "multiply_adds", 1e9), ("M parameters", "parameters", 1e6)
 AXES = {"input area": (AREA, AREA), "batch": (BATCH, BATCH), "model size": (COST, SIZE)}
+# Height and width of images in pixels, numbers of images, and variants; SIDE is that of the images
+# of the curves along the latter two.
+SHAPES = ((224, 224), (320, 320), (480, 480), (640, 640), (800, 1280))
+BATCHES, ARCHS, SIDE = (1, 2, 4, 8), ("tiny", "small", "base", "large", "xlarge"), 320
+# For detectors, the long and the short side that an image is fitted into, the config of that curve,
+# and the configs by model.
+SCALES = ((533, 320), (800, 480), (1067, 640), (1333, 800))
+MASK_RCNN = "mask_rcnn_convnext_t_coco.py"
+CASCADES = {"T": "t", "S": "s", "B": "b", "L": "l_in22k", "XL": "xl_in22k"}
+CASCADE_SCALE = (800, 480)
+STEP = 4  # images of a training step by one or two processes
+LEARNING_RATE = 1e-4
 NOTES = (
     "first: the first row; peak: the most memory that a process took beyond what it has at rest; "
     "saved: what autograd keeps for backward, each storage once",
@@ -50,126 +66,89 @@ NOTES = (
     "processes: forward, backward, the mean of the gradients over the processes, AdamW; efficiency "
     "beside the first row, for each thread in use; peak of one process",
 )
+COLUMNS = (
+    *(fact_column(*axis) for axis in (AREA, BATCH, COST, SIZE)),
+    fact_column("saved MiB", "saved_bytes", MIB, ".0f"),
+    rate_column("images/s", "step_images", form=".2f"),
+    fact_column("efficiency", "efficiency", form=".0%"),
+)
 PAGE = """# Scaling
 
 This page answers how time and memory grow with image, batch, model and processes: points are
 measured, lines are fitted to them by least squares. Written, with its pictures, by
 
 ```sh
-python tools/benchmark.py scaling --data-root DIR --out docs
+python -m benchmarks scaling --data-root DIR --out docs
 ```
 
 """
 SCHEDULE = "## A 3x schedule on COCO, on paper"  # the part of the page that stays as it is
 
 
-class Plan(NamedTuple):
-    """Where the points of the curves lie.
-
-    Attributes:
-        shapes: height and width of the backbone's images in pixels.
-        batches: numbers of images.
-        archs: of the backbone; the first is that of the other curves.
-        side: in pixels, of the square images of the curves along batch and model.
-        scales: for the detector, the long and the short side that an image is fitted into.
-        detectors: by model, the configs of the curve along model size.
-        scale: of those.
-        step: images of a training step by one or two processes.
-    """
-
-    shapes: Sequence[tuple[int, int]]
-    batches: Sequence[int]
-    archs: Sequence[str]
-    side: int
-    scales: Sequence[tuple[int, int]]
-    detectors: Mapping[str, str]
-    scale: tuple[int, int]
-    step: int
-
-
-AREA_DETECTOR = "mask_rcnn_convnext_t_coco.py"
-CASCADES = {"T": "t", "S": "s", "B": "b", "L": "l_in22k", "XL": "xl_in22k"}
-FULL = Plan(
-    shapes=((224, 224), (320, 320), (480, 480), (640, 640), (800, 1280)),
-    batches=(1, 2, 4, 8),
-    archs=("tiny", "small", "base", "large", "xlarge"),
-    side=320,
-    scales=((533, 320), (800, 480), (1067, 640), (1333, 800)),
-    detectors={name: f"cascade_convnext_{kind}_coco.py" for name, kind in CASCADES.items()},
-    scale=(800, 480),
-    step=4,
-)
-QUICK = Plan(
-    shapes=((64, 64), (96, 96), (128, 128)),
-    batches=(1, 2, 3),
-    archs=("atto", "femto", "pico"),
-    side=64,
-    scales=((160, 96), (213, 128), (320, 192)),
-    detectors={name: f"mask_rcnn_convnext_{name.lower()}_coco.py" for name in "TSB"},
-    scale=(160, 96),
-    step=2,
-)
-
-
-@dataclass
-class Curve:
-    """A curve: its points are candidates, their results come when it was measured.
+class Curve(NamedTuple):
+    """A curve, whose points are candidates.
 
     Attributes:
         part: ``backbone`` or ``detector``.
+        mode: what is computed: ``inference``, …
         along: a key of ``AXES``.
-        title: of its table.
-        candidates: its points.
-        train: forward and backward, else inference.
-        facts: by candidate, what the axes need and the candidate does not say itself.
-        results: of the comparison; facts have the axes' values.
+        what: of what.
+        points: by name, the factory's arguments.
     """
 
     part: str
+    mode: str
     along: str
-    title: str
-    candidates: Sequence[Candidate]
-    train: bool = False
-    facts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    results: Results | None = None
+    what: str
+    points: Mapping[str, Mapping[str, Any]]
 
-    def measure(self, **options: int) -> Curve:
+    def measure(self, **options: int) -> Results:
         """Let the points alternate; options are those of :func:`benchmarks.comparison.run`."""
-        self.results = run(self.candidates, title=self.title, **options)
-        for name, facts in self.facts.items():
-            self.results.facts[name].update(facts)
-        return self
+        factory = {BACKBONE: CountedBackbone, DETECTOR: CountedDetector}[self.part]
+        points = [Candidate(name, factory, arguments) for name, arguments in self.points.items()]
+        title = f"{self.what}, {self.mode}, against {self.along}"
+        print(title, file=sys.stderr, flush=True)
+        return run(points, title=title, **options)
 
-    def fits(self) -> list[dict[str, Any]]:
+    def fits(self, results: Results) -> list[dict[str, Any]]:
         """The points of each quantity, and the line through them.
 
         Without the peak where the system does not tell it, or it is too little to see.
         """
-        names = list(self.results.timings)
-        peaks = [self.results.peak_bytes(name) for name in names]
-        values = {TIME: [self.results.median_seconds(name) for name in names]}
-        if all(peaks):
-            values[PEAK] = [peak / MIB for peak in peaks]
-        if self.train:
-            values[SAVED] = [self.results.facts[name]["saved_bytes"] / MIB for name in names]
+        names = list(results.timings)
+        peaks = [results.peak_bytes(name) for name in names]
+        saved = [results.facts[name].get("saved_bytes") for name in names]
+        values = {TIME: [results.median_seconds(name) for name in names]}
+        for quantity, sizes in ((PEAK, peaks), (SAVED, saved)):
+            if all(sizes):
+                values[quantity] = [size / MIB for size in sizes]
+        place = {"part": self.part, "mode": self.mode, "along": self.along}
         found = []
         for quantity, ys in values.items():
             unit, fact, scale = AXES[self.along][quantity != TIME]
-            xs = [self.results.facts[name][fact] / scale for name in names]
+            xs = [results.facts[name][fact] / scale for name in names]
             fit = linregress(xs, ys)
-            line = {
-                "curve": f"{self.part}, {MODES[self.train]}, against {self.along}",
-                "quantity": quantity,
-                "unit": unit,
-                "xs": xs,
-                "ys": ys,
-                "intercept": float(fit.intercept),
-                "slope": float(fit.slope),
-                "r_squared": float(fit.rvalue**2),
-            }
-            line["line"] = [line["intercept"] + line["slope"] * x for x in xs]
-            line["residual"] = max(abs(y / b - 1) for y, b in zip(line["line"], ys, strict=True))
-            found.append(line)
+            line = [float(fit.intercept + fit.slope * x) for x in xs]
+            residual = max(abs(y / b - 1) for y, b in zip(line, ys, strict=True))
+            quality = {"r_squared": float(fit.rvalue**2), "residual": residual}
+            fitted = {"intercept": float(fit.intercept), "slope": float(fit.slope), **quality}
+            points = {"quantity": quantity, "unit": unit, "xs": xs, "ys": ys, "line": line}
+            found.append({**place, **points, **fitted})
+        return found
+
+
+class CountedBackbone(Backbone):
+    """The factory of ours, which says how much work its images are."""
+
+    def __init__(self, task: Task):
+        super().__init__(OURS, task)
+
+    def facts(self) -> dict[str, float]:
+        """Return the place on all axes, the cost that of a forward pass, and what is saved."""
+        task, found = self._task, super().facts()
+        found |= {"pixels": math.prod(task.shape), "images": task.batch}
+        found["multiply_adds"] = count_operations(replace(task, train=False)) // 2
+        found["parameters"] = sum(param.numel() for param in self._model.parameters())
         return found
 
 
@@ -181,32 +160,156 @@ class CountedDetector(Detector):
         shapes = [self.shape(index) for index in self._indices]
         costs = [count_detector(self._model, shape) for shape in shapes]
         pixels = sum(map(math.prod, shapes)) / len(shapes)
-        flops = sum(cost.flops for cost in costs) / len(costs)
-        found = {"images": len(shapes), "pixels": pixels, "multiply_adds": flops}
-        return {**found, "parameters": costs[0].params}
+        work = {"pixels": pixels, "multiply_adds": sum(c.flops for c in costs) / len(costs)}
+        return {"images": len(shapes), "parameters": costs[0].params, **work}
 
     def shape(self, index: int) -> tuple[int, int]:
         """The height and width that an image has in the detector."""
         batch = pseudo_collate([self._dataset[index]])
-        height, width = self._model.data_preprocessor(batch)["inputs"].shape[-2:]
-        return height, width
+        return tuple(self._model.data_preprocessor(batch)["inputs"].shape[-2:])
 
 
-def make_report(curves: Sequence[Curve], tables: Sequence[Results] = ()) -> Report:
-    """Report on curves, with the linear fits first, and on other tables."""
-    headings = ["", "quantity", "linear fit", "R²", "residual", "axis grows", "it grows"]
-    fits = [line for curve in curves for line in curve.fits()]
-    return Report(
-        [*(curve.results for curve in curves), *tables],
-        COLUMNS,
-        NOTES,
-        first="first",
-        summary={"Linear fits": [headings, *map(_fit_row, fits)]} if fits else {},
-        extra={"linear_fits": fits},
-    )
+class DataParallel:
+    """The factory of training steps by processes that share a step's images.
+
+    What is timed is forward, backward, the mean of the gradients over the processes (gloo), and
+    AdamW. The first process is the candidate's own, so its peak memory is that of one process.
+
+    Args:
+        task: the variant, and the images of a step, of all processes together.
+        processes: how many there are; the number of images is a multiple of it.
+        threads: of each.
+        rank: which of the processes this is; the first starts the others.
+        store: the file by which they find each other.
+    """
+
+    def __init__(self, task: Task, processes: int, threads: int, rank: int = 0, store: str = ""):
+        torch.set_num_threads(threads)
+        self._layout = {"processes": processes, "threads": threads, "step_images": task.batch}
+        if processes > 1:
+            if rank == 0:
+                self._folder = tempfile.TemporaryDirectory(prefix="benchmark-")
+                store = os.path.join(self._folder.name, "store")
+                context = multiprocessing.get_context("spawn")
+                for other in range(1, processes):  # as daemons, they end with this process
+                    arguments = (task, processes, threads, other, store)
+                    context.Process(target=_follow, args=arguments, daemon=True).start()
+            if sys.platform == "linux":  # the host's name need not resolve
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            where = {"init_method": f"file://{store}", "rank": rank, "world_size": processes}
+            distributed.init_process_group("gloo", **where)
+        arch = task.resolve()
+        self._backbone = self._model = ours(arch).train()
+        fill(self._backbone, random_weights(arch))
+        self._optimizer = torch.optim.AdamW(self._backbone.parameters(), lr=LEARNING_RATE)
+        if processes > 1:
+            self._model = DistributedDataParallel(self._backbone, gradient_as_bucket_view=True)
+        generator = torch.Generator().manual_seed(SEED)
+        images = torch.randn(task.batch, 3, *task.shape, generator=generator)
+        self._images = images.chunk(processes)[rank].clone()
+        self._targets = [
+            torch.randn(width, *sides, generator=generator)
+            for width, sides in widths_and_sides(arch, task.shape)
+        ]
+
+    def run(self) -> None:
+        """Make one step in all processes."""
+        if self._layout["processes"] > 1:
+            distributed.barrier()  # nobody begins before the first process
+        self._optimizer.zero_grad()
+        pairs = zip(self._model(self._images), self._targets, strict=True)
+        sum((x * target).mean() for x, target in pairs).backward()
+        self._optimizer.step()
+
+    def check(self) -> dict[str, np.ndarray]:
+        """Make one step, and return the gradients of all its images."""
+        self.run()
+        named = self._backbone.named_parameters()
+        return {name: param.grad.numpy().copy() for name, param in named}
+
+    def facts(self) -> dict[str, float]:
+        """Return processes, threads of each, and the images of a step."""
+        return self._layout
 
 
-def write_page(report: Report, curves: Sequence[Curve], folder: Path) -> list[Path]:
+def _follow(*arguments: Any) -> None:
+    training = DataParallel(*arguments)
+    while True:
+        training.run()
+
+
+def share_work(task: Task, threads: int, **options: int) -> Results:
+    """Let training steps in one and two processes alternate, once their gradients are equal.
+
+    ``threads``, at least 2, are those of one process that uses all, and of two together; options
+    are those of :func:`benchmarks.comparison.run`. The fact ``efficiency`` is that of each thread
+    beside one process with half of them.
+    """
+    half, candidates = threads // 2, []
+    for processes, each in ((1, half), (1, 2 * half), (2, half)):
+        name = f"{processes} process{'es' * (processes > 1)} x {each} thread{'s' * (each > 1)}"
+        layout = {"task": task, "processes": processes, "threads": each}
+        candidates.append(Candidate(name, DataParallel, layout))
+    size = "x".join(map(str, task.shape))
+    title = f"ConvNeXt {task.arch}, training steps, {task.batch} images of {size}, gloo, cpu"
+    check = close_to(TOLERANCE, lambda _: "gradients")
+    results = run(candidates, check=check, title=title, threads=threads, **options)
+    for name, facts in results.facts.items():
+        used = facts["processes"] * facts["threads"]
+        facts["efficiency"] = half / used / results.median_ratio(name)
+        if facts["processes"] > 1:  # to others, its own second process is another's
+            timings = results.timings[name]
+            timings[:] = [replace(timing, others_seconds=None) for timing in timings]
+    return results
+
+
+def backbone_curves(device: str) -> list[Curve]:
+    """Describe the curves of the backbone, in inference and in training."""
+    arch, size, on = ARCHS[0], f"{SIDE}x{SIDE}", f", {device}"
+    curves = []
+    for train, mode in ((False, "inference"), (True, "forward + backward")):
+        base = Task(arch, shape=(SIDE, SIDE), train=train, device=device)
+        areas = {f"{h}x{w}": {"task": replace(base, shape=(h, w))} for h, w in SHAPES}
+        batches = {f"batch {batch}": {"task": replace(base, batch=batch)} for batch in BATCHES}
+        models = {each: {"task": replace(base, arch=each)} for each in ARCHS}
+        curves += [
+            Curve(BACKBONE, mode, "input area", f"ConvNeXt {arch}, one image{on}", areas),
+            Curve(BACKBONE, mode, "batch", f"ConvNeXt {arch}, images of {size}{on}", batches),
+            Curve(BACKBONE, mode, "model size", f"ConvNeXt, one image of {size}{on}", models),
+        ]
+    return curves
+
+
+def detector_curves(data_root: str, device: str) -> list[Curve]:
+    """Describe the curves of the detector in the loop of a test, with one image."""
+    one = {"images": 1, "data_root": data_root, "device": device}
+    areas = {f"short side {s[1]}": {"config": MASK_RCNN, "scale": s, **one} for s in SCALES}
+    models = {
+        name: {"config": f"cascade_convnext_{kind}_coco.py", "scale": CASCADE_SCALE, **one}
+        for name, kind in CASCADES.items()
+    }
+    side, on = f"one image with a short side of {CASCADE_SCALE[1]}", f", {device}"
+    return [
+        Curve(DETECTOR, "inference", "input area", f"mask_rcnn_convnext_t, one image{on}", areas),
+        Curve(DETECTOR, "inference", "model size", f"cascade_convnext, {side}{on}", models),
+    ]
+
+
+def make_report(fits: Sequence[Mapping[str, Any]], tables: Sequence[Results]) -> Report:
+    """Report with the linear fits first."""
+    rows = [["", "quantity", "linear fit", "R²", "residual", "axis grows", "it grows"]]
+    for fit in fits:
+        sign = "+" if fit["slope"] >= 0 else "-"
+        equation = f"{fit['intercept']:.3g} {sign} {abs(fit['slope']):.3g} · {fit['unit']}"
+        grown = [f"{max(fit[key]) / min(fit[key]):.1f} x" for key in ("xs", "ys")]
+        curve = f"{fit['part']}, {fit['mode']}, against {fit['along']}"
+        quality = [f"{fit['r_squared']:.4f}", f"{fit['residual']:.0%}"]
+        rows.append([curve, fit["quantity"], equation, *quality, *grown])
+    summary = {"Linear fits": rows} if fits else {}
+    return Report(tables, COLUMNS, NOTES, "first", summary, {"linear_fits": [*fits]})
+
+
+def write_page(report: Report, fits: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """Write the page and its pictures; the part on the schedule, on paper, stays as it was.
 
     Raises:
@@ -218,9 +321,9 @@ def write_page(report: Report, curves: Sequence[Curve], folder: Path) -> list[Pa
     pictures = []
     try:
         (folder / "images").mkdir(exist_ok=True)
-        for part in dict.fromkeys(curve.part for curve in curves):
+        for part in dict.fromkeys(fit["part"] for fit in fits):
             pictures.append(folder / "images" / f"scaling_{part}.png")
-            _draw([curve for curve in curves if curve.part == part]).savefig(pictures[-1], dpi=90)
+            _draw([fit for fit in fits if fit["part"] == part]).savefig(pictures[-1], dpi=90)
         shown = "".join(f"![{path.stem}](images/{path.name})\n\n" for path in pictures)
         page.write_text(f"{PAGE}{shown}{report.text(markdown=True)}\n\n{paper}", "utf-8")
     except OSError as error:
@@ -228,90 +331,21 @@ def write_page(report: Report, curves: Sequence[Curve], folder: Path) -> list[Pa
     return [page, *pictures]
 
 
-def _draw(curves: Sequence[Curve]) -> Figure:
+def _draw(fits: Sequence[Mapping[str, Any]]) -> Figure:
     """A column of panels for each axis, time above memory."""
-    along = list(dict.fromkeys(curve.along for curve in curves))
+    along = list(dict.fromkeys(fit["along"] for fit in fits))
     figure = Figure((3.3 * len(along), 5.4), layout="constrained")
     panels = figure.subplots(2, len(along), squeeze=False)
-    for curve in curves:
-        for fit in curve.fits():
-            is_time = fit["quantity"] == TIME
-            panel = panels[int(not is_time), along.index(curve.along)]
-            label = f"{fit['quantity'].partition(' (')[0]}, {MODES[curve.train]}"
-            (line,) = panel.plot(fit["xs"], fit["line"])
-            panel.plot(fit["xs"], fit["ys"], "o", color=line.get_color(), label=label)
-            panel.set(xlabel=f"{curve.along} ({fit['unit']})", ylabel="s" if is_time else "MiB")
-            panel.set(xlim=(0, None), ylim=(0, None))
-            panel.legend(fontsize=7)
+    for fit in fits:
+        is_time = fit["quantity"] == TIME
+        panel = panels[int(not is_time), along.index(fit["along"])]
+        label = f"{fit['quantity'].partition(' (')[0]}, {fit['mode']}"
+        (line,) = panel.plot(fit["xs"], fit["line"])
+        panel.plot(fit["xs"], fit["ys"], "o", color=line.get_color(), label=label)
+        panel.set(xlabel=f"{fit['along']} ({fit['unit']})", ylabel="s" if is_time else "MiB")
+        panel.set(xlim=(0, None), ylim=(0, None))
+        panel.legend(fontsize=7)
     return figure
-
-
-def _fit_row(line: Mapping[str, Any]) -> list[str]:
-    sign = "+" if line["slope"] >= 0 else "-"
-    equation = f"{line['intercept']:.3g} {sign} {abs(line['slope']):.3g} · {line['unit']}"
-    quality = [f"{line['r_squared']:.4f}", f"{line['residual']:.0%}"]
-    grown = [f"{max(line[key]) / min(line[key]):.1f} x" for key in ("xs", "ys")]
-    return [line["curve"], line["quantity"], equation, *quality, *grown]
-
-
-COLUMNS = (
-    *(fact_column(*axis) for axis in (AREA, BATCH, COST, SIZE)),
-    fact_column("saved MiB", "saved_bytes", MIB, ".0f"),
-    fact_column("images/s", "images_per_second", form=".2f"),
-    fact_column("efficiency", "efficiency", form=".0%"),
-)
-
-
-def backbone_curves(plan: Plan, device: str) -> Iterator[Curve]:
-    """Describe the curves of the backbone, in inference and in training."""
-    arch, size = plan.archs[0], f"{plan.side}x{plan.side}"
-    base = Task(arch, shape=(plan.side, plan.side), device=device)
-    tasks = {
-        "input area": {f"{h}x{w}": replace(base, shape=(h, w)) for h, w in plan.shapes},
-        "batch": {f"batch {batch}": replace(base, batch=batch) for batch in plan.batches},
-        "model size": {each: replace(base, arch=each) for each in plan.archs},
-    }
-    what = {
-        "input area": f"ConvNeXt {arch}, one image",
-        "batch": f"ConvNeXt {arch}, images of {size}",
-        "model size": f"ConvNeXt, one image of {size}",
-    }
-    facts = {a: {name: _facts(task) for name, task in p.items()} for a, p in tasks.items()}
-    for train, mode in MODES.items():
-        for along, points in tasks.items():
-            made = [
-                replace(candidates(replace(task, train=train), [OURS])[0], name=name)
-                for name, task in points.items()
-            ]
-            title = f"{what[along]}, {mode}, against {along}, {device}"
-            yield Curve(BACKBONE, along, title, made, train, facts[along])
-
-
-def _facts(task: Task) -> dict[str, float]:
-    """The place of a point on all axes; the cost is that of a forward pass."""
-    with torch.device("meta"):
-        parameters = sum(param.numel() for param in ours(task.resolve()).parameters())
-    cost = count_flops(task) // 2  # a multiply-add is two operations
-    place = {"pixels": math.prod(task.shape), "images": task.batch}
-    return {**place, "multiply_adds": cost, "parameters": parameters}
-
-
-def detector_curves(plan: Plan, data_root: str, device: str) -> Iterator[Curve]:
-    """Describe the curves of the detector in the loop of a test, with one image."""
-
-    def point(name: str, config: str, scale: Sequence[int]) -> Candidate:
-        arguments = {"config": config, "reference": config, "same": True, "ours": True}
-        arguments |= {"images": 1, "data_root": data_root, "device": device, "scale": scale}
-        return Candidate(name, f"{__name__}:CountedDetector", arguments)
-
-    kind = next(iter(plan.detectors.values())).partition("_t_")[0]
-    by_area = [point(f"short side {scale[1]}", AREA_DETECTOR, scale) for scale in plan.scales]
-    by_model = [point(name, config, plan.scale) for name, config in plan.detectors.items()]
-    title = f"mask_rcnn_convnext_t, inference, one image, against input area, {device}"
-    yield Curve(DETECTOR, "input area", title, by_area)
-    side = f"one image with a short side of {plan.scale[1]}"
-    title = f"{kind}, inference, {side}, against model size, {device}"
-    yield Curve(DETECTOR, "model size", title, by_model)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -321,8 +355,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; default: all")
     add("--data-root", default="data/coco/", help="folder of COCO 2017")
     add("--out", metavar="DIR", help="write scaling.md and its pictures there, too")
-    add("--quick", action="store_true", help="few and small: to try the command")
-    add("--device", help="cpu, cuda, …; default: the GPU where there is one")
+    roofline.add_arguments(parser)
 
 
 def compare(args: argparse.Namespace) -> Report:
@@ -331,21 +364,20 @@ def compare(args: argparse.Namespace) -> Report:
     Raises:
         UserError: an argument is wrong, a comparison failed, or the page cannot be written.
     """
-    plan, device = QUICK if args.quick else FULL, choose_device(args.device)
+    device, options = roofline.choose_device(args.device), run_options(args)
     _check(args)
-    options = run_options(args)
-    curves = [*backbone_curves(plan, device)] if BACKBONE in args.parts else []
+    curves = backbone_curves(device) if BACKBONE in args.parts else []
     if DETECTOR in args.parts:
-        curves += detector_curves(plan, args.data_root, device)
-    for curve in curves:
-        print(curve.title, file=sys.stderr, flush=True)
-        curve.measure(**options)
-    shared = []
+        curves += detector_curves(args.data_root, device)
+    tables = [curve.measure(**options) for curve in curves]
+    pairs = zip(curves, tables, strict=True)
+    fits = [fit for curve, results in pairs for fit in curve.fits(results)]
     if PROCESSES in args.parts:
-        shared = [share_work(plan.archs[0], plan.step, plan.side, **options)]
-    report = make_report(curves, shared)
+        step = Task(ARCHS[0], shape=(SIDE, SIDE), batch=STEP)
+        tables.append(share_work(step, **options))
+    report = make_report(fits, tables)
     if args.out:
-        for path in write_page(report, curves, Path(args.out)):
+        for path in write_page(report, fits, Path(args.out)):
             print(f"written to {path}", file=sys.stderr)
     return report
 
@@ -358,7 +390,7 @@ def _check(args: argparse.Namespace) -> None:
             f"them: --parts {BACKBONE} {DETECTOR}"
         )
     if DETECTOR in args.parts:
-        cfg = load_config(AREA_DETECTOR)
+        cfg = load_config(MASK_RCNN)
         set_data_root(cfg, args.data_root)
         check_data_paths(cfg, ("test",))
     if args.out:

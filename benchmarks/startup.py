@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.comparison import Candidate, NotInstalledError, Results, run, run_options
+from benchmarks.comparison import Results, run, run_options
+from benchmarks.peers import python_path
 from benchmarks.report import Column, Report
-from benchmarks.worker import PEERS
+from benchmarks.worker import Candidate, NotInstalledError
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONAL = ("torchvision", "timm", "transformers", "hotcoco")  # not to be imported before needed
@@ -40,7 +41,7 @@ IMPORTS = (
 
 
 class Command:
-    """The factory of a command, see :class:`benchmarks.comparison.Candidate`.
+    """The factory of a command, see :class:`benchmarks.worker.Candidate`.
 
     What is timed is a fresh Python that runs it.
 
@@ -74,14 +75,9 @@ class Command:
         return {name: float(name in self._modules) for name in OPTIONAL}
 
     def _start(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env=self._environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        command, streams = [sys.executable, *arguments], {"stdout": subprocess.DEVNULL}
+        streams |= {"stderr": subprocess.PIPE, "text": True}
+        return subprocess.run(command, env=self._environment, check=False, **streams)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,26 +94,21 @@ def compare(args: argparse.Namespace) -> Report:
     return Report((imports, tools), (column,), notes)
 
 
-def command(name: str, *arguments: str, python_path: Sequence[str] = ()) -> Candidate:
-    """Describe a command, see :class:`Command`."""
-    settings = {"arguments": arguments, "python_path": python_path}
-    return Candidate(name, f"{__name__}:Command", settings)
+def command(name: str, *arguments: str, library: str = "") -> Candidate:
+    """Describe a command, see :class:`Command`; a library may lie in a folder of its own."""
+    path = python_path(library) if library else ()
+    return Candidate(name, Command, {"arguments": arguments, "python_path": path})
 
 
 def import_commands() -> list[Candidate]:
     """List the imports, that of this package first."""
-    peers = [str(PEERS / "mmpretrain")]
-    return [
-        command(each, "-c", each, python_path=peers if "mmpretrain" in each else ())
-        for each in IMPORTS
-    ]
+    libraries = ["mmpretrain" * ("mmpretrain" in each) for each in IMPORTS]
+    return [command(i, "-c", i, library=lib) for i, lib in zip(IMPORTS, libraries, strict=True)]
 
 
 def help_commands() -> list[Candidate]:
     """List the tools that print their help, ours first, and MMDetection's own of the same name."""
-    spec = importlib.util.find_spec("mmdet")
-    folder = spec.submodule_search_locations[0] if spec else "mmdet"
-    theirs = Path(folder, ".mim", "tools", "train.py")
+    theirs = Path(find_spec("mmdet").origin).parent / ".mim" / "tools" / "train.py"
     return [
         command("tools/train.py --help", str(ROOT / "tools" / "train.py"), "--help"),
         command("MMDetection's train.py --help", str(theirs), "--help"),

@@ -1,27 +1,36 @@
-"""What runs in the process of a candidate: it is built, checked and timed."""
+"""A candidate in a process of its own: it is built, checked and timed there."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
+import multiprocessing
 import os
+import signal
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mmconvnext.errors import UserError
 
 PEERS = Path(sys.prefix) / "peers"  # where `make setup` puts libraries that exclude each other
-STAT = Path("/proc/stat")
-STATUS = Path("/proc/self/status")
-CLEAR_REFS = Path("/proc/self/clear_refs")
-RESET_PEAK = "5"  # see proc(5)
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+    "RAYON_NUM_THREADS",  # hotcoco, tokenizers
+)
+CLEAR_REFS, RESET_PEAK = Path("/proc/self/clear_refs"), "5"  # see proc(5)
 NUM_LINES_OF_LOG = 15
 
 
@@ -30,7 +39,7 @@ class BenchmarkError(UserError):
 
 
 class NotInstalledError(BenchmarkError):
-    """A candidate whose library is absent; the message says what, without the candidate's name."""
+    """A candidate whose library is absent."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +48,19 @@ class Candidate:
 
     Attributes:
         name: as shown.
-        factory: ``package.module:function``; called in the candidate's process, it returns an
-            object with ``check()``, a dict of arrays that must equal the others', and
-            ``run()``, which is timed. It may have ``facts()``, a dict of numbers, too.
+        factory: called in the candidate's process; what it returns has ``run()``, which is timed,
+            and may have ``check()``, a dict of arrays that must equal the others', and ``facts()``,
+            a dict of numbers.
         arguments: the factory's keyword arguments.
         python_path: folders with its library, before everything else.
+        compared: whether its results are; not those of what only relates times to the machine.
     """
 
     name: str
-    factory: str
+    factory: Callable[..., Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     python_path: tuple[str, ...] = ()
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,12 +79,65 @@ class Timing:
     others_seconds: float | None = None
 
 
+class Process:
+    """The process of a candidate; a context manager. Its methods may raise BenchmarkError."""
+
+    def __init__(self, candidate: Candidate, threads: int):
+        self.candidate, self.name, self._threads = candidate, candidate.name, threads
+
+    def __enter__(self) -> Process:
+        """Start the process; it builds the candidate while others start theirs."""
+        self._folder = tempfile.TemporaryDirectory(prefix="benchmark-")
+        self._log = Path(self._folder.name) / "log.txt"
+        arguments = (str(self._log), self.candidate.python_path)
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, spawn, start_worker, arguments)
+        before = multiprocessing.active_children()
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self._threads))
+        with mock.patch.dict(os.environ, threads):  # read when libraries are imported
+            self._is_built = self._pool.submit(_build, self.candidate)
+        (self._child,) = (p for p in multiprocessing.active_children() if p not in before)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+        self._folder.cleanup()
+
+    def call(self, method: str) -> dict[str, Any]:
+        """Call ``check`` or ``facts``; an empty dict where the candidate has no such method."""
+        return self._ask(_call, method)
+
+    def timing(self) -> Timing:
+        """Run once, timed."""
+        return self._ask(_timing)
+
+    def wait_until_built(self) -> None:
+        """Wait until the factory has returned; NotInstalledError where a library is absent."""
+        self._ask()
+
+    def _ask(self, function: Callable[..., Any] | None = None, *arguments: str) -> Any:
+        try:
+            built = self._is_built.result()
+            return self._pool.submit(function, *arguments).result() if function else built
+        except BrokenProcessPool:
+            self._child.join()
+        code = self._child.exitcode
+        how = f"ended without an answer, with exit status {code}"
+        if code < 0:
+            reason = ", as for lack of memory" * (-code == signal.SIGKILL)
+            how = f"was ended by {signal.Signals(-code).name}{reason}"
+        log = self._log.read_text("utf-8", errors="replace")
+        raise BenchmarkError(f"{self.name} {how}:\n{_tail(log)}")
+
+
+# What follows runs in the process of a candidate.
 _name = ""
 _built: Any = None
 _at_rest: int | None = None
 
 
-def start(log: str, python_path: tuple[str, ...]) -> None:
+def start_worker(log: str, python_path: Sequence[str]) -> None:
     """Send what libraries print to a file; of the peers' folders, leave the candidate's alone.
 
     A spawned process has its parent's ``sys.path``, and some of the peers exclude each other.
@@ -85,25 +149,17 @@ def start(log: str, python_path: tuple[str, ...]) -> None:
     sys.path[:] = [*python_path, *others]
 
 
-def build(candidate: Candidate) -> None:
-    """Build the candidate; may raise NotInstalledError, and BenchmarkError as all that follows."""
+def _build(candidate: Candidate) -> None:
     global _built, _name
     _name = candidate.name
-    module, _, name = candidate.factory.partition(":")
     with _reported():
         try:
-            _built = getattr(importlib.import_module(module), name)(**candidate.arguments)
+            _built = candidate.factory(**candidate.arguments)
         except ImportError as error:
-            absent = error.name or ""
-            if not absent or absent.partition(".")[0] == module.partition(".")[0]:
-                raise
-            if isinstance(error, ModuleNotFoundError):
-                raise NotInstalledError(f"{absent} is not installed") from None
-            raise NotInstalledError(f"{absent} cannot be imported: {error}") from None
+            raise NotInstalledError(str(error)) from None
 
 
-def call(method: str) -> dict[str, Any]:
-    """Call ``check`` or ``facts`` of the candidate; an empty dict where it has no such method."""
+def _call(method: str) -> dict[str, Any]:
     global _at_rest
     with _reported():
         answer = getattr(_built, method, dict)()
@@ -111,8 +167,7 @@ def call(method: str) -> dict[str, Any]:
     return answer
 
 
-def timing() -> Timing:
-    """Run once."""
+def _timing() -> Timing:
     torch = sys.modules.get("torch")
     cuda = torch.cuda if torch and torch.cuda.is_initialized() else None
     if cuda:
@@ -136,8 +191,7 @@ def timing() -> Timing:
     return Timing(seconds, max(peak - at_rest, 0) if is_known else None, others)
 
 
-def tail(text: str) -> str:
-    """The last lines of a log, indented."""
+def _tail(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.strip().splitlines()[-NUM_LINES_OF_LOG:])
 
 
@@ -148,7 +202,7 @@ def _reported() -> Iterator[None]:
     except NotInstalledError:
         raise
     except Exception:  # anybody's code
-        raise BenchmarkError(f"{_name} failed:\n{tail(traceback.format_exc())}") from None
+        raise BenchmarkError(f"{_name} failed:\n{_tail(traceback.format_exc())}") from None
 
 
 def _resident_at_rest() -> int | None:
@@ -162,12 +216,11 @@ def _resident_at_rest() -> int | None:
 
 def _others_seconds() -> float | None:
     """Processor time that all processes but this one have taken since the system's start."""
-    try:
-        fields = STAT.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]
-    except OSError:
+    text = _read("/proc/stat")
+    if not text:
         return None
-    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(int, fields)
-    busy = user + nice + system + interrupts + soft_interrupts + stolen
+    user, nice, system, _idle, _waiting, *interrupts_and_stolen = map(int, text.split()[1:9])
+    busy = user + nice + system + sum(interrupts_and_stolen)
     return busy / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
@@ -180,9 +233,14 @@ def _reset_resident_peak() -> bool:
 
 
 def _status_bytes(name: str) -> int | None:
-    try:
-        lines = STATUS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
+    lines = _read("/proc/self/status").splitlines()
     kilobytes = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
     return int(kilobytes[0]) * 1024 if kilobytes else None
+
+
+def _read(path: str) -> str:
+    """The text of one of Linux's files; empty on other systems."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from benchmarks.comparison import Candidate
-
-FOLDER = str(Path(__file__).parent)
+from benchmarks.worker import Candidate
+from tests.benchmarks.dummies import Dummy
 
 
 @pytest.fixture
 def dummy() -> Callable[..., Candidate]:
     """Describe a dummy by its name and arguments."""
 
-    def describe(name: str, factory: str = "dummies:Dummy", **arguments: object) -> Candidate:
-        return Candidate(name, factory, arguments, (FOLDER,))
+    def describe(name: str, factory: Callable = Dummy, compared: bool = True, **arguments: object):
+        return Candidate(name, factory, arguments, compared=compared)
 
     return describe

@@ -1,4 +1,4 @@
-"""Candidates for tests; the workers of these find them by their `python_path`."""
+"""Candidates for tests."""
 
 from __future__ import annotations
 

@@ -7,6 +7,9 @@ import pytest
 
 from benchmarks import roofline
 from benchmarks.__main__ import COMMANDS, main, parse_args
+from benchmarks.comparison import Results
+from benchmarks.report import Report
+from benchmarks.worker import Timing
 
 
 @pytest.mark.parametrize("start", ["tools/benchmark.py", "-m benchmarks"])
@@ -41,7 +44,7 @@ def test_every_command_has_its_module():
     [
         (("backbone", "--arch", "enormous"), "--arch: arch='enormous' is not a ConvNeXt variant"),
         (("backbone", "--device", "nowhere"), "--device nowhere cannot be used"),
-        (("roofline", "--threads", "0"), "threads=0 must be at least 1"),
+        (("roofline", "--warmup", "-1"), "--warmup -1 must be at least 0"),
     ],
 )
 def test_mistakes_are_explained(capsys, arguments, words):
@@ -59,12 +62,26 @@ def test_unknown_choices(capsys, arguments):
     assert "usage:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        *(("roofline", "--rounds"), ("roofline", "--threads"), ("backbone", "--batch")),
+        *(("detector", "--images"), ("data", "--images")),
+        *(("eval", "--images"), ("eval", "--detections")),
+    ],
+)
+def test_numbers_are_at_least_1(capsys, command, option):
+    with pytest.raises(SystemExit):
+        main((command, option, "0"))
+    assert f"argument {option}: 0 must be at least 1" in capsys.readouterr().err
+
+
 def test_prints_and_writes(capsys, tmp_path, monkeypatch):
-    limits = roofline.Limits({"float32": 1e11}, {"anywhere": 2.0**30}, "cpu", threads=1)
-    monkeypatch.setattr(roofline, "measure", lambda device, threads: limits)
+    results = Results("limits", {"matrix product": [Timing(1.0, None)]})
+    monkeypatch.setattr(roofline, "compare", lambda args: Report([results]))
     path = tmp_path / "roofline.json"
-    assert main(["roofline", "--device", "cpu", "--json", str(path), "--markdown"]) == 0
+    assert main(["roofline", "--json", str(path), "--markdown"]) == 0
     out = capsys.readouterr().out
-    assert "matrix products (cpu, 1 threads), best moment: float32 100 GFLOP/s" in out
+    assert "**limits**" in out
     assert f"written to {path}" in out
-    assert json.loads(path.read_text())["gemm_flops"] == {"float32": 1e11}
+    assert json.loads(path.read_text())["tables"][0]["title"] == "limits"

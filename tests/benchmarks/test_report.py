@@ -6,8 +6,10 @@ import json
 
 import pytest
 
-from benchmarks.comparison import Results, Timing
-from benchmarks.report import MIB, Column, Report, titled
+from benchmarks import report
+from benchmarks.comparison import Results
+from benchmarks.report import MIB, Column, Report, fact_column, rate_column
+from benchmarks.worker import Timing
 
 
 @pytest.fixture
@@ -25,16 +27,21 @@ def results() -> Results:
     )
 
 
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
 def test_text(results):
     column = Column("saved", lambda r, name: f"{r.facts[name]['saved']:.1f}")
     lines = Report([results], [column], ["a note"]).text().splitlines()
     assert lines[0] == "a comparison"
-    assert lines[1].split()[:5] == ["seconds", "time", "/", "ours", "spread"]
-    assert lines[3].split() == ["ours", "1", "1.00", "-", "12", "-", "1.0"]
-    assert " ".join(lines[4].split()) == "peer 3 2.00 1.50 to 3.00 - features 1.2e-07 3.0"
-    assert lines[5] == "other: left out, library is not installed"
-    assert lines[7] == "a note"
-    conditions = "\n".join(lines[8:])
+    assert cells(lines[2])[1:4] == ["seconds", "time / ours", "spread"]
+    assert cells(lines[4]) == ["ours", "1", "1.00", "-", "12", "-", "1.0"]
+    peer = ["peer", "3", "2.00", "1.50 to 3.00", "-", "features 1.2e-07", "3.0"]
+    assert cells(lines[5]) == peer
+    assert lines[7] == "other: left out, library is not installed"
+    assert lines[9] == "a note"
+    conditions = "\n".join(lines[10:])
     assert "2 threads each, 3 rounds; " in conditions
     for fact in ("cores", "GPU: ", "torch ", "numpy ", "mmconvnext ", "Python 3."):
         assert fact in conditions
@@ -44,8 +51,8 @@ def test_markdown(results):
     lines = Report([results, results]).text(markdown=True).splitlines()
     assert lines[0] == "**a comparison**"
     assert lines[1] == ""
-    assert lines[3].startswith("| ---")
-    assert lines[3].endswith("-: |")
+    assert lines[3].startswith("|---")
+    assert lines[3].endswith("-:|")
     assert {line.count("|") for line in lines[2:6]} == {7}
     assert lines.count("**a comparison**") == 2
     assert lines[-1].startswith("- ")
@@ -79,12 +86,26 @@ def test_json(results):
     assert peer["timings"][1] == {"seconds": 4.0, "peak_bytes": None, "others_seconds": None}
 
 
-def test_rows_are_aligned():
-    rows = [["", "n"], ["long name", "1"], ["b", "2000"]]
-    assert titled("title", rows, markdown=False).splitlines() == [
-        "title",
-        "              n",
-        "---------  ----",
-        "long name     1",
-        "b          2000",
-    ]
+def test_columns_of_facts_and_rates(results):
+    del results.facts["peer"]["saved"]
+    columns = (fact_column("saved", "saved", 0.5), rate_column("saved/s", "saved", form=".1f"))
+    assert [column.cell(results, "ours") for column in columns] == ["2", "1.0"]
+    assert [column.cell(results, "peer") for column in columns] == ["-", "-"]
+
+
+def test_rows_need_not_be_compared(results):
+    text = Report([results], first="").text()
+    assert "spread" not in text
+    assert "time / " not in text
+
+
+def test_description(tmp_path, monkeypatch):
+    facts = report.describe()
+    assert facts["cores"] >= 1
+    assert facts["packages"]["torch"]
+    info = tmp_path / "library" / "some_library-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-library\nVersion: 1.2\n")
+    monkeypatch.setattr(report, "PEERS", tmp_path)
+    assert report.version("some-library") == "1.2"  # of a peer in a folder of its own
+    assert report.version("no-such-library") is None

@@ -5,8 +5,9 @@ import argparse
 import pytest
 
 from benchmarks import startup
-from benchmarks.comparison import BenchmarkError, NotInstalledError, Results, Timing
+from benchmarks.comparison import Results
 from benchmarks.startup import Command, command
+from benchmarks.worker import BenchmarkError, NotInstalledError, Timing
 
 NOTHING = command("nothing", "-c", "pass")
 FAILING = command("failing", "-c", "print('x'); raise ValueError('what is wrong')")
