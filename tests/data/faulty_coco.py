@@ -1,5 +1,6 @@
 """COCO files with the faults that people's files have, by hypothesis."""
 
+import contextlib
 import copy
 from typing import Any
 
@@ -9,6 +10,7 @@ CLASSES = ("cat", "dog", "bird")
 ODD_NUMBERS = st.sampled_from(
     [float("nan"), float("inf"), None, "3.5", "x", -5, 0, 0.2, 1e6, 1e300, 10**40, True, [], {}]
 )
+BROKEN_COUNTS = [5, 20], [-3], "5", "PPYo1", "o" * 40, [0, 10**12], None, ["a"], "\x00\xff"
 
 
 @st.composite
@@ -56,71 +58,54 @@ def _objects(draw: st.DrawFn, content: dict) -> list[dict]:
 
 
 def _boxes(draw: st.DrawFn, content: dict) -> None:
-    kind = draw(st.sampled_from(("corners", "negative", "zero", "shift", "odd", "text", "short")))
     place, odd = draw(st.integers(0, 3)), draw(ODD_NUMBERS)
     shift = draw(st.sampled_from([-200, -30, -2, -0.4, 0.4, 2, 30, 200]))
+    changes = {
+        "corners": lambda x, y, w, h: [x, y, x + w, y + h],
+        "negative": lambda x, y, w, h: [x + w, y + h, -w, -h],
+        "zero": lambda x, y, w, h: [x, y, 0, h],
+        "shift": lambda x, y, w, h: [x + shift, y, w, h],
+        "odd": lambda *box: [odd if i == place else v for i, v in enumerate(box)],
+        "text": lambda *box: [str(v) for v in box],
+        "short": lambda *box: [*box[:place]],
+    }
+    change = changes[draw(st.sampled_from(sorted(changes)))]
     for entry in _objects(draw, content):
-        if not isinstance(entry.get("bbox"), list) or len(entry["bbox"]) != 4:
-            continue
-        x, y, w, h = box = entry["bbox"]
-        plain = all(type(v) in (int, float) for v in box)
-        if kind == "odd":
-            entry["bbox"] = [odd if i == place else v for i, v in enumerate(box)]
-        elif kind == "text":
-            entry["bbox"] = [str(v) for v in box]
-        elif kind == "short":
-            entry["bbox"] = box[:place]
-        elif plain and kind == "corners":
-            entry["bbox"] = [x, y, x + w, y + h]
-        elif plain and kind == "negative":
-            entry["bbox"] = [x + w, y + h, -w, -h]
-        elif kind == "zero":
-            entry["bbox"] = [x, y, 0, h]
-        elif plain and kind == "shift":
-            entry["bbox"] = [x + shift, y, w, h]
+        # other faults may have left what is no box
+        with contextlib.suppress(TypeError):
+            entry["bbox"] = change(*entry["bbox"])
 
 
 def _masks(draw: st.DrawFn, content: dict) -> None:
-    kinds = ("absent", "null", "empty", "flat", "points", "cut", "odd", "shift", "thin", "rle")
-    kind = draw(st.sampled_from((*kinds, "text")))
     odd, cut = draw(ODD_NUMBERS), draw(st.integers(0, 7))
     shift = draw(st.sampled_from([-300, -20, -1, 0.3, 1, 20, 300]))
+    counts = draw(st.sampled_from([*BROKEN_COUNTS]))
+    size = draw(st.sampled_from([None, [1, 1], "x", "that of the image"]))
+    values = {"null": None, "empty": [], "text": "polygon"}
+    changes = {
+        "flat": lambda p: p,
+        "points": lambda p: [[x, y] for x, y in zip(p[::2], p[1::2], strict=True)],
+        "list of points": lambda p: [[[x, y] for x, y in zip(p[::2], p[1::2], strict=True)]],
+        "cut": lambda p: [p[:cut]],
+        "odd": lambda p: [[odd, *p[1:]]],
+        "shift": lambda p: [[v + shift for v in p]],
+        "thin": lambda p: [[*p[:2], p[0] + 9, p[1] + 9, p[0] + 9.1, p[1] + 9.1]],
+    }
+    kind = draw(st.sampled_from(sorted({*values, *changes, "absent", "run lengths"})))
     sizes = {image["id"]: image for image in content["images"] if _hashable(image.get("id"))}
     for entry in _objects(draw, content):
-        mask = entry.get("segmentation")
-        usual = isinstance(mask, list) and mask and isinstance(mask[0], list)
-        polygon = mask[0] if usual and all(type(v) in (int, float) for v in mask[0]) else None
+        image = sizes.get(entry["image_id"], {}) if _hashable(entry["image_id"]) else {}
         if kind == "absent":
             entry.pop("segmentation", None)
-        elif kind in ("null", "empty", "text"):
-            entry["segmentation"] = {"null": None, "empty": [], "text": "polygon"}[kind]
-        elif polygon is None:
-            continue
-        elif kind == "flat":
-            entry["segmentation"] = polygon
-        elif kind == "points":
-            points = [polygon[i : i + 2] for i in range(0, len(polygon), 2)]
-            entry["segmentation"] = [points] if cut % 2 else points
-        elif kind == "cut":
-            entry["segmentation"] = [polygon[:cut]]
-        elif kind == "odd":
-            entry["segmentation"] = [[odd, *polygon[1:]]]
-        elif kind == "shift":
-            entry["segmentation"] = [[v + shift for v in polygon]]
-        elif kind == "thin":
-            x, y = polygon[:2]
-            entry["segmentation"] = [[x, y, x + 9, y + 9, x + 9.1, y + 9.1]]
-        elif kind == "rle" and _hashable(entry["image_id"]) and entry["image_id"] in sizes:
-            image = sizes[entry["image_id"]]
-            counts = draw(
-                st.sampled_from(
-                    [[5, 20], [-3], "5", "PPYo1", "o" * 40, [0, 10**12], None, ["a"], "\x00\xff"]
-                )
-            )
-            size = draw(st.sampled_from([["h", "w"], [1, 1], "x", None]))
-            if size == ["h", "w"]:
-                size = [image.get("height"), image.get("width")]
-            entry["segmentation"] = {"size": size, "counts": counts}
+        elif kind == "run lengths":
+            own = [image.get("height"), image.get("width")]
+            chosen = own if size == "that of the image" else size
+            entry["segmentation"] = {"size": chosen, "counts": copy.copy(counts)}
+        elif kind in values:
+            entry["segmentation"] = copy.copy(values[kind])
+        else:  # other faults may have left what is no polygon
+            with contextlib.suppress(TypeError, ValueError, LookupError):
+                entry["segmentation"] = changes[kind](entry["segmentation"][0])
 
 
 def _values(draw: st.DrawFn, content: dict) -> None:

@@ -90,8 +90,7 @@ def messages(content: dict, classes=CLASSES, **kwargs) -> dict[str, str]:
 
 def file_of(**changes) -> dict:
     """Two pictures with an object each; ``changes`` are of the first object."""
-    box = [10, 20, 30, 40]
-    entry = {"bbox": box, "area": 1200, "iscrowd": 0}
+    entry = {"bbox": [10, 20, 30, 40], "area": 1200, "iscrowd": 0}
     entry["segmentation"] = [[10, 20, 40, 20, 40, 60, 10, 60]]
     annotations = [
         {**entry, "id": index, "image_id": index, "category_id": index} for index in (1, 2)
@@ -108,75 +107,55 @@ def file_of(**changes) -> dict:
     }
 
 
-@pytest.mark.parametrize(
-    ("changes", "kind", "expected"),
-    [
-        ({"bbox": None}, "no box", {"bbox": [10, 20, 30, 40]}),
-        ({"bbox": ["10", "20", "30", "40"]}, "numbers as text", {"bbox": [10, 20, 30, 40]}),
-        ({"bbox": [40, 60, -30, -40]}, "box of negative size", {"bbox": [10, 20, 30, 40]}),
-        ({"bbox": [-20, 20, 60, 40]}, "box over the border", {"bbox": [0, 20, 40, 40]}),
-        ({"bbox": [10, 20, 0.5, 40]}, "box under one pixel", None),
-        ({"bbox": [300, 20, 30, 40]}, "box outside", None),
-        ({"segmentation": ...}, "no mask", None),
-        ({"segmentation": []}, "no mask", None),
-        (
-            {"segmentation": [10, 20, 40, 20, 40, 60, 10, 60]},
-            "flat polygon",
-            {"segmentation": [[10, 20, 40, 20, 40, 60, 10, 60]]},
-        ),
-        (
-            {"segmentation": [[10, 20], [40, 20], [40, 60]]},
-            "polygon of points",
-            {"segmentation": [[10, 20, 40, 20, 40, 60]]},
-        ),
-        (
-            {"segmentation": [[[10, 20], [40, 20], [40, 60]]]},
-            "polygon of points",
-            {"segmentation": [[10, 20, 40, 20, 40, 60]]},
-        ),
-        (
-            {"segmentation": [[10, 20, 40, 20, 40, 60], [1, 2, 3, 4]]},
-            "broken polygon",
-            {"segmentation": [[10, 20, 40, 20, 40, 60]]},
-        ),
-        ({"segmentation": [[float("nan"), 20, 40, 20, 40, 60]]}, "broken polygon", None),
-        (
-            {"segmentation": [[-4, 20, 40, 20, 40, 60]]},
-            "polygon outside",
-            {"segmentation": [[0, 20, 40, 20, 40, 60]]},
-        ),
-        (
-            {"segmentation": {"size": [100, 80], "counts": [0, 8000]}},
-            "run lengths of another size",
-            None,
-        ),
-        ({"segmentation": {"size": [80, 100], "counts": [5, 20]}}, "broken run lengths", None),
-        ({"segmentation": {"size": [80, 100], "counts": "PPYo1"}}, "broken run lengths", None),
-        ({"segmentation": {"size": [80, 100], "counts": [8000]}}, "mask without a pixel", None),
-        ({"area": ...}, "no area", {"area": 1200}),
-        ({"area": 0}, "no area", {"area": 1200}),
-        ({"area": 12}, "area unlike the mask's", {"area": 12}),
-        ({"iscrowd": ...}, "no iscrowd", {"iscrowd": 0}),
-        ({"ignore": 1}, "ignore", {"iscrowd": 1}),
-        ({"bbox": [60, 20, 30, 40]}, "mask unlike the box", {"bbox": [60, 20, 30, 40]}),
-    ],
-)
-def test_what_is_done_about_an_object(changes, kind, expected):
-    content = file_of(**changes)
+BOX, SQUARE, TRIANGLE = [10, 20, 30, 40], [10, 20, 40, 20, 40, 60, 10, 60], [10, 20, 40, 20, 40, 60]
+POINTS, NAN = [[10, 20], [40, 20], [40, 60]], float("nan")
+# A key of an object, what it is, the kind of fault, and what becomes of it: None is left out.
+OBJECTS = [
+    ("bbox", None, "no box", BOX),
+    ("bbox", ["10", "20", "30", "40"], "numbers as text", BOX),
+    ("bbox", [40, 60, -30, -40], "box of negative size", BOX),
+    ("bbox", [-20, 20, 60, 40], "box over the border", [0, 20, 40, 40]),
+    ("bbox", [10, 20, 0.5, 40], "box under one pixel", None),
+    ("bbox", [300, 20, 30, 40], "box outside", None),
+    ("bbox", [60, 20, 30, 40], "mask unlike the box", [60, 20, 30, 40]),
+    ("segmentation", ..., "no mask", None),
+    ("segmentation", [], "no mask", None),
+    ("segmentation", SQUARE, "flat polygon", [SQUARE]),
+    ("segmentation", POINTS, "polygon of points", [TRIANGLE]),
+    ("segmentation", [POINTS], "polygon of points", [TRIANGLE]),
+    ("segmentation", [TRIANGLE, [1, 2, 3, 4]], "broken polygon", [TRIANGLE]),
+    ("segmentation", [[NAN, *TRIANGLE[1:]]], "broken polygon", None),
+    ("segmentation", [[10**400, 1.5, *TRIANGLE[2:]]], "broken polygon", None),
+    ("segmentation", [[-4, *TRIANGLE[1:]]], "polygon outside", [[0, *TRIANGLE[1:]]]),
+    ("segmentation", {"size": [100, 80], "counts": [0, 8000]}, "run lengths of another size", None),
+    ("segmentation", {"size": [80, 100], "counts": [5, 20]}, "broken run lengths", None),
+    ("segmentation", {"size": [80, 100], "counts": "PPYo1"}, "broken run lengths", None),
+    ("segmentation", {"size": [80, 100], "counts": [8000]}, "mask without a pixel", None),
+    ("area", ..., "no area", 1200),
+    ("area", 0, "no area", 1200),
+    ("area", 12, "area unlike the mask's", 12),
+    ("iscrowd", ..., "no iscrowd", 0),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "kind", "expected"), OBJECTS)
+def test_what_is_done_about_an_object(key, value, kind, expected):
+    content = file_of(**{key: value})
     checked = check_annotations(content, CLASSES)
     (finding,) = checked.findings
     assert (finding.kind, finding.severity) == (kind, FAULTS[kind][0])
     assert finding.records == ["annotation 1 of image 1"]
     objects = {entry["id"]: entry for entry in checked.content["annotations"]}
-    assert objects[2] == content["annotations"][1]
+    assert objects.pop(2) == content["annotations"][1]
     assert checked.findings.repaired_objects == ({0} if finding.severity == "repair" else set())
-    if expected is None:
-        assert 1 not in objects
-    else:
-        assert objects[1] == {
-            **{k: v for k, v in content["annotations"][0].items() if k != "ignore"},
-            **expected,
-        }
+    left = [] if expected is None else [{**content["annotations"][0], key: expected}]
+    assert list(objects.values()) == left
+
+
+def test_what_is_to_be_ignored_is_a_crowd():
+    checked = check_annotations(file_of(ignore=1), CLASSES)
+    assert [finding.kind for finding in checked.findings] == ["ignore"]
+    assert checked.content["annotations"] == file_of(iscrowd=1)["annotations"]
 
 
 def test_boxes_alone_need_no_masks():
@@ -226,18 +205,11 @@ def test_corners_in_place_of_sizes_refuse_a_file():
     assert "(x1, y1, x2, y2)" in messages(content)["boxes of corners"]
 
 
-@pytest.mark.parametrize(
-    ("change", "kind"),
-    [
-        (lambda c: c["annotations"][0].update(image_id=9), "unknown image"),
-        (lambda c: c["annotations"][0].update(category_id=9), "unknown category"),
-    ],
-)
-def test_an_object_of_nothing_is_left_out(change, kind):
-    content = file_of()
-    change(content)
+@pytest.mark.parametrize("name", ["image", "category"])
+def test_an_object_of_nothing_is_left_out(name):
+    content = file_of(**{f"{name}_id": 9})
     checked = check_annotations(content, CLASSES)
-    assert [f.kind for f in checked.findings] == [kind]
+    assert [f.kind for f in checked.findings] == [f"unknown {name}"]
     assert checked.findings.repaired_objects == {0}
     assert checked.content["annotations"] == content["annotations"][1:]
 
