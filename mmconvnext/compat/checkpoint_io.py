@@ -9,6 +9,7 @@ of URLs and other places, in ``mmconvnext.weights.sources``, do the same.
 
 import argparse
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
         if isinstance(error, pickle.UnpicklingError):
             # torch has put much advice around it, and behind it how to allow what was refused
             reason = str(error.__context__ or error).partition(". ")[0]
-            if _is_pickled(path):
+            if _has_whole_pickles(path):
                 raise UnsafeCheckpointError(
                     f"{path} contains more than tensors, numbers and settings ({reason}): refused, "
                     "and nothing in it was run. Ask its author for a file with the state dict alone"
@@ -146,7 +147,19 @@ def _history_buffer_method(owner: Any, name: str, *default: Any) -> Callable:
     return getattr(HistoryBuffer, name)
 
 
-def _is_pickled(path: Path) -> bool:
-    """Whether a file begins as those of ``torch.save`` do, of today and of before 1.6."""
+def _has_whole_pickles(path: Path) -> bool:
+    """Whether a file is one of ``torch.save``, not cut off in a pickle; nothing in it is run."""
     with path.open("rb") as file:
-        return file.read(4).startswith((b"PK\x03\x04", pickle.PROTO))
+        start = file.read(4)
+        if not start.startswith(pickle.PROTO):  # torch reads no zip archive that was cut off
+            return start == b"PK\x03\x04"
+        file.seek(0)
+        try:
+            # before torch 1.6: a number, a version, the system, the content, names of its tensors
+            for _ in range(5):
+                if file.tell() < path.stat().st_size:
+                    for _ in pickletools.genops(file):
+                        pass
+        except Exception:  # it raises whatever an argument that makes no sense leads to
+            return False
+    return True

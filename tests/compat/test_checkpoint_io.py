@@ -199,6 +199,16 @@ def test_a_file_that_is_no_checkpoint_is_described(tmp_path, case, suffix):
         CheckpointLoader.load_checkpoint(str(path), map_location="cpu")
 
 
+def test_wherever_a_file_of_the_old_format_is_cut_off_it_is_broken_and_not_unsafe(tmp_path):
+    content = {"w": torch.zeros(3), "names": collections.OrderedDict(a=1)}
+    path = Path(save(tmp_path / "x.pth", content, zipped=False))
+    whole = path.read_bytes()
+    for size in range(1, len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UnreadableCheckpointError):
+            read_checkpoint(path)
+
+
 @pytest.mark.parametrize("location", ["cpu", None, torch.device("cpu"), lambda s, _: s])
 def test_safetensors_are_read_whole_or_not_at_all(tmp_path, location):
     safetensors = pytest.importorskip("safetensors.torch")
