@@ -62,10 +62,12 @@ def obtain(url: str, path: Path, digest: str = "") -> Path:
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
+            # before the lock: for a host that is down all wait at once, not one after another
+            version = _identify(url)
             # the lock file stays: removing it would let two processes lock at once
             with WeakFileLock(path.with_name(f".{path.name}.lock")):
                 if not path.is_file():
-                    _bring(url, path, digest)
+                    _bring(url, path, digest, *version)
                     return path
     except (OSError, DownloadError) as error:
         raise DownloadError(
@@ -100,9 +102,8 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _bring(url: str, path: Path, digest: str) -> None:
+def _bring(url: str, path: Path, digest: str, validator: str, size: int | None) -> None:
     """Download to ``path``, which appears at once, whole and checked."""
-    validator, size = _identify(url)
     # of what came before, only a part of the very file that the server has now is resumed
     part = path.with_name(f"{path.name}.{_short_hash(f'{url} {validator} {size}')}.part")
     for found in path.parent.glob(f"{glob.escape(path.name)}.{'?' * 16}.part"):

@@ -2,7 +2,9 @@ import io
 import multiprocessing
 import re
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from huggingface_hub.utils import _http
 
 from mmconvnext.errors import CheckpointError, DownloadError, SourceError
+from mmconvnext.weights import download as download_module
 from mmconvnext.weights.download import download, obtain, place_of
 from tests.weights.server import checkpoint, content_of, sha256
 
@@ -320,6 +323,20 @@ def test_of_two_processes_one_downloads_while_the_other_waits(url, server, cache
     assert [process.exitcode for process in processes] == [0, 0]
     assert server.requests == [GET]
     assert content_of(cache) == ["x.pth"]
+
+
+def test_a_host_that_is_down_is_waited_for_by_all_at_once(url, cache, monkeypatch):
+    """Whoever asks alone waits here until the barrier breaks."""
+    barrier = threading.Barrier(3)
+
+    def ask(*args, **kwargs):
+        barrier.wait(10)
+        raise OSError("timed out")
+
+    monkeypatch.setattr(download_module, "http_backoff", ask)
+    with ThreadPoolExecutor(3) as pool:
+        said = [*pool.map(lambda _: refused(url), range(3))]
+    assert all("timed out" in message for message in said)
 
 
 def test_a_lock_that_a_dead_process_left_does_not_matter(url):
