@@ -21,8 +21,8 @@ from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.errors import WeightsError
 from mmconvnext.evaluation.tables import format_table
 from mmconvnext.weights.checksum import sha256_of
-from mmconvnext.weights.detector import fit_detector
-from mmconvnext.weights.layouts import EMA, NOT_AVERAGED, Found, extract_backbone, outside
+from mmconvnext.weights.detector import match_detector
+from mmconvnext.weights.layouts import EMA, NOT_AVERAGED, Found, extract_backbone, other_names
 from mmconvnext.weights.matching import (
     CLASSIFIER,
     MisfitError,
@@ -90,7 +90,7 @@ def inspect(
         parameters=sum(v.numel() for v in backbone.values()),
         types=dict(Counter(str(v.dtype).removeprefix("torch.") for v in backbone.values())),
         classifier=tuple(sorted(converted.keys() - backbone.keys())),
-        other_parts=_parts(outside(tensors, found), found),
+        other_parts=_parts(other_names(tensors, found), found),
         also=found.also,
         unsupported=unsupported,
         configs=() if unsupported else _matching(configs, raw, backbone, is_detector),
@@ -175,5 +175,5 @@ def _fits_detector(cfg: Config, raw: object) -> bool:
         model = MODELS.build(cfg.model)
     with suppress(WeightsError):
         source = f"{Path(cfg.filename).name}: the file"
-        return bool(fit_detector(model, raw, source, must_fill=True))
+        return bool(match_detector(model, raw, source, must_fill=True))
     return False

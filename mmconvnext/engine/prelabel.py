@@ -30,7 +30,7 @@ from mmconvnext.engine.config import drop_pretrained
 from mmconvnext.engine.device import adapt_to_device
 from mmconvnext.engine.runner import check_checkpoint, explain_num_classes
 from mmconvnext.errors import ConfigError, DataError
-from mmconvnext.weights.detector import classes_of, fit_detector, load_fitted
+from mmconvnext.weights.detector import classes_of, load_matched, match_detector
 
 
 def load_detector(cfg: Config, path: str) -> tuple[nn.Module, Sequence[str]]:
@@ -60,8 +60,8 @@ def load_detector(cfg: Config, path: str) -> tuple[nn.Module, Sequence[str]]:
     named = SimpleNamespace(metainfo={"classes": classes}, ann_file="the test data set")
     if fault := explain_num_classes(model, named):
         raise ConfigError(fault)
-    fitted = fit_detector(model, checkpoint, path, must_fill=True)
-    load_fitted(model, fitted.state_dict, fitted.backbones, strict=True)
+    matched = match_detector(model, checkpoint, path, must_fill=True)
+    load_matched(model, matched.state_dict, matched.backbones, strict=True)
     model.cfg = cfg  # inference_detector takes the pipeline from here
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), classes
 

@@ -39,8 +39,8 @@ from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.weights.detector import (
     checkpoint_classes,
     classes_of,
-    fit_detector,
-    load_fitted,
+    load_matched,
+    match_detector,
     unwrapped,
 )
 from mmconvnext.weights.sources import fetch_first
@@ -124,7 +124,7 @@ class DetectionRunner(Runner):
 
         MMEngine warns and goes on: another detector's file would be evaluated as random weights.
         In a test and when resuming every tensor must arrive; ``load_from`` allows what the
-        config's ``load_adapt`` names, see :func:`mmconvnext.weights.detector.fit_detector`.
+        config's ``load_adapt`` names, see :func:`mmconvnext.weights.detector.match_detector`.
         The arguments are MMEngine's; ``strict`` makes tensors that the model lacks an error, too.
 
         Raises:
@@ -149,10 +149,10 @@ class DetectionRunner(Runner):
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
         adapt, must_fill = self.cfg.get("load_adapt") or (), self._loads_for != "train"
         names = (classes_of(checkpoint), training_classes(self.cfg))
-        fitted = fit_detector(self.model, state, filename, adapt, must_fill, names)
-        checkpoint["state_dict"] = fitted.state_dict
+        matched = match_detector(self.model, state, filename, adapt, must_fill, names)
+        checkpoint["state_dict"] = matched.state_dict
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_fitted(self.model, checkpoint["state_dict"], fitted.backbones, strict)
+        load_matched(self.model, checkpoint["state_dict"], matched.backbones, strict)
         self._has_loaded = True
         self.logger.info("loaded %s", filename)
         return checkpoint

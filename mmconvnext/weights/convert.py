@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.layouts import IN_DETECTOR, beside, extract_backbone
+from mmconvnext.weights.layouts import IN_DETECTOR, extract_backbone, other_parts
 from mmconvnext.weights.matching import explain_incomplete
 
 
@@ -37,7 +37,7 @@ def in_our_layout(
     if fault := explain_incomplete(converted, found.layout.name):
         raise WeightsError(f"cannot convert {source} ({found.layout.name} layout): {fault}")
     if IN_DETECTOR.fullmatch(found.prefix):
-        converted = {f"backbone.{k}": v for k, v in converted.items()} | beside(tensors, found)
+        converted = {f"backbone.{k}": v for k, v in converted.items()} | other_parts(tensors, found)
     origin = {"source": source, "source_layout": found.layout.name, "prefix": found.prefix}
     return converted, {**origin, "layout": "mmconvnext"}
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.layouts import below, beside, find_backbone, find_names, flatten
+from mmconvnext.weights.layouts import find_backbone, find_names, flatten, other_parts, strip_prefix
 from mmconvnext.weights.load import (
-    Fitted,
     LoadsAnyLayout,
-    fit,
-    load_fitted,
+    MatchedBackbone,
+    load_matched,
+    match_backbone,
     pretrained_cfg,
     unwrapped,
 )
@@ -30,21 +30,21 @@ from mmconvnext.weights.sources import fetch_first
 LOAD_ADAPTATIONS = (*ADAPTATIONS, "num_classes", "parts")
 
 
-class FittedDetector(NamedTuple):
-    """What :func:`fit_detector` made: the state dict to load, and the part of each backbone."""
+class MatchedDetector(NamedTuple):
+    """What :func:`match_detector` made: the state dict to load, and the part of each backbone."""
 
     state_dict: OrderedDict[str, Tensor]
-    backbones: dict[nn.Module, Fitted]
+    backbones: dict[nn.Module, MatchedBackbone]
 
 
-def fit_detector(
+def match_detector(
     model: nn.Module,
     checkpoint: Mapping[str, object],
     source: str,
     adapt: Collection[str] = (),
     must_fill: bool = False,
     classes: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None),
-) -> FittedDetector:
+) -> MatchedDetector:
     """Convert a checkpoint for a detector and check that it fits; nothing is loaded.
 
     Backbones of the official code (MMDetection 2.x) and of mmpretrain (MMDetection 3.x) are
@@ -74,13 +74,13 @@ def fit_detector(
         f"{n}." * bool(n): m for n, m in model.named_modules() if isinstance(m, LoadsAnyLayout)
     }
     given = _in_own_names(checkpoint, own, list(backbones), source)
-    fitted: OrderedDict[str, Tensor] = OrderedDict()
-    fitted._metadata = dict(getattr(checkpoint, "_metadata", None) or {})
+    matched: OrderedDict[str, Tensor] = OrderedDict()
+    matched._metadata = dict(getattr(checkpoint, "_metadata", None) or {})
     parts = {}
     for start, backbone in backbones.items():
         part = {k.removeprefix(start): given.pop(k) for k in [*given] if k.startswith(start)}
-        parts[backbone] = _fit_backbone(start, backbone, part, source, adapt)
-        fitted.update({start + k: v for k, v in parts[backbone].tensors.items()})
+        parts[backbone] = _match_part(start, backbone, part, source, adapt)
+        matched.update({start + k: v for k, v in parts[backbone].tensors.items()})
     rest = {k: v for k, v in own.items() if not k.startswith(tuple(backbones))}
     if backbones and rest and not rest.keys() & given.keys():
         if must_fill:
@@ -91,12 +91,12 @@ def fit_detector(
         _log(f"{source} has a backbone alone: all else is randomly initialised")
     else:
         # what may be missing of a backbone in a training, a test cannot do without
-        rest = {k: v for k, v in own.items() if k not in fitted} if must_fill else rest
+        rest = {k: v for k, v in own.items() if k not in matched} if must_fill else rest
         if "num_classes" in adapt and None not in classes:
             given, note = _with_shared_rows(rest, given, model, *classes)
             _log(f"{source}: {note}")
-        fitted.update(_fit_rest(rest, given, source, adapt, may_adapt=not must_fill))
-    return FittedDetector(fitted, parts)
+        matched.update(_match_rest(rest, given, source, adapt, may_adapt=not must_fill))
+    return MatchedDetector(matched, parts)
 
 
 def _log(line: str) -> None:
@@ -111,7 +111,7 @@ def _in_own_names(
         tensors = flatten(checkpoint)
         before = find_names(tensors, own)
         if before is not None:
-            return below(tensors, before)
+            return strip_prefix(tensors, before)
         if len(starts) != 1:
             return tensors  # what is missing will be said
         # a backbone alone, or in a detector under another name
@@ -119,21 +119,21 @@ def _in_own_names(
     except ValueError as error:
         name = "".join(starts[:1]).removesuffix(".") or "backbone"
         raise WeightsError(f"cannot load the {name} from {source}: {error}") from error
-    part = {starts[0] + k: v for k, v in below(tensors, found.prefix).items()}
-    return part | beside(tensors, found)
+    part = {starts[0] + k: v for k, v in strip_prefix(tensors, found.prefix).items()}
+    return part | other_parts(tensors, found)
 
 
-def _fit_backbone(
+def _match_part(
     start: str, backbone: nn.Module, part: Mapping[str, Tensor], source: str, adapt: Collection[str]
-) -> Fitted:
+) -> MatchedBackbone:
     name = start.removesuffix(".") or "backbone"
     if not part and "parts" in adapt:
         note = f"{name}: not in {source}, randomly initialised, as load_adapt has 'parts'"
-        return Fitted({}, note)
+        return MatchedBackbone({}, note)
     if not part:
         raise WeightsError(f"cannot load the {name} from {source}: it has nothing of that name")
     wanted = [a for a in adapt if a in ADAPTATIONS]
-    return fit(backbone, part, source, prefix="", adapt=wanted, name=name)
+    return match_backbone(backbone, part, source, prefix="", adapt=wanted, name=name)
 
 
 def _with_shared_rows(
@@ -196,7 +196,7 @@ def shared_rows(
     return None
 
 
-def _fit_rest(
+def _match_rest(
     own: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
     source: str,
@@ -264,8 +264,8 @@ def verify_weights(cfg: Config) -> int:
     model = MODELS.build(cfg.model)
     if cfg.get("load_from"):
         source, path = fetch_first(cfg.load_from)
-        fitted = fit_detector(model, read_checkpoint(path), source, cfg.get("load_adapt") or ())
-        load_fitted(model, *fitted)
+        matched = match_detector(model, read_checkpoint(path), source, cfg.get("load_adapt") or ())
+        load_matched(model, *matched)
         return 1
     backbones = [m for m in model.modules() if isinstance(m, LoadsAnyLayout)]
     pretrained = [m for m in backbones if pretrained_cfg(m.init_cfg)]

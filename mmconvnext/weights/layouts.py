@@ -151,7 +151,7 @@ def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
     Raises:
         ValueError: two tensors would get the same name, or a sparse kernel has a wrong shape.
     """
-    part = below(tensors, found.prefix)
+    part = strip_prefix(tensors, found.prefix)
     rules = found.layout.rules
     if not any(re.match(r"norm[012]\.", name) for name in part):
         rules = (*rules, *found.layout.classifier_rules)
@@ -167,23 +167,23 @@ def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
     return converted
 
 
-def below(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+def strip_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
     """Take what is under a prefix, without it, but for an optimizer, out of a checkpoint."""
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     return {k: v for k, v in found.items() if not OPTIMIZER.match(k)}
 
 
-def beside(tensors: Tensors, found: Found) -> dict[str, Tensor]:
+def other_parts(tensors: Tensors, found: Found) -> dict[str, Tensor]:
     """Take what a detector or classifier has beside its backbone out of a whole checkpoint.
 
     A backbone whose prefix does not end in ``backbone.`` is no part of anything.
     """
     in_detector = IN_DETECTOR.fullmatch(found.prefix)
-    others = {k: tensors[k] for k in outside(tensors, found)}
-    return below(others, in_detector[1]) if in_detector else {}
+    others = {k: tensors[k] for k in other_names(tensors, found)}
+    return strip_prefix(others, in_detector[1]) if in_detector else {}
 
 
-def outside(tensors: Tensors, found: Found) -> list[str]:
+def other_names(tensors: Tensors, found: Found) -> list[str]:
     """Names of the tensors that belong to other parts than the backbone."""
     return [k for k in tensors if not k.startswith(found.prefix)]
 

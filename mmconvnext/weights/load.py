@@ -16,29 +16,29 @@ from torch import Tensor, nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
-from mmconvnext.weights.layouts import EMA, extract_backbone, outside
+from mmconvnext.weights.layouts import EMA, extract_backbone, other_names
 from mmconvnext.weights.matching import describe, first, match
 from mmconvnext.weights.sources import fetch_first
 
 
-class Fitted(NamedTuple):
-    """What :func:`fit` made for one backbone."""
+class MatchedBackbone(NamedTuple):
+    """What :func:`match_backbone` made for one backbone."""
 
     tensors: dict[str, Tensor]  # to load, by the backbone's names
     line: str  # that reports them
 
 
-# The backbones that are being loaded with what :func:`fit` has made for them.
-_LOADING: ContextVar[Mapping[nn.Module, Fitted]] = ContextVar("loading")
+# The backbones that are being loaded with what :func:`match_backbone` has made for them.
+_LOADING: ContextVar[Mapping[nn.Module, MatchedBackbone]] = ContextVar("loading")
 
 
-def load_fitted(
+def load_matched(
     model: nn.Module,
     state_dict: Mapping[str, Tensor],
-    backbones: Mapping[nn.Module, Fitted],
+    backbones: Mapping[nn.Module, MatchedBackbone],
     strict: bool = False,
 ) -> None:
-    """Load what was fitted for a detector or a backbone; missing tensors have been said."""
+    """Load what was matched for a detector or a backbone; missing tensors have been said."""
     model = unwrapped(model)
     context = copy_context()
     context.run(_LOADING.set, backbones)
@@ -70,20 +70,20 @@ class LoadsAnyLayout(nn.Module):
         """Bring the part of a state dict that is for this module into our layout, in place."""
         part = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
         name = prefix.removesuffix(".") or "backbone"
-        fitted = _LOADING.get({}).get(self)
-        # Hooks change checkpoints, and what they changed is fitted like any other.
-        if fitted is None or _shapes(part) != _shapes(fitted.tensors):
+        matched = _LOADING.get({}).get(self)
+        # Hooks change checkpoints, and what they changed is matched like any other.
+        if matched is None or _shapes(part) != _shapes(matched.tensors):
             if not part:
                 raise WeightsError(
                     f"cannot load the {name}: the state dict has nothing under {prefix!r}. Weights "
                     "of a backbone alone go into its init_cfg, or into load_from of this project's "
                     "tools"
                 )
-            fitted = fit(self, part, "a state dict", prefix="", name=name)
+            matched = match_backbone(self, part, "a state dict", prefix="", name=name)
             for key in part:
                 del state_dict[prefix + key]
-            state_dict.update({prefix + key: value for key, value in fitted.tensors.items()})
-        print_log(fitted.line, logger="current")
+            state_dict.update({prefix + key: value for key, value in matched.tensors.items()})
+        print_log(matched.line, logger="current")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -151,11 +151,11 @@ def load_pretrained(
     source, path = fetch_first(checkpoint, sha256)
     # Mapped, not read: a tensor is copied once, from the file into the model.
     raw = read_checkpoint(path, map_location, mmap=True)
-    fitted = fit(backbone, raw, source, prefix=prefix, ema=ema, adapt=adapt)
-    load_fitted(backbone, fitted.tensors, {backbone: fitted})
+    matched = match_backbone(backbone, raw, source, prefix=prefix, ema=ema, adapt=adapt)
+    load_matched(backbone, matched.tensors, {backbone: matched})
 
 
-def fit(
+def match_backbone(
     backbone: nn.Module,
     checkpoint: object,
     source: str,
@@ -163,7 +163,7 @@ def fit(
     ema: bool = False,
     adapt: Collection[str] = (),
     name: str = "backbone",
-) -> Fitted:
+) -> MatchedBackbone:
     """Find a backbone in the content of a file, convert it, and match it; nothing is loaded.
 
     ``source`` and ``name`` are what to call the file and the backbone; for the others see
@@ -185,9 +185,9 @@ def fit(
         origin += f", the {kind} under {found.prefix!r}, not those under "
         origin += ", ".join(map(repr, found.also))
     line = f"{name}: loaded {matched.report(origin)}"
-    if others := sorted(outside(tensors, found)):
+    if others := sorted(other_names(tensors, found)):
         line += f"; other parts of the file: {len(others)} tensors ({first(others)})"
-    return Fitted(matched.tensors, line)
+    return MatchedBackbone(matched.tensors, line)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -18,8 +18,8 @@ from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.errors import WeightsError
 from mmconvnext.models import ConvNeXt
 from mmconvnext.weights.convert import check_target, in_our_layout, write_safetensors
-from mmconvnext.weights.detector import fit_detector
-from mmconvnext.weights.load import fit, load_pretrained
+from mmconvnext.weights.detector import match_detector
+from mmconvnext.weights.load import load_pretrained, match_backbone
 from tests.weights.small_files import (
     FILES,
     backbone,
@@ -97,8 +97,8 @@ def test_a_detector_is_converted_with_all_of_its_parts(module, theirs, tmp_path)
     }
     written = write_and_read(tmp_path, file)
     assert same_tensors(written, state)
-    fitted = fit_detector(model, written, OUT, must_fill=True).state_dict
-    assert same_tensors(fitted, fit_detector(model, file, "X", must_fill=True).state_dict)
+    matched = match_detector(model, written, OUT, must_fill=True).state_dict
+    assert same_tensors(matched, match_detector(model, file, "X", must_fill=True).state_dict)
     other = in_our_layout(file, "X", prefix="ema_state_dict.module.backbone")[0]
     assert same_tensors(other, {k: v + 1 for k, v in state.items()})
 
@@ -162,7 +162,7 @@ def test_any_wrapping_is_undone(wrappers):
         written = {k.removeprefix("backbone."): v.clone() for k, v in written.items()}
     assert same_tensors(written, OFFICIAL)
     model = backbone(v2=True)
-    assert same_tensors(fit(model, written, "X")[0], fit(model, file, "X")[0])
+    assert same_tensors(match_backbone(model, written, "X")[0], match_backbone(model, file, "X")[0])
 
 
 # The file

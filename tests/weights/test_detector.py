@@ -15,7 +15,7 @@ from torch import Tensor
 from mmconvnext.engine.config import drop_pretrained
 from mmconvnext.errors import WeightsError
 from mmconvnext.variants import VARIANTS
-from mmconvnext.weights.detector import fit_detector, load_fitted
+from mmconvnext.weights.detector import load_matched, match_detector
 from tests.weights.server import sha256
 from tests.weights.small_files import in_mmpretrains_names, same_tensors
 
@@ -103,7 +103,7 @@ def test_published_detectors_load_strictly(name, layout, lines):
     state = random_state(published(name, layout))
     checkpoint = {"meta": {"epoch": 36}, "state_dict": OrderedDict(state), "optimizer": {}}
     model = ours(name)
-    load_fitted(model, *fit_detector(model, checkpoint, "FILE", must_fill=True), strict=True)
+    load_matched(model, *match_detector(model, checkpoint, "FILE", must_fill=True), strict=True)
     for key, value in model.state_dict().items():
         old = key
         if key.startswith("backbone."):
@@ -160,14 +160,14 @@ WRAPPED = {
 @pytest.mark.parametrize("must_fill", [False, True])
 def test_the_whole_of_it_fits(state, wrap, must_fill):
     wrapper = torch.nn.parallel.DataParallel(small())
-    fitted = fit_detector(wrapper, WRAPPED[wrap](state), "FILE", must_fill=must_fill)
-    assert same_tensors(fitted.state_dict, state)
+    matched = match_detector(wrapper, WRAPPED[wrap](state), "FILE", must_fill=must_fill)
+    assert same_tensors(matched.state_dict, state)
 
 
 def test_files_from_before_batches_were_counted(state):
     older = {k: v for k, v in state.items() if "num_batches" not in k}
     assert len(older) < len(state)
-    assert fit_detector(small(), older, "FILE", must_fill=True).state_dict.keys() == older.keys()
+    assert match_detector(small(), older, "FILE", must_fill=True).state_dict.keys() == older.keys()
 
 
 CHANGES = {
@@ -194,7 +194,7 @@ CHANGES = {
 def test_what_does_not_fit_is_named(state, change, must_fill):
     changed, says, fix = CHANGES[change]
     with pytest.raises(WeightsError, match=says) as caught:
-        fit_detector(small(), changed(state), "FILE", must_fill=must_fill)
+        match_detector(small(), changed(state), "FILE", must_fill=must_fill)
     advised = bool(fix) and not must_fill  # a test cannot do without
     assert (f"load_adapt=['{fix}']" in str(caught.value)) == advised
 
@@ -205,45 +205,45 @@ def test_on_request_it_is_adapted_and_said(state, change, notes):
     model = small()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     file = changed(state)
-    fitted = fit_detector(model, file, "FILE", [fix])
-    load_fitted(model, *fitted)
+    matched = match_detector(model, file, "FILE", [fix])
+    load_matched(model, *matched)
     for key, value in model.state_dict().items():
         fits = key in file and file[key].shape == value.shape
         assert torch.equal(value, file[key] if fits else before[key])
     assert any(f"randomly initialised, as load_adapt has '{fix}'" in note for note in notes())
     with pytest.raises(WeightsError):  # a test cannot do without
-        fit_detector(model, file, "FILE", [fix], must_fill=True)
+        match_detector(model, file, "FILE", [fix], must_fill=True)
 
 
 def test_a_backbone_that_is_missing_needs_a_request(state, notes):
     file = {k: v for k, v in state.items() if not k.startswith("backbone.")}
     with pytest.raises(WeightsError, match="the backbone from FILE: it has nothing of that name"):
-        fit_detector(small(), file, "FILE")
+        match_detector(small(), file, "FILE")
     model = small()
-    fitted = fit_detector(model, file, "FILE", ["parts"])
-    assert fitted.state_dict.keys() == file.keys()
-    load_fitted(model, *fitted)
+    matched = match_detector(model, file, "FILE", ["parts"])
+    assert matched.state_dict.keys() == file.keys()
+    load_matched(model, *matched)
     assert "backbone: not in FILE, randomly initialised, as load_adapt has 'parts'" in notes()
 
 
 def test_output_norms_may_be_new_in_a_training_but_not_in_a_test(state):
     file = {k: v for k, v in state.items() if not k.startswith("backbone.norm")}
-    assert fit_detector(small(), file, "FILE").state_dict.keys() == file.keys()
+    assert match_detector(small(), file, "FILE").state_dict.keys() == file.keys()
     with pytest.raises(WeightsError, match=r"8 of \d+ tensors are missing"):
-        fit_detector(small(), file, "FILE", must_fill=True)
+        match_detector(small(), file, "FILE", must_fill=True)
 
 
 def test_other_channels_are_adapted_on_request(state):
     grey = small(in_channels=1)
     with pytest.raises(WeightsError, match="in_channels is 3 in the file and 1 in the backbone"):
-        fit_detector(grey, state, "FILE")
-    fitted = fit_detector(grey, state, "FILE", ["in_channels"])
-    assert fitted.state_dict["backbone.downsample_layers.0.0.weight"].shape[1] == 1
+        match_detector(grey, state, "FILE")
+    matched = match_detector(grey, state, "FILE", ["in_channels"])
+    assert matched.state_dict["backbone.downsample_layers.0.0.weight"].shape[1] == 1
 
 
 def test_tensors_that_the_model_has_not_are_said(state, notes):
-    fitted = fit_detector(small(), state | {"ema.w": torch.ones(1)}, "FILE", must_fill=True)
-    assert fitted.state_dict.keys() == state.keys()
+    matched = match_detector(small(), state | {"ema.w": torch.ones(1)}, "FILE", must_fill=True)
+    assert matched.state_dict.keys() == state.keys()
     assert "FILE: 1 tensors of it are not in the model (ema.w)" in notes()
 
 
@@ -251,47 +251,47 @@ def test_tensors_that_the_model_has_not_are_said(state, notes):
 def test_a_backbone_alone_fills_the_backbone(state, wrap, notes):
     part = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     model = small()
-    fitted = fit_detector(model, wrap(part), "timm://x")
-    assert fitted.state_dict.keys() == {k for k in state if k.startswith("backbone.")}
-    load_fitted(model, *fitted)
+    matched = match_detector(model, wrap(part), "timm://x")
+    assert matched.state_dict.keys() == {k for k in state if k.startswith("backbone.")}
+    load_matched(model, *matched)
     assert "timm://x has a backbone alone: all else is randomly initialised" in notes()
     with pytest.raises(WeightsError, match="timm://x has a backbone alone, not a detector: train"):
-        fit_detector(small(), wrap(part), "timm://x", must_fill=True)
+        match_detector(small(), wrap(part), "timm://x", must_fill=True)
 
 
 @pytest.mark.parametrize("content", [{}, [1], {"state_dict": {}}, {"a": torch.ones(1)}])
 @pytest.mark.parametrize("must_fill", [False, True])
 def test_a_file_of_something_else(content, must_fill):
     with pytest.raises(WeightsError, match="cannot load the backbone from FILE"):
-        fit_detector(small(), content, "FILE", must_fill=must_fill)
+        match_detector(small(), content, "FILE", must_fill=must_fill)
 
 
 def test_a_classifier_fills_the_backbone(state, notes):
     """In a detector's names, as mmpretrain's files and our own have it."""
     part = {k: v for k, v in state.items() if k.startswith("backbone.") and ".norm3" not in k}
     file = {"state_dict": part | {"head.fc.weight": torch.ones(3, 256)}}
-    fitted = fit_detector(small(), file, "FILE")
-    assert fitted.state_dict.keys() == part.keys()
+    matched = match_detector(small(), file, "FILE")
+    assert matched.state_dict.keys() == part.keys()
     assert "FILE has a backbone alone: all else is randomly initialised" in notes()
 
 
 def test_two_detectors_in_a_file_are_no_choice_of_ours(state):
     says = "FILE: several models; it has one under 'rgb.', 'depth.': give a file with one of them"
     with pytest.raises(WeightsError, match=f"cannot load the backbone from {says}"):
-        fit_detector(small(), {"rgb": state, "depth": state}, "FILE")
+        match_detector(small(), {"rgb": state, "depth": state}, "FILE")
 
 
 def test_several_backbones_need_their_names(state):
     two = torch.nn.ModuleDict({"student": small(), "teacher": small()})
     file = {f"{who}.{k}": v for who in two for k, v in state.items()}
-    assert fit_detector(two, file, "FILE").state_dict.keys() == two.state_dict().keys()
+    assert match_detector(two, file, "FILE").state_dict.keys() == two.state_dict().keys()
     with pytest.raises(WeightsError, match=r"the student\.backbone from FILE: it has nothing"):
-        fit_detector(two, state, "FILE")
+        match_detector(two, state, "FILE")
 
 
 def test_unknown_adaptations_are_refused(state):
     with pytest.raises(WeightsError, match=r"load_adapt=\['heads'\] must be a list out of in_ch"):
-        fit_detector(small(), state, "FILE", ["heads"])
+        match_detector(small(), state, "FILE", ["heads"])
 
 
 def test_a_converted_detector_predicts_the_same(state):
@@ -300,7 +300,7 @@ def test_a_converted_detector_predicts_the_same(state):
     results = []
     for file in (state, theirs):
         model = small().eval()
-        load_fitted(model, *fit_detector(model, file, "FILE", must_fill=True), strict=True)
+        load_matched(model, *match_detector(model, file, "FILE", must_fill=True), strict=True)
         data = demo_mm_inputs(1, [[3, 64, 96]], num_classes=3, with_mask=True)
         with torch.no_grad():
             results.append(model.test_step(data)[0].pred_instances)
@@ -313,8 +313,8 @@ def test_rows_of_classes_that_both_know_are_kept(notes):
     torch.manual_seed(0)
     given, model = small(3), small(5)
     state, before = given.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
-    fitted = fit_detector(model, state, "FILE", ["num_classes"], classes=(old, new))
-    load_fitted(model, *fitted)
+    matched = match_detector(model, state, "FILE", ["num_classes"], classes=(old, new))
+    load_matched(model, *matched)
     after = model.state_dict()
     head = "roi_head.bbox_head"
     for key, width, last in (
@@ -341,5 +341,5 @@ def test_rows_of_classes_that_both_know_are_kept(notes):
 def test_other_classes_give_no_rows(new, says, notes):
     model = small(len(new))
     classes = (("cat", "dog", "cow"), new)
-    fit_detector(model, small(3).state_dict(), "FILE", ["num_classes"], classes=classes)
+    match_detector(model, small(3).state_dict(), "FILE", ["num_classes"], classes=classes)
     assert any(says in note for note in notes())

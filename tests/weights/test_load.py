@@ -9,7 +9,7 @@ from torch import nn
 
 from mmconvnext.errors import UnsafeCheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
-from mmconvnext.weights.load import Fitted, fit, load_fitted, load_pretrained
+from mmconvnext.weights.load import MatchedBackbone, load_matched, load_pretrained, match_backbone
 from tests.weights.small_files import KIND, SMALL, backbone, official
 
 
@@ -107,7 +107,7 @@ def test_v2_weights_do_not_fit_v1():
         r"stages\.1\.0\.gamma 16.*Unexpected: stages\.0\.0\.grn\.gamma 1x1x1x32"
     )
     with pytest.raises(WeightsError, match=says):
-        fit(backbone(), official(v2=True), "FILE")
+        match_backbone(backbone(), official(v2=True), "FILE")
 
 
 def test_small_weights_do_not_fit_tiny():
@@ -119,7 +119,7 @@ def test_small_weights_do_not_fit_tiny():
         "and 158 more"
     )
     with pytest.raises(WeightsError, match=says):
-        fit(tiny, small.state_dict(), "FILE")
+        match_backbone(tiny, small.state_dict(), "FILE")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_other_architectures_are_refused_by_name(name, says):
         if name == "test_convnext":
             model = ConvNeXt({"depths": (1, 2, 4, 2), "widths": (24, 32, 48, 64)})
     with pytest.raises(WeightsError, match=says):
-        fit(model, state, "FILE")
+        match_backbone(model, state, "FILE")
 
 
 def test_our_own_model_of_such_depths_can_be_loaded_again():
@@ -159,9 +159,12 @@ def test_half_an_output_norm_is_a_loss(leaf):
     state = backbone().state_dict()
     del state[f"norm2.{leaf}"]
     with pytest.raises(WeightsError, match=rf"Missing: norm2\.{leaf} 24\."):
-        fit(backbone(), state, "FILE")
+        match_backbone(backbone(), state, "FILE")
     del state["norm2.weight" if leaf == "bias" else "norm2.bias"]
-    assert "new, not in the file: norm2.bias, norm2.weight" in fit(backbone(), state, "FILE")[1]
+    assert (
+        "new, not in the file: norm2.bias, norm2.weight"
+        in match_backbone(backbone(), state, "FILE")[1]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
@@ -170,7 +173,7 @@ def test_only_floating_point_numbers_are_weights(dtype):
     state["stages.0.0.gamma"] = state["stages.0.0.gamma"].to(dtype)
     name = str(dtype).removeprefix("torch.")
     with pytest.raises(WeightsError, match=rf"numbers: stages\.0\.0\.gamma {name}\."):
-        fit(backbone(), state, "FILE")
+        match_backbone(backbone(), state, "FILE")
 
 
 @pytest.mark.parametrize(
@@ -275,16 +278,16 @@ def test_mmengines_loading_is_strict_and_reported(lines):
 def test_what_happens_to_a_fitted_state_dict_on_its_way_is_noticed(lines):
     """Hooks edit checkpoints."""
     model, state = backbone(), OrderedDict(backbone(1).state_dict())
-    fitted = {model: Fitted(dict(state), "backbone: loaded all of it")}
-    load_fitted(model, state, fitted)
+    matched = {model: MatchedBackbone(dict(state), "backbone: loaded all of it")}
+    load_matched(model, state, matched)
     assert lines() == ["backbone: loaded all of it"]
     assert not hasattr(state, "_metadata")  # which would be saved with a checkpoint
     gamma = state.pop("stages.2.0.gamma")
     with pytest.raises(WeightsError, match=r"Missing: stages\.2\.0\.gamma 24"):
-        load_fitted(model, state, fitted)
+        load_matched(model, state, matched)
     state["stages.2.0.gamma"] = gamma[1:]
     with pytest.raises(WeightsError, match=r"Of another shape: stages\.2\.0\.gamma 23 for 24"):
-        load_fitted(model, state, fitted)
+        load_matched(model, state, matched)
 
 
 def test_a_detector_without_a_backbone_is_no_silent_load():
