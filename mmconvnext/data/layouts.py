@@ -22,6 +22,7 @@ LOSSES = {
     "crowds": ("which YOLO has not", ("yolo",)),
     "bitmaps": ("which became polygons without holes", ("yolo", "labelstudio", "cvat", "labelme")),
     "objects of several parts": ("which became one polygon each", ("yolo",)),
+    "objects of no image": ("which are left out", tuple(FORMATS.keys() - {"coco"})),
 }
 # Raised where a value of an annotation file has another type than its format says.
 FAULTY = (KeyError, TypeError, ValueError, AttributeError, IndexError)
@@ -121,13 +122,15 @@ def _check_stems(splits: Mapping[str, Split]) -> None:
 
 def _losses(splits: Mapping[str, Split], name: str) -> list[str]:
     losses = {what: outcome for what, (outcome, formats) in LOSSES.items() if name in formats}
-    entries = [e for split in splits.values() for e in split.content["annotations"] if losses]
     counts: Counter[str] = Counter()
-    for entry in entries:
-        mask, crowd = entry.get("segmentation"), bool(entry.get("iscrowd"))
-        counts["crowds"] += crowd
-        counts["masks"] += bool(mask)
-        if not (crowd and "crowds" in losses):
-            counts["bitmaps"] += isinstance(mask, Mapping)
-            counts["objects of several parts"] += isinstance(mask, list) and len(mask) > 1
+    for split in splits.values() if losses else ():
+        images = {image["id"] for image in split.content["images"]}
+        for entry in split.content["annotations"]:
+            mask, crowd = entry.get("segmentation"), bool(entry.get("iscrowd"))
+            counts["objects of no image"] += entry["image_id"] not in images
+            counts["crowds"] += crowd
+            counts["masks"] += bool(mask)
+            if not (crowd and "crowds" in losses):
+                counts["bitmaps"] += isinstance(mask, Mapping)
+                counts["objects of several parts"] += isinstance(mask, list) and len(mask) > 1
     return [f"{counts[what]} {what}, {outcome}" for what, outcome in losses.items() if counts[what]]

@@ -57,6 +57,13 @@ def test_a_class_that_only_the_validation_has(coco, tmp_path):
     assert names == [*NAMES, "only here"]
 
 
+def test_objects_of_no_image_are_counted(coco, tmp_path, capsys):
+    train = coco / "annotations" / "instances_train.json"
+    edit(train, lambda c: c["annotations"][0].update(image_id=99))
+    assert main(["convert-data", str(coco), str(tmp_path / "out"), "--to", "cvat"]) == 0
+    assert "1 objects of no image, which are left out" in capsys.readouterr().out
+
+
 def test_what_is_refused_leaves_nothing(coco, tmp_path, capsys):
     train, out = coco / "annotations" / "instances_train.json", tmp_path / "out"
 
