@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mmconvnext.cli import common
 from mmconvnext.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extend = "with --resume: go by the config's learning rate and schedule, not the checkpoint's"
     add("--extend-schedule", action="store_true", help=extend)
     add("--time", metavar="30m", help="end after this time, with a checkpoint; 90s, 30m, 1h30m")
+    add(
+        "--auto",
+        action="store_true",
+        help="choose batch size, schedule and the like by trial steps",
+    )
     add("--from-scratch", action="store_true", help="do without the pretrained weights")
 
 
@@ -37,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
         notes.append(f"from scratch: not loading {', '.join(dropped) or 'anything'}")
     if args.amp:
         configs.use_amp(cfg)
+    if args.auto:
+        notes += choose_by_trial(cfg, args)
     if args.auto_scale_lr:
         configs.use_auto_scale_lr(cfg)
     if args.extend_schedule:
@@ -49,3 +60,16 @@ def run(args: argparse.Namespace) -> None:
     if seconds:
         runner.register_hook(TimeLimitHook(seconds))
     runner.train()
+
+
+def choose_by_trial(cfg: Config, args: argparse.Namespace) -> list[str]:
+    """Do what ``--auto`` asks for, with lines for the log to come."""
+    from mmconvnext.engine.auto import choose
+
+    for name in ("resume", "auto_scale_lr"):
+        if getattr(args, name):
+            raise UserError(
+                f"--auto with --{name.replace('_', '-')}: it scales the learning rate itself, and "
+                "a training goes on as it began: give the --cfg-options that --auto printed then"
+            )
+    return choose(cfg)

@@ -25,7 +25,7 @@ RANK_VARIABLES = {
 
 def adapt_to_device(cfg: Config) -> list[str]:
     """Replace what only works on an accelerator where there is none; return lines for the log."""
-    if _has_accelerator():
+    if has_accelerator():
         return []
     notes = []
     if (cfg.get("optim_wrapper") or {}).get("type") == "AmpOptimWrapper":
@@ -87,7 +87,7 @@ def init_distributed_on_cpu(launcher: str) -> None:
 
     The launcher's environment variables must be set, see :func:`check_launcher`.
     """
-    if launcher == "none" or _has_accelerator() or is_distributed():
+    if launcher == "none" or has_accelerator() or is_distributed():
         return
     for target, source in zip(RANK_VARIABLES["pytorch"], RANK_VARIABLES[launcher], strict=True):
         os.environ[target] = os.environ[source]
@@ -99,6 +99,7 @@ def init_distributed_on_cpu(launcher: str) -> None:
     dist.init_process_group("gloo")
 
 
-def _has_accelerator() -> bool:
+def has_accelerator() -> bool:
+    """Whether there is a device that trains in mixed precision."""
     # Apple's MPS lacks mixed precision, synchronised statistics and communication, as the CPU does.
     return get_device() not in ("cpu", "mps")
