@@ -24,7 +24,7 @@ setup: $(VENV)/.stamp $(PEERS)
 demo: $(VENV)/.stamp
 	$(VENV)/bin/python tools/demo.py $(ARGS)
 test: setup
-	$(VENV)/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 lint: $(VENV)/.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

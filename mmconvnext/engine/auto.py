@@ -25,7 +25,7 @@ from mmconvnext.engine.device import check_launcher, has_accelerator, init_distr
 from mmconvnext.engine.trial import Trial
 from mmconvnext.errors import UserError
 
-SECONDS = 55.0  # for the trial, with the start of its process
+SECONDS = 50.0  # for the trial, with the start of its process
 MEMORY_SHARE = 0.8  # of what is free, at most
 BATCH = 16  # images an update, where the config does not say what its learning rate is meant for
 # The epochs of a config are meant for COCO's images (train2017, those with objects). A smaller
@@ -77,7 +77,7 @@ def _choose(cfg: Config, processes: int) -> tuple[dict[str, Any], list[str]]:
         trials = measure(cfg, limit)
     elif has_accelerator() and cfg.optim_wrapper.type == "OptimWrapper":
         options = {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"}
-    best = choose_trial(trials, limit)
+    best = check_memory(trials[-1], limit)
     options |= choose_options(cfg, best, processes)
     workers = choose_workers(best, limit, (os.cpu_count() or 1) // here)
     options["train_dataloader.num_workers"] = workers
@@ -137,20 +137,15 @@ def _lines(arguments: Sequence[str]) -> Iterator[str]:
             process.kill()
 
 
-def choose_trial(trials: Sequence[Trial], limit: int) -> Trial:
-    """The batch size with the most images a second, out of those that fit into the memory.
-
-    Raises:
-        UserError: not even one image fits.
-    """
-    fitting = [trial for trial in trials if trial.memory <= limit]
-    if not fitting:
-        raise UserError(
-            f"--auto: a training step with one image takes {_gib(trials[0].memory)}, and "
-            f"{_gib(limit)} is what may be used ({MEMORY_SHARE:.0%} of what is free): choose a "
-            "smaller detector, smaller images or a machine with more memory"
-        )
-    return max(fitting, key=lambda trial: trial.batch_size / trial.seconds)
+def check_memory(trial: Trial, limit: int) -> Trial:
+    """Give the trial back, or raise UserError where it takes more memory than the limit."""
+    if trial.memory <= limit:
+        return trial
+    raise UserError(
+        f"--auto: a training step with one image takes {_gib(trial.memory)}, and {_gib(limit)} is "
+        f"what may be used ({MEMORY_SHARE:.0%} of what is free): choose a smaller detector, "
+        "smaller images or a machine with more memory"
+    )
 
 
 def choose_options(cfg: Config, trial: Trial, processes: int) -> dict[str, Any]:
@@ -235,10 +230,7 @@ def explain(
 
 
 def _describe(trial: Trial) -> str:
-    return (
-        f"batch size {trial.batch_size}: {trial.batch_size / trial.seconds:.2g} images/s, "
-        f"{_gib(trial.memory)}"
-    )
+    return f"batch size {trial.batch_size}: {trial.speed:.2g} images/s, {_gib(trial.memory)}"
 
 
 def _hours(seconds: float) -> str:
@@ -265,21 +257,27 @@ def free_memory() -> int:
         return torch.cuda.mem_get_info()[0]
     meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
     free = int(re.search(r"MemAvailable:\s*(\d+) kB", meminfo)[1]) * 1024
-    return min([free, *_left_in_control_groups()])
+    groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    return min([free, *left_in_control_groups(groups, Path("/sys/fs/cgroup"))])
 
 
-def _left_in_control_groups() -> Iterator[int]:
-    """What is left of the limits under which containers and batch systems start processes."""
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+def left_in_control_groups(lines: Sequence[str], root: Path) -> Iterator[int]:
+    """What is left of the limits under which containers and batch systems start processes.
+
+    Args:
+        lines: of ``/proc/self/cgroup``.
+        root: where the file system of control groups lies.
+    """
+    for line in lines:
         _, kind, path = line.split(":", 2)
-        names = ("memory/{}", "memory.limit_in_bytes", "memory.usage_in_bytes")
-        if not kind:  # version 2
-            names = ("{}", "memory.max", "memory.current")
-        elif kind != "memory":
+        if kind not in ("", "memory"):
             continue
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        parent = root / kind
+        if not kind:  # version 2
+            names = ("memory.max", "memory.current")
         # A container sees its own group at the root.
-        for group in (path.strip("/"), ""):
-            folder = Path("/sys/fs/cgroup", names[0].format(group))
+        for folder in {parent / path.strip("/"), parent}:
             with suppress(OSError, ValueError):  # no such group, or "max"
-                limit, used = (int(Path(folder, name).read_text()) for name in names[1:])
+                limit, used = (int((folder / name).read_text()) for name in names)
                 yield limit - used

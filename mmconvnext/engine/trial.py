@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import random
@@ -13,8 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from mmconvnext.engine.runner import build_runner
 from mmconvnext.errors import UserError
 
 SAMPLES = 64  # images that go through the pipeline, at most
-LOADING_SHARE = 0.15  # of the time, for them
-STEPS = 32  # with batches of a size, at most
-STEPS_SHARE = 0.3  # of the time that is left, for them
+LOADING_S = 6.0  # for them
+BUSY_S = 2.0  # a step of this long keeps all cores busy
+SAVING_S = 3.0  # a checkpoint takes, at most
+SETTLED = 12  # steps in which the memory grows no more
 LEAST_GAIN = 1.05  # in images a second, for which a batch is made larger
 
 
@@ -58,15 +59,23 @@ class Trial:
     images: int
     finite: bool
 
+    @property
+    def speed(self) -> float:
+        """Images a second."""
+        return self.batch_size / self.seconds
+
 
 def run_trials(cfg: Config, end: float, limit: int) -> Iterator[Trial]:
-    """Take steps with 1, 2, 4, ... images, as long as that pays and there is time and memory.
+    """Take steps with 1, 2, 4, ... images, as long as that pays; then more with the best of them.
 
     Args:
-        cfg: of a training, complete; with at most as many images in a batch as its own
-            ``batch_size``.
-        end: seconds since the epoch; the next batch size is not tried if it would not end by then.
-        limit: bytes; nor if it would need more than this.
+        cfg: of a training, complete; its ``batch_size`` is the largest to try.
+        end: seconds since the epoch; what would not end by then is not tried.
+        limit: bytes; nor what would need more.
+
+    Yields:
+        The trials, at last that of the batch size that is chosen: the one with most images a
+        second that keeps to the limit, with the memory that a longer training takes.
     """
     most = cfg.train_dataloader.batch_size
     cfg.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
@@ -74,44 +83,66 @@ def run_trials(cfg: Config, end: float, limit: int) -> Iterator[Trial]:
     cfg.optim_wrapper.accumulative_counts = 2
     runner = build_runner(cfg, ("train",))
     resident = _status("VmRSS")
-    loader = runner.train_dataloader
-    samples = Samples(loader, cfg.train_dataloader, LOADING_SHARE * (end - time.time()))
-    worker_memory = max(_status("VmRSS") - resident, 0)
+    samples = Samples(runner.train_dataloader, cfg.train_dataloader, LOADING_S)
+    facts = (samples.loading, max(_status("VmRSS") - resident, 0), samples.images)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.call_hook("before_run")  # an EMAHook copies the model
     runner.model.train()
-    before = Trial(0, math.inf, 0, 0.0, 0, 0, True)
-    size = 1
-    while size <= min(most, samples.images):
-        _step(runner, samples.small())
-        if not before.batch_size:
-            before.memory = _peak_memory()
-        seconds, finite = _steps(runner, samples, size, end)
-        facts = (samples.loading, worker_memory, samples.images, finite)
-        trial = Trial(size, seconds, _peak_memory(), *facts)
+    _step(runner, samples.small())  # the optimizer's state; a process is slow at first
+    best = None
+    for trial in _growing(runner, samples, facts, min(most, samples.images), end, limit):
         yield trial
-        an_image = (trial.memory - before.memory) / (size - before.batch_size)
-        slower = before.batch_size / before.seconds * LEAST_GAIN > size / seconds
-        # twice the images take less than three times as long, the step before them included
-        late = time.time() + 3 * seconds > end
-        if slower or late or trial.memory + an_image * size > limit:
+        if best is None or (trial.memory <= limit and trial.speed > best.speed):
+            best = trial
+    while best.memory <= limit:
+        best = _settled(runner, samples, best, end)
+        yield best
+        if best.memory <= limit or best.batch_size == 1:
             return
-        before, size = trial, 2 * size
+        best = replace(best, batch_size=best.batch_size // 2, memory=0)
 
 
-def _steps(runner: Runner, samples: Samples, size: int, end: float) -> tuple[float, bool]:
-    """Take a step with the largest batch and some with others; return what one of them gives.
+def _growing(
+    runner: Runner, samples: Samples, facts: tuple, most: int, end: float, limit: int
+) -> Iterator[Trial]:
+    size, before, speed = 1, _peak_memory(), 0.0
+    while size <= most:
+        _step(runner, samples.small())
+        seconds, finite = _step(runner, samples.largest_batch(size))
+        if seconds > BUSY_S and size == 1:  # the first step of a process takes longer
+            seconds, finite = _step(runner, samples.largest_batch(size))
+        trial = Trial(size, seconds, _peak_memory(), *facts, finite)
+        yield trial
+        an_image = (trial.memory - before) / max(size // 2, 1)
+        busy = seconds > BUSY_S and not torch.cuda.is_available()
+        late = time.time() + 5 * seconds > end
+        if busy or late or trial.speed < LEAST_GAIN * speed:
+            return
+        if trial.memory + an_image * size > limit:
+            return
+        before, speed, size = trial.memory, trial.speed, 2 * size
 
-    What is freed leaves gaps in the heap, that batches of other shapes do not fill: the memory of a
-    process grows in the first steps.
+
+def _settled(runner: Runner, samples: Samples, trial: Trial, end: float) -> Trial:
+    """Take steps as the training has them until the memory grows no more, or the time is over.
+
+    What is freed leaves gaps in the heap that batches of other shapes do not fill: the memory of a
+    process grows in the first steps, by half of what the first one took.
     """
-    stop = time.time() + STEPS_SHARE * (end - time.time())
-    taken = [_step(runner, samples.largest_batch(size))]
-    for data in islice(samples.batches(size), STEPS):
-        if time.time() + taken[-1][0] > stop:
+    _reset_peak_memory()
+    taken = [_step(runner, samples.largest_batch(trial.batch_size))]
+    peaks = [_peak_memory()]
+    for data in samples.batches(trial.batch_size):
+        is_settled = len(peaks) > SETTLED and peaks[-1] == peaks[-SETTLED]
+        if is_settled or time.time() + taken[0][0] + SAVING_S > end:
             break
         taken.append(_step(runner, data))
-    return statistics.median(seconds for seconds, _ in taken), all(finite for _, finite in taken)
+        peaks.append(_peak_memory())
+    # A checkpoint is put together in memory.
+    runner.save_checkpoint(runner.work_dir, "trial.pth", by_epoch=False, save_param_scheduler=False)
+    seconds = statistics.median(seconds for seconds, _ in taken)
+    finite = all(finite for _, finite in taken)
+    return replace(trial, seconds=seconds, memory=_peak_memory(), finite=finite)
 
 
 def _step(runner: Runner, data: Mapping[str, Any]) -> tuple[float, bool]:
@@ -194,6 +225,15 @@ def _filled_up(item: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
         "inputs": pad(item["inputs"], (0, right, 0, below)),
         "data_samples": item["data_samples"].clone(),
     }
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _peak_memory() -> int:
