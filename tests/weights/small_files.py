@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmconvnext.models import ConvNeXt
 from tests.models.peers import randomise
 from tests.weights import libraries as lib
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
 KIND = "depths=(1, 1, 3, 1), widths=(8, 16, 24, 32)"
 V2 = {"use_grn": True, "layer_scale_init_value": 0.0}
@@ -20,6 +24,23 @@ def backbone(seed: int = 0, v2: bool = False, **kwargs) -> ConvNeXt:
     model = ConvNeXt(**{"arch": SMALL, **(V2 if v2 else {}), **kwargs})
     randomise(model, seed)
     return model
+
+
+def detector_config(num_classes: int = 3, **backbone) -> Config:
+    cfg = Config.fromfile(CONFIGS / "mask_rcnn_convnext_shapes.py")
+    cfg.model.backbone.update(backbone)
+    for head in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
+        head.num_classes = num_classes
+    return cfg
+
+
+def detector(num_classes: int = 3, **backbone) -> nn.Module:
+    torch.manual_seed(num_classes)
+    return MODELS.build(detector_config(num_classes, **backbone).model)
+
+
+def backbone_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
 
 
 def official(v2: bool = False, seed: int = 1, **kwargs) -> dict[str, Tensor]:

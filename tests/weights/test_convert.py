@@ -9,8 +9,6 @@ import safetensors.torch
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from mmdet.registry import MODELS
-from mmengine.config import Config
 from safetensors import safe_open
 from torch import Tensor
 
@@ -23,13 +21,13 @@ from mmconvnext.weights.load import load_pretrained, match_backbone
 from tests.weights.small_files import (
     FILES,
     backbone,
+    detector,
     in_mmpretrains_names,
     official,
     same_tensors,
     with_optimizer,
 )
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OUT = "out.safetensors"
 
 
@@ -75,12 +73,6 @@ def test_the_final_norm_and_the_head_get_our_names(tmp_path):
     assert torch.equal(written["norm.weight"], state["head.norm.weight"])
     assert torch.equal(written["head.bias"], state["head.fc.bias"])
     assert len(written) == len(state)
-
-
-def detector() -> torch.nn.Module:
-    cfg = Config.fromfile(CONFIGS / "mask_rcnn_convnext_shapes.py")
-    torch.manual_seed(1)
-    return MODELS.build(cfg.model)
 
 
 @pytest.mark.parametrize("module", ["", "module."])

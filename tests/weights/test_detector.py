@@ -17,9 +17,14 @@ from mmconvnext.errors import WeightsError
 from mmconvnext.variants import VARIANTS
 from mmconvnext.weights.detector import load_matched, match_detector
 from tests.weights.server import sha256
-from tests.weights.small_files import in_mmpretrains_names, same_tensors
+from tests.weights.small_files import (
+    CONFIGS,
+    backbone_part,
+    detector,
+    in_mmpretrains_names,
+    same_tensors,
+)
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Of the 334 names and shapes of the official Cascade Mask R-CNN with ConvNeXt-T.
 WRITTEN_DOWN = "f93abf91f6455a3ad45ff7c8d5e4e046c8eb7713ae9f1d8e29c2de53f6dbcdec"
 ZOO = Path(mmdet.__file__).parent / ".mim" / "configs" / "convnext"
@@ -127,18 +132,9 @@ def test_mmengines_own_loading_converts_too(lines):
 # What does not fit, on a small detector
 
 
-def small(num_classes: int = 3, **backbone) -> torch.nn.Module:
-    cfg = Config.fromfile(CONFIGS / "mask_rcnn_convnext_shapes.py")
-    cfg.model.backbone.update(backbone)
-    cfg.model.roi_head.bbox_head.num_classes = num_classes
-    cfg.model.roi_head.mask_head.num_classes = num_classes
-    torch.manual_seed(num_classes)
-    return MODELS.build(cfg.model)
-
-
 @pytest.fixture
 def state() -> dict[str, Tensor]:
-    return dict(small().state_dict())
+    return dict(detector().state_dict())
 
 
 WRAPPED = {
@@ -159,7 +155,7 @@ WRAPPED = {
 @pytest.mark.parametrize("wrap", WRAPPED)
 @pytest.mark.parametrize("must_fill", [False, True])
 def test_the_whole_of_it_fits(state, wrap, must_fill):
-    wrapper = torch.nn.parallel.DataParallel(small())
+    wrapper = torch.nn.parallel.DataParallel(detector())
     matched = match_detector(wrapper, WRAPPED[wrap](state), "FILE", must_fill=must_fill)
     assert same_tensors(matched.state_dict, state)
 
@@ -167,7 +163,9 @@ def test_the_whole_of_it_fits(state, wrap, must_fill):
 def test_files_from_before_batches_were_counted(state):
     older = {k: v for k, v in state.items() if "num_batches" not in k}
     assert len(older) < len(state)
-    assert match_detector(small(), older, "FILE", must_fill=True).state_dict.keys() == older.keys()
+    assert (
+        match_detector(detector(), older, "FILE", must_fill=True).state_dict.keys() == older.keys()
+    )
 
 
 CHANGES = {
@@ -182,7 +180,7 @@ CHANGES = {
         None,
     ),
     "other classes": (
-        lambda s: dict(small(5).state_dict()),
+        lambda s: dict(detector(5).state_dict()),
         r"6 of \d+ tensors have another first axis .*fc_cls\.weight 6x256 for 4x256",
         "num_classes",
     ),
@@ -194,7 +192,7 @@ CHANGES = {
 def test_what_does_not_fit_is_named(state, change, must_fill):
     changed, says, fix = CHANGES[change]
     with pytest.raises(WeightsError, match=says) as caught:
-        match_detector(small(), changed(state), "FILE", must_fill=must_fill)
+        match_detector(detector(), changed(state), "FILE", must_fill=must_fill)
     advised = bool(fix) and not must_fill  # a test cannot do without
     assert (f"load_adapt=['{fix}']" in str(caught.value)) == advised
 
@@ -202,7 +200,7 @@ def test_what_does_not_fit_is_named(state, change, must_fill):
 @pytest.mark.parametrize("change", [c for c in CHANGES if CHANGES[c][2]])
 def test_on_request_it_is_adapted_and_said(state, change, notes):
     changed, _, fix = CHANGES[change]
-    model = small()
+    model = detector()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     file = changed(state)
     matched = match_detector(model, file, "FILE", [fix])
@@ -218,8 +216,8 @@ def test_on_request_it_is_adapted_and_said(state, change, notes):
 def test_a_backbone_that_is_missing_needs_a_request(state, notes):
     file = {k: v for k, v in state.items() if not k.startswith("backbone.")}
     with pytest.raises(WeightsError, match="the backbone from FILE: it has nothing of that name"):
-        match_detector(small(), file, "FILE")
-    model = small()
+        match_detector(detector(), file, "FILE")
+    model = detector()
     matched = match_detector(model, file, "FILE", ["parts"])
     assert matched.state_dict.keys() == file.keys()
     load_matched(model, *matched)
@@ -228,13 +226,13 @@ def test_a_backbone_that_is_missing_needs_a_request(state, notes):
 
 def test_output_norms_may_be_new_in_a_training_but_not_in_a_test(state):
     file = {k: v for k, v in state.items() if not k.startswith("backbone.norm")}
-    assert match_detector(small(), file, "FILE").state_dict.keys() == file.keys()
+    assert match_detector(detector(), file, "FILE").state_dict.keys() == file.keys()
     with pytest.raises(WeightsError, match=r"8 of \d+ tensors are missing"):
-        match_detector(small(), file, "FILE", must_fill=True)
+        match_detector(detector(), file, "FILE", must_fill=True)
 
 
 def test_other_channels_are_adapted_on_request(state):
-    grey = small(in_channels=1)
+    grey = detector(in_channels=1)
     with pytest.raises(WeightsError, match="in_channels is 3 in the file and 1 in the backbone"):
         match_detector(grey, state, "FILE")
     matched = match_detector(grey, state, "FILE", ["in_channels"])
@@ -242,35 +240,35 @@ def test_other_channels_are_adapted_on_request(state):
 
 
 def test_tensors_that_the_model_has_not_are_said(state, notes):
-    matched = match_detector(small(), state | {"ema.w": torch.ones(1)}, "FILE", must_fill=True)
+    matched = match_detector(detector(), state | {"ema.w": torch.ones(1)}, "FILE", must_fill=True)
     assert matched.state_dict.keys() == state.keys()
     assert "FILE: 1 tensors of it are not in the model (ema.w)" in notes()
 
 
 @pytest.mark.parametrize("wrap", [dict, lambda s: {"model": s}])
 def test_a_backbone_alone_fills_the_backbone(state, wrap, notes):
-    part = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    model = small()
+    part = backbone_part(state)
+    model = detector()
     matched = match_detector(model, wrap(part), "timm://x")
     assert matched.state_dict.keys() == {k for k in state if k.startswith("backbone.")}
     load_matched(model, *matched)
     assert "timm://x has a backbone alone: all else is randomly initialised" in notes()
     with pytest.raises(WeightsError, match="timm://x has a backbone alone, not a detector: train"):
-        match_detector(small(), wrap(part), "timm://x", must_fill=True)
+        match_detector(detector(), wrap(part), "timm://x", must_fill=True)
 
 
 @pytest.mark.parametrize("content", [{}, [1], {"state_dict": {}}, {"a": torch.ones(1)}])
 @pytest.mark.parametrize("must_fill", [False, True])
 def test_a_file_of_something_else(content, must_fill):
     with pytest.raises(WeightsError, match="cannot load the backbone from FILE"):
-        match_detector(small(), content, "FILE", must_fill=must_fill)
+        match_detector(detector(), content, "FILE", must_fill=must_fill)
 
 
 def test_a_classifier_fills_the_backbone(state, notes):
     """In a detector's names, as mmpretrain's files and our own have it."""
     part = {k: v for k, v in state.items() if k.startswith("backbone.") and ".norm3" not in k}
     file = {"state_dict": part | {"head.fc.weight": torch.ones(3, 256)}}
-    matched = match_detector(small(), file, "FILE")
+    matched = match_detector(detector(), file, "FILE")
     assert matched.state_dict.keys() == part.keys()
     assert "FILE has a backbone alone: all else is randomly initialised" in notes()
 
@@ -278,11 +276,11 @@ def test_a_classifier_fills_the_backbone(state, notes):
 def test_two_detectors_in_a_file_are_no_choice_of_ours(state):
     says = "FILE: several models; it has one under 'rgb.', 'depth.': give a file with one of them"
     with pytest.raises(WeightsError, match=f"cannot load the backbone from {says}"):
-        match_detector(small(), {"rgb": state, "depth": state}, "FILE")
+        match_detector(detector(), {"rgb": state, "depth": state}, "FILE")
 
 
 def test_several_backbones_need_their_names(state):
-    two = torch.nn.ModuleDict({"student": small(), "teacher": small()})
+    two = torch.nn.ModuleDict({"student": detector(), "teacher": detector()})
     file = {f"{who}.{k}": v for who in two for k, v in state.items()}
     assert match_detector(two, file, "FILE").state_dict.keys() == two.state_dict().keys()
     with pytest.raises(WeightsError, match=r"the student\.backbone from FILE: it has nothing"):
@@ -291,7 +289,7 @@ def test_several_backbones_need_their_names(state):
 
 def test_unknown_adaptations_are_refused(state):
     with pytest.raises(WeightsError, match=r"load_adapt=\['heads'\] must be a list out of in_ch"):
-        match_detector(small(), state, "FILE", ["heads"])
+        match_detector(detector(), state, "FILE", ["heads"])
 
 
 def test_a_converted_detector_predicts_the_same(state):
@@ -299,7 +297,7 @@ def test_a_converted_detector_predicts_the_same(state):
     assert theirs.keys() != state.keys()
     results = []
     for file in (state, theirs):
-        model = small().eval()
+        model = detector().eval()
         load_matched(model, *match_detector(model, file, "FILE", must_fill=True), strict=True)
         data = demo_mm_inputs(1, [[3, 64, 96]], num_classes=3, with_mask=True)
         with torch.no_grad():
@@ -311,7 +309,7 @@ def test_a_converted_detector_predicts_the_same(state):
 def test_rows_of_classes_that_both_know_are_kept(notes):
     old, new = ("cat", "dog", "cow"), ("horse", "cow", "cat", "pig", "hen")
     torch.manual_seed(0)
-    given, model = small(3), small(5)
+    given, model = detector(3), detector(5)
     state, before = given.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
     matched = match_detector(model, state, "FILE", ["num_classes"], classes=(old, new))
     load_matched(model, *matched)
@@ -339,7 +337,7 @@ def test_rows_of_classes_that_both_know_are_kept(notes):
     [(("pig",), "0 of 1 classes have a name that it knows: no row"), (("a", "b", "cat"), "1 of 3")],
 )
 def test_other_classes_give_no_rows(new, says, notes):
-    model = small(len(new))
+    model = detector(len(new))
     classes = (("cat", "dog", "cow"), new)
-    match_detector(model, small(3).state_dict(), "FILE", ["num_classes"], classes=classes)
+    match_detector(model, detector(3).state_dict(), "FILE", ["num_classes"], classes=classes)
     assert any(says in note for note in notes())

@@ -111,40 +111,38 @@ def test_a_later_call_goes_on_where_the_last_one_gave_up(url, server, cache):
     assert server.requests == [(PATH, "bytes=500-")]
 
 
-def test_without_either_a_later_call_starts_over(url, server, cache):
-    server.headers["ETag"] = ""
+OTHER = checkpoint({"w": torch.ones(5000, dtype=torch.int64)})
+assert len(OTHER) == len(CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("server_says", "now"),
+    [
+        ({"headers": {"ETag": ""}}, CONTENT),
+        ({}, OTHER),
+        ({}, checkpoint({"w": torch.ones(5000)})),
+        ({"checks_if_range": False}, OTHER),
+    ],
+    ids=["neither ETag nor date", "changed", "of another size", "changed, If-Range ignored"],
+)
+def test_otherwise_a_later_call_starts_over(url, server, server_says, now):
+    for name, value in server_says.items():
+        setattr(server, name, value)
     server.cuts = [*BROKEN_OFF]
-    assert "are kept" not in refused(url)
+    assert ("are kept" in refused(url)) == ("headers" not in server_says)
+    server.files[PATH] = now
     server.requests.clear()
-    assert download(url).read_bytes() == CONTENT
+    assert download(url).read_bytes() == now
     assert server.requests == [GET]
 
 
-def test_a_file_that_changed_is_not_patched_together(url, server):
-    server.cuts = [*BROKEN_OFF]
-    refused(url)
-    server.files[PATH] = checkpoint({"w": torch.ones(5000)})
-    assert download(url).read_bytes() == server.files[PATH]
-    assert server.requests[-1] == GET
-
-
-def test_nor_where_the_server_does_not_look_at_what_we_have(url, server):
-    server.checks_if_range = False
-    server.cuts = [*BROKEN_OFF]
-    refused(url)
-    server.files[PATH] = checkpoint({"w": torch.ones(5000, dtype=torch.int64)})
-    assert len(server.files[PATH]) == len(CONTENT)
-    assert download(url).read_bytes() == server.files[PATH]
-    assert server.requests[-2:] == [(PATH, "bytes=500-"), GET]
-
-
-def test_nor_is_a_file_of_another_url_in_the_same_folder(url, server, tmp_path):
+def test_a_part_is_not_of_a_file_of_another_url_in_the_same_folder(url, server, tmp_path):
     server.headers |= {"ETag": "", "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
-    server.files["/other/x.pth"] = checkpoint({"w": torch.ones(5000, dtype=torch.int64)})
+    server.files["/other/x.pth"] = OTHER
     server.cuts = [len(CONTENT) // 2, *BROKEN_OFF[1:]]
     refused(url, folder=tmp_path)
     path = download(server.url("/other/x.pth"), tmp_path)
-    assert path.read_bytes() == server.files["/other/x.pth"]
+    assert path.read_bytes() == OTHER
 
 
 def test_a_part_of_a_file_with_a_longer_name_is_left_alone(url, server, tmp_path):
@@ -281,17 +279,18 @@ def test_some_digits_of_a_hash_will_do_for_names_that_carry_them(url, tmp_path):
     assert not (tmp_path / "y.pth").exists()
 
 
-@pytest.mark.parametrize("value", ["", "0" * 63, "g" * 64, "sha256:" + "0" * 64])
-def test_what_is_no_hash_is_a_mistake(url, server, value):
+WRONG_HASHES = {"sha256": ["", "0" * 63, "g" * 64, "sha256:" + "0" * 64]}
+WRONG_HASHES["in the URL"] = ["sha256=123", "sha512=" + "0" * 64, "SHA256:" + "0" * 64]
+
+
+@pytest.mark.parametrize(
+    ("where", "value"), [(k, v) for k in WRONG_HASHES for v in WRONG_HASHES[k]]
+)
+def test_what_is_no_hash_is_a_mistake(url, server, where, value):
+    asked = {"url": url, "sha256": value} if where == "sha256" else {"url": f"{url}#{value}"}
     with pytest.raises(SourceError, match="is no sha256, which has 64 hexadecimal digits"):
-        download(url, sha256=value)
+        download(**asked)
     assert server.requests == []
-
-
-@pytest.mark.parametrize("fragment", ["sha256=123", "sha512=" + "0" * 64, "SHA256:" + "0" * 64])
-def test_a_misspelt_hash_in_a_url_is_not_overlooked(url, fragment):
-    with pytest.raises(SourceError, match="is no sha256"):
-        download(f"{url}#{fragment}")
 
 
 def test_two_hashes_that_differ_are_a_mistake(url):

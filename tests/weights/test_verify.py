@@ -1,18 +1,14 @@
 """A config's weights are tried without a training."""
 
-from pathlib import Path
-
 import pytest
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.model import BaseModule
-from torch import Tensor
 
 from mmconvnext.errors import CheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
 from mmconvnext.weights.detector import verify_weights
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from tests.weights.small_files import backbone_part, detector, detector_config
 
 
 @MODELS.register_module()
@@ -23,27 +19,17 @@ class TwoStreams(BaseModule):
 
 
 def config(init_cfg=None, **options) -> Config:
-    cfg = Config.fromfile(CONFIGS / "mask_rcnn_convnext_shapes.py")
-    cfg.model.backbone.init_cfg = init_cfg
+    cfg = detector_config(init_cfg=init_cfg)
     cfg.merge_from_dict(options)
     return cfg
-
-
-def small(num_classes: int = 3) -> dict[str, Tensor]:
-    heads = (f"model.roi_head.{part}_head.num_classes" for part in ("bbox", "mask"))
-    return MODELS.build(config(**dict.fromkeys(heads, num_classes)).model).state_dict()
 
 
 def pretrained(path: str, **kwargs) -> dict[str, str]:
     return {"type": "Pretrained", "checkpoint": path, **kwargs}
 
 
-def part(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-
-
 def test_the_backbones_weights(write, lines):
-    state = part(small())
+    state = backbone_part(detector().state_dict())
     path = write({"model": state})
     assert verify_weights(config(pretrained(path))) == 1
     (line,) = lines()
@@ -60,7 +46,7 @@ def test_no_weights(lines):
 
 
 def test_arguments_of_init_cfg_count(write, lines):
-    state = part(small())
+    state = backbone_part(detector().state_dict())
     path = write({"model": state, "model_ema": state})
     verify_weights(config(pretrained(path, ema=True)))
     assert "the averaged weights under 'model_ema.'" in lines()[0]
@@ -70,7 +56,7 @@ def test_arguments_of_init_cfg_count(write, lines):
 
 @pytest.mark.parametrize("wrap", [dict, lambda s: {"state_dict": s, "optimizer": {}}])
 def test_load_from_stands_before_the_backbones_weights(wrap, write, tmp_path, lines, notes):
-    path, none = write(wrap(small())), str(tmp_path / "none.pth")
+    path, none = write(wrap(detector().state_dict())), str(tmp_path / "none.pth")
     for sources in (path, [none, path]):
         assert verify_weights(config(pretrained(none), load_from=sources)) == 1
     first, second = lines()
@@ -80,7 +66,7 @@ def test_load_from_stands_before_the_backbones_weights(wrap, write, tmp_path, li
 
 
 def test_a_detector_that_does_not_fit(write, notes):
-    path = write(small(num_classes=5))
+    path = write(detector(num_classes=5).state_dict())
     with pytest.raises(WeightsError, match=r"\['num_classes'\] leaves them randomly init"):
         verify_weights(config(load_from=path))
     assert verify_weights(config(load_from=path, load_adapt=["num_classes"])) == 1
@@ -107,7 +93,7 @@ def test_every_backbone_of_a_model(write, lines):
 
 
 def test_mmdetections_own_way_for_whole_detectors(write, lines):
-    state = small()
+    state = detector().state_dict()
     cfg = config()
     cfg.model.init_cfg = pretrained(write(state))
     assert verify_weights(cfg) == 1
