@@ -23,11 +23,11 @@ from benchmarks.peers import (
     Arch,
     address,
     fill,
+    map_shapes,
     named_like_ours,
     ours,
     python_path,
     random_weights,
-    widths_and_sides,
 )
 from benchmarks.report import MIB, UNKNOWN, Column, Report
 from benchmarks.worker import BenchmarkError, Candidate
@@ -119,9 +119,8 @@ class Backbone:
         self._image = image.contiguous(memory_format=layout)
         self._gradients: list[Tensor] = []
         if task.train:  # of a loss, in the layout of the maps, as the neck's are
-            sizes = widths_and_sides(arch, task.shape)
-            for x, (width, side) in zip(self._forward(), sizes, strict=True):
-                drawn = torch.randn(task.batch, width, *side, generator=generator)
+            for x, shape in zip(self._forward(), map_shapes(arch, task.shape), strict=True):
+                drawn = torch.randn(task.batch, *shape, generator=generator)
                 self._gradients.append(torch.empty_like(x).copy_(drawn))
 
     def run(self) -> None:

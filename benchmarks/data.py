@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.comparison import Arrays, Results, demand, positive, run, run_options
 from benchmarks.peers import OURS
-from benchmarks.report import Column, Report, rate_column
+from benchmarks.report import Column, Report, fact_column, rate_column
 from benchmarks.worker import BenchmarkError, Candidate
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "datasets"
@@ -59,6 +59,13 @@ NOTES = (
 COLUMNS = (
     rate_column("images/s", "images"),
     Column(f"of it {IMAGES}", lambda r, name: f"{r.median_ratio(IMAGES, base=name):.0%}"),
+    fact_column("objects", "objects", form=".0f"),
+    fact_column("IoU with our masks: 1 %", "iou_1_percent", form=".3f"),
+    fact_column("median", "iou_median", form=".4f"),
+    fact_column("mean", "iou_mean", form=".4f"),
+    fact_column("mean with outlines", "iou_mean_of_outlines", form=".4f"),
+    fact_column("box pixels, median", "box_median", form=".2g"),
+    fact_column("objects in one only", "alone", form=".0f"),
 )
 
 
@@ -198,7 +205,7 @@ def compare(args: argparse.Namespace) -> Report:
         )
     options = run_options(args)
     tables = [compare_one(recipe, args.data_root, args.images, **options) for recipe in args.recipe]
-    return Report(tables, COLUMNS, [*NOTES, *(line for table in tables for line in _found(table))])
+    return Report(tables, COLUMNS, NOTES)
 
 
 def compare_one(recipe: str, data_root: str, images: int, **options: int) -> Results:
@@ -227,7 +234,7 @@ class Equality:
         recomputed: whether boxes are taken anew from the masks.
 
     Attributes:
-        facts: by candidate, what was found of its masks and boxes.
+        facts: by candidate, what was found of its masks and boxes; of ours, beside the outlines.
     """
 
     def __init__(self, recomputed: bool):
@@ -265,13 +272,13 @@ class Equality:
                 f"the masks of {name} have a mean IoU of {ious.mean():.4f} with ours, at least "
                 f"{LEAST_MEAN_IOU} is demanded",
             )
+        self.facts.setdefault(OURS, {"iou_mean_of_outlines": of_ours})
         return {
             "objects": len(ious),
             "iou_1_percent": float(np.quantile(ious, 0.01)),
             "iou_median": float(np.median(ious)),
             "iou_mean": float(ious.mean()),
             "iou_mean_of_outlines": of_theirs,
-            "iou_mean_of_ours_and_outlines": of_ours,
         }
 
     def _compare_boxes(
@@ -308,17 +315,3 @@ def _ious(masks: Sequence[NDArray], others: Sequence[NDArray]) -> NDArray:
         for mask, other in zip(masks, others, strict=True)
     ]
     return np.array([common / union for common, union in counts if union])
-
-
-def _found(results: Results) -> list[str]:
-    """What was found of each candidate of a table, a line for each."""
-    recipe = results.title.partition(",")[0]
-    return [
-        f"{recipe}, {name}, {f['objects']} objects: IoU with our masks {f['iou_1_percent']:.3f} "
-        f"(1 %), {f['iou_median']:.4f} (median), {f['iou_mean']:.4f} (mean); with the outlines "
-        f"{f['iou_mean_of_outlines']:.4f} (mean), ours {f['iou_mean_of_ours_and_outlines']:.4f}; "
-        f"boxes differ by {f['box_median']:.2g} (median), {f['box_max']:.2g} pixels (most); "
-        f"{f['alone']} objects in one only"
-        for name, f in results.facts.items()
-        if "objects" in f
-    ]

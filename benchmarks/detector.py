@@ -30,7 +30,7 @@ from mmconvnext.compat.ops import roi_align_cpu
 from mmconvnext.engine.config import drop_pretrained, load_config, set_data_root
 from mmconvnext.engine.device import convolutions_to_channels_last
 
-# Of the random weights of the last layers: so that scores differ, and pass the threshold.
+# Of random weights of the last layers: so that scores differ, and pass the threshold.
 LAST_LAYERS_STD = {"fc_cls.weight": 0.2, "conv_logits.weight": 0.3}
 SAME = "MMDetection, mmpretrain"
 RECIPE = "mmdet::convnext/{}-p4-w7_fpn_{}amp-ms-crop-3x_coco.py"
@@ -136,10 +136,7 @@ class Detector:
         self._evaluator.metrics[0].results.clear()
 
     def check(self) -> dict[str, np.ndarray]:
-        """Return what is detected, ``boxes``, ``scores``, ``labels`` and ``masks`` of each image.
-
-        Masks are packed, eight pixels in a byte.
-        """
+        """Return boxes, scores, labels and masks (eight pixels in a byte) of each image."""
         arrays: dict[str, np.ndarray] = {}
         self._num_detections = 0
         for index in self._indices:
@@ -183,15 +180,11 @@ def _build(cfg: Config, test_cfg: Mapping) -> nn.Module:
 
 @torch.no_grad()
 def _copy(ours: nn.Module, theirs: nn.Module) -> None:
-    """Give a detector our weights; raises BenchmarkError where its parts are not ours."""
+    """Give a detector our weights; fails where one of its parts is another than ours."""
     fill(theirs.backbone, ours.backbone.state_dict())
     for name, part in ours.named_children():
-        if name == "backbone":
-            continue
-        try:
+        if name != "backbone":
             theirs.get_submodule(name).load_state_dict(part.state_dict())
-        except (AttributeError, RuntimeError) as error:
-            raise BenchmarkError(f"{name} is another than ours: {error}") from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -212,18 +205,15 @@ def compare(args: argparse.Namespace) -> Report:
             "annotations/instances_val2017.json and val2017/"
         )
     options = run_options(args)
-    tables = [
-        compare_one(kind, args.data_root, args.images, device, **options) for kind in args.kind
-    ]
-    return Report(tables, COLUMNS, NOTES)
+    work = {"data_root": args.data_root, "images": args.images, "device": device}
+    return Report([compare_one(kind, work, **options) for kind in args.kind], COLUMNS, NOTES)
 
 
-def compare_one(kind: str, data_root: str, images: int, device: str, **options: int) -> Results:
-    """Compare, then time; ``kind`` is a key of ``DETECTORS``, others as in :class:`Detector`."""
-    title = f"{kind}, ConvNeXt-T, {images} images at full size, {device}"
-    gemm = roofline.reference(device, "float32")
-    chosen = candidates(kind, data_root, images, device)
-    results = run([*chosen, gemm], check=check, title=title, **options)
+def compare_one(kind: str, work: Mapping[str, Any], **options: int) -> Results:
+    """Compare, then time; ``kind`` is a key of ``DETECTORS``, work goes to :class:`Detector`."""
+    title = f"{kind}, ConvNeXt-T, {work['images']} images at full size, {work['device']}"
+    chosen = [*candidates(kind, work), roofline.reference(work["device"], "float32")]
+    results = run(chosen, check=check, title=title, **options)
     if SAME in results.facts:  # the same work, counted where it is torch's operators alone
         results.facts[OURS]["operations"] = results.facts[SAME]["operations"]
     _, of_ours = DETECTORS[kind][OURS]
@@ -233,15 +223,14 @@ def compare_one(kind: str, data_root: str, images: int, device: str, **options: 
     return results
 
 
-def candidates(kind: str, data_root: str, images: int, device: str) -> list[Candidate]:
-    """Describe candidates, see :class:`Detector`."""
-    common = {"data_root": data_root, "images": images, "device": device}
+def candidates(kind: str, work: Mapping[str, Any]) -> list[Candidate]:
+    """Describe candidates, ours first."""
     (_, (ours, _)), *peers = DETECTORS[kind].items()
-    chosen = [Candidate(OURS, Detector, {"config": ours, **common})]
+    chosen = [Candidate(OURS, Detector, {"config": ours, **work})]
     for name, (config, _) in peers:
         peer = {"config": config, "reference": ours, "same": name == SAME}
         path = python_path("mmpretrain") if name == SAME else ()
-        chosen.append(Candidate(name, Detector, {**peer, **common}, path))
+        chosen.append(Candidate(name, Detector, {**peer, **work}, path))
     return chosen
 
 

@@ -81,11 +81,7 @@ class Evaluation:
         self._numbers = self._metric.evaluate(len(self._results))
 
     def check(self) -> dict[str, np.ndarray]:
-        """Return all numbers, those before rounding, and the class-wise table as text.
-
-        ``stats`` (12,) are pycocotools' and ``precision`` is (IoUs, recalls, classes, areas,
-        numbers of detections).
-        """
+        """Return all numbers, those before rounding, and the class-wise table as text."""
         with _seen() as (evaluations, lines):
             self.run()
         (evaluation,) = evaluations

@@ -176,7 +176,6 @@ def named_like_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return convert(dict(tensors), find_backbone(tensors))
 
 
-def widths_and_sides(arch: Arch, shape: Sequence[int]) -> list[tuple[int, list[int]]]:
+def map_shapes(arch: Arch, shape: Sequence[int]) -> list[tuple[int, ...]]:
     """The channels and the height and width of each of the four maps of an image."""
-    sides = [[side // 2 ** (stage + 2) for side in shape] for stage in STAGES]
-    return list(zip(arch.widths, sides, strict=True))
+    return [(arch.widths[i], *(side // 2 ** (i + 2) for side in shape)) for i in STAGES]

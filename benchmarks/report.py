@@ -165,11 +165,9 @@ def version(package: str) -> str | None:
 
 
 def _table_json(results: Results) -> dict[str, Any]:
+    named = {key: getattr(results, key) for key in ("title", "rounds", "threads", "missing")}
     return {
-        "title": results.title,
-        "rounds": results.rounds,
-        "threads": results.threads,
-        "missing": results.missing,
+        **named,
         "cores_busy_with_others": results.busy_cores(),
         "candidates": [_candidate_json(results, name) for name in results.timings],
     }

@@ -28,7 +28,7 @@ from benchmarks import roofline
 from benchmarks.backbone import TOLERANCE, Backbone, Task, count_operations
 from benchmarks.comparison import Results, close_to, run, run_options
 from benchmarks.detector import Detector
-from benchmarks.peers import OURS, SEED, fill, ours, random_weights, widths_and_sides
+from benchmarks.peers import OURS, SEED, fill, map_shapes, ours, random_weights
 from benchmarks.report import MIB, Report, fact_column, rate_column
 from benchmarks.worker import BenchmarkError, Candidate
 from mmconvnext.analysis.flops import count_flops as count_detector
@@ -207,10 +207,8 @@ class DataParallel:
         generator = torch.Generator().manual_seed(SEED)
         images = torch.randn(task.batch, 3, *task.shape, generator=generator)
         self._images = images.chunk(processes)[rank].clone()
-        self._targets = [
-            torch.randn(width, *sides, generator=generator)
-            for width, sides in widths_and_sides(arch, task.shape)
-        ]
+        shapes = map_shapes(arch, task.shape)
+        self._targets = [torch.randn(shape, generator=generator) for shape in shapes]
 
     def run(self) -> None:
         """Make one step in all processes."""

@@ -38,6 +38,10 @@ IMPORTS = (
     *("import mmdet.models", "import mmconvnext, mmdet.models"),
     "from mmpretrain.models import ConvNeXt",
 )
+TOOLS = {
+    "tools/train.py --help": ROOT / "tools" / "train.py",
+    "MMDetection's train.py --help": Path(find_spec("mmdet").origin).parent / ".mim/tools/train.py",
+}
 
 
 class Command:
@@ -75,9 +79,10 @@ class Command:
         return {name: float(name in self._modules) for name in OPTIONAL}
 
     def _start(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        command, streams = [sys.executable, *arguments], {"stdout": subprocess.DEVNULL}
-        streams |= {"stderr": subprocess.PIPE, "text": True}
-        return subprocess.run(command, env=self._environment, check=False, **streams)
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, check=False
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,32 +92,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def compare(args: argparse.Namespace) -> Report:
     """Measure imports and tools; may raise BenchmarkError, as where a command of ours fails."""
     options = run_options(args)
-    imports = measure("Imports", import_commands(), **options)
-    tools = measure("Command lines", help_commands(), **options)
+    imports = measure("Imports", [command(each, "-c", each) for each in IMPORTS], **options)
+    tools = [command(name, str(path), "--help") for name, path in TOOLS.items()]
+    tables = (imports, measure("Command lines", tools, **options))
     column = Column(f"of {', '.join(OPTIONAL)}", _imported)
     notes = [more_than_torch(imports), "a fresh process each time, with Python's own start"]
-    return Report((imports, tools), (column,), notes)
+    return Report(tables, (column,), notes)
 
 
-def command(name: str, *arguments: str, library: str = "") -> Candidate:
-    """Describe a command, see :class:`Command`; a library may lie in a folder of its own."""
-    path = python_path(library) if library else ()
+def command(name: str, *arguments: str) -> Candidate:
+    """Describe a command, see :class:`Command`."""
+    path = python_path("mmpretrain") if "mmpretrain" in name else ()
     return Candidate(name, Command, {"arguments": arguments, "python_path": path})
-
-
-def import_commands() -> list[Candidate]:
-    """List the imports, that of this package first."""
-    libraries = ["mmpretrain" * ("mmpretrain" in each) for each in IMPORTS]
-    return [command(i, "-c", i, library=lib) for i, lib in zip(IMPORTS, libraries, strict=True)]
-
-
-def help_commands() -> list[Candidate]:
-    """List the tools that print their help, ours first, and MMDetection's own of the same name."""
-    theirs = Path(find_spec("mmdet").origin).parent / ".mim" / "tools" / "train.py"
-    return [
-        command("tools/train.py --help", str(ROOT / "tools" / "train.py"), "--help"),
-        command("MMDetection's train.py --help", str(theirs), "--help"),
-    ]
 
 
 def measure(title: str, commands: Sequence[Candidate], **options: int) -> Results:

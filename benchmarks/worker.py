@@ -30,7 +30,6 @@ THREAD_VARIABLES = (
     "OPENCV_FOR_THREADS_NUM",
     "RAYON_NUM_THREADS",  # hotcoco, tokenizers
 )
-CLEAR_REFS, RESET_PEAK = Path("/proc/self/clear_refs"), "5"  # see proc(5)
 NUM_LINES_OF_LOG = 15
 
 
@@ -226,7 +225,7 @@ def _others_seconds() -> float | None:
 
 def _reset_resident_peak() -> bool:
     try:
-        CLEAR_REFS.write_text(RESET_PEAK)
+        Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
     except OSError:  # no Linux, or one that does not allow it
         return False
     return True

@@ -74,7 +74,7 @@ def test_other_networks_are_not_compared():
 
 @pytest.mark.parametrize("kind", detector.DETECTORS)
 def test_one_network_is_ours_and_one_has_its_weights(kind):
-    made = {each.name: each.arguments for each in candidates(kind, "data", 2, "cpu")}
+    made = {each.name: each.arguments for each in candidates(kind, {"images": 2})}
     assert [name for name, a in made.items() if "reference" not in a] == [OURS]
     assert [name for name, a in made.items() if a.get("same")] == [SAME]
     assert {a.get("reference", made[OURS]["config"]) for a in made.values()} == {

@@ -29,10 +29,10 @@ except ImportError:
 
 
 @pytest.mark.parametrize(
-    "ours", [startup.import_commands()[0], startup.help_commands()[0]], ids=lambda c: c.name
+    "arguments", [["-c", startup.IMPORTS[0]], [str(startup.ROOT / "tools/train.py"), "--help"]]
 )
-def test_our_own_import_none_of_them(ours):
-    assert not any(Command(**ours.arguments).facts().values())
+def test_our_own_import_none_of_them(arguments):
+    assert not any(Command(arguments).facts().values())
 
 
 def test_a_silent_failure_is_named_by_its_status():
@@ -82,23 +82,16 @@ def test_what_is_added_to_torch_is_the_median_of_differences_within_rounds():
     assert "0.125 to 1.000" in line
 
 
-def test_the_report_has_both_tables(monkeypatch):
-    names = ("ours", startup.TORCH, startup.TORCH_AND_OURS)
-    monkeypatch.setattr(
-        startup, "import_commands", lambda: [command(n, "-c", "pass") for n in names]
-    )
-    monkeypatch.setattr(startup, "help_commands", lambda: [NOTHING, FAILING])
-    args = argparse.Namespace(rounds=1, warmup=0, threads=1)
-    text = startup.compare(args).text()
+def test_the_report_has_both_tables(monkeypatch, tmp_path):
+    quick, failing = tmp_path / "quick.py", tmp_path / "failing.py"
+    quick.touch()
+    failing.write_text("raise ValueError('what is wrong')")
+    monkeypatch.setattr(startup, "TORCH", "pass # torch")
+    monkeypatch.setattr(startup, "TORCH_AND_OURS", "pass # both")
+    monkeypatch.setattr(startup, "IMPORTS", ("pass", "pass # torch", "pass # both"))
+    monkeypatch.setattr(startup, "TOOLS", {"quick": quick, "failing": failing})
+    text = startup.compare(argparse.Namespace(rounds=1, warmup=0, threads=1)).text()
     assert "Imports" in text
     assert "Command lines" in text
     assert "failing: left out, it fails here: ValueError: what is wrong" in text
     assert text.count("none") >= 4, text
-
-
-def test_the_commands_are_ours_first():
-    assert startup.import_commands()[0].name == "import mmconvnext"
-    ours, theirs = startup.help_commands()
-    assert ours.arguments["arguments"][0].endswith("tools/train.py")
-    assert ours.arguments != theirs.arguments
-    assert {startup.TORCH, startup.TORCH_AND_OURS} <= {c.name for c in startup.import_commands()}
