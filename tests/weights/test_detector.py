@@ -15,7 +15,7 @@ from torch import Tensor
 from mmconvnext.engine.config import drop_pretrained
 from mmconvnext.errors import WeightsError
 from mmconvnext.variants import VARIANTS
-from mmconvnext.weights.detector import load_matched, match_detector
+from mmconvnext.weights.detector import checkpoint_classes, load_matched, match_detector
 from tests.weights.server import sha256
 from tests.weights.small_files import (
     CONFIGS,
@@ -341,3 +341,17 @@ def test_other_classes_give_no_rows(new, says, notes):
     classes = (("cat", "dog", "cow"), new)
     match_detector(model, detector(3).state_dict(), "FILE", ["num_classes"], classes=classes)
     assert any(says in note for note in notes())
+
+
+@pytest.mark.parametrize(
+    ("content", "classes"),
+    [
+        ({"meta": {"dataset_meta": {"classes": ("cat",)}}}, ("cat",)),
+        ({"meta": {"CLASSES": ("cat",)}}, ("cat",)),  # MMDetection 2
+        ({"meta": {"dataset_meta": None}}, None),
+        ({"meta": 1}, None),
+        ([1], None),
+    ],
+)
+def test_the_classes_of_a_checkpoint(content, classes, write):
+    assert checkpoint_classes(write(content)) == classes

@@ -1,5 +1,7 @@
+import errno
 import io
 import multiprocessing
+import os
 import re
 import sys
 import threading
@@ -308,6 +310,19 @@ def test_a_disk_that_takes_nothing(url, server, tmp_path):
     (tmp_path / "file").touch()
     refused(url, folder=tmp_path / "file")
     assert server.requests == []
+
+
+def test_a_disk_that_is_full(url, server, cache, monkeypatch):
+    def fail(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        assert "No space left on device" in refused(url)
+    (part,) = content_of(cache)
+    assert part.endswith(".part")
+    assert download(url).read_bytes() == CONTENT
+    assert server.requests == [GET]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no fork")
