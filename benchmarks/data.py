@@ -46,8 +46,7 @@ LEAST_MEAN_IOU = 0.99
 LEAST_NEAR, MOST_ALONE = 0.9, 0.01
 NOTES = (
     "each is one worker of a data loader: no threads of OpenCV, as MMEngine sets it",
-    "images alone: ours without objects and packing (reading, decoding, flipping, resizing, "
-    "cropping), in the same round",
+    "images alone: ours without objects and packing",
     "images are equal to the bit and objects are the same; distance: of boxes in pixels, the "
     "largest; of masks, 1 - mean IoU",
     "MMDetection's default draws masks at the file's size and resizes them by nearest neighbours; "
@@ -101,7 +100,7 @@ class Pipeline:
             self._dataset[image % len(self._dataset)]
 
     def check(self) -> dict[str, np.ndarray]:
-        """Return what comes out for the first images, those that the pipeline drops left out.
+        """Return what comes out for the first images that the pipeline does not drop.
 
         For each: ``image I``, of shape (channels, height, width); ``scale I``, how many of its
         pixels a pixel of the file takes; of its object number N ``box I N`` in pixels and ``mask I

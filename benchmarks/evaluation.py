@@ -9,9 +9,9 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -82,7 +82,19 @@ class Evaluation:
 
     def check(self) -> dict[str, np.ndarray]:
         """Return all numbers, those before rounding, and the class-wise table as text."""
-        with _seen() as (evaluations, lines):
+        evaluations: list[COCOeval] = []
+        lines: list[str] = []
+        summarize, logger = COCOeval.summarize, MMLogger.get_current_instance()
+
+        def keep(evaluation: COCOeval) -> None:
+            summarize(evaluation)
+            evaluations.append(evaluation)
+
+        def read(record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+        handle = mock.patch.object(logger, "handle", read)
+        with mock.patch.object(COCOeval, "summarize", keep), handle:
             self.run()
         (evaluation,) = evaluations
         (table,) = (line for line in lines if CLASSWISE_HEADING in line)
@@ -98,29 +110,6 @@ class Evaluation:
         (mean,) = (value for name, value in self._numbers.items() if name.endswith("_mAP"))
         detections = sum(len(found["labels"]) for _, found in self._results)
         return {"mAP": mean, "detections": detections}
-
-
-@contextmanager
-def _seen() -> Iterator[tuple[list[COCOeval], list[str]]]:
-    """What pycocotools summarises meanwhile, for both metrics, and what is logged."""
-    evaluations: list[COCOeval] = []
-    lines: list[str] = []
-    summarize = COCOeval.summarize
-
-    def keep(self: COCOeval) -> None:
-        summarize(self)
-        evaluations.append(self)
-
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    COCOeval.summarize = keep
-    try:
-        yield evaluations, lines
-    finally:
-        COCOeval.summarize = summarize
-        logger.removeHandler(handler)
 
 
 class Outline(NamedTuple):

@@ -21,26 +21,18 @@ def _quick(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "each", "fact"),
+    ("factory", "arguments", "each"),
     [
-        (roofline.Gemm("cpu", "float32"), 2 * 400 * 32 * 64, "operations"),
-        (roofline.Gemm("cpu", "bfloat16"), 2 * 400 * 32 * 64, "operations"),
+        *((roofline.Gemm, [dtype], {"operations": 2 * 400 * 32 * 64}) for dtype in roofline.DTYPES),
+        *((roofline.Copy, [is_new], {"bytes": 2 * 2**20}) for is_new in (False, True)),
     ],
 )
-def test_a_run_does_what_it_says(kernel, each, fact):
-    facts, calls = kernel.facts(), []
+def test_facts_are_those_of_a_run(factory, arguments, each):
+    kernel, calls = factory("cpu", *arguments), []
+    facts = kernel.facts()
     kernel._kernel = lambda: calls.append(1)
     kernel.run()
-    assert facts == {fact: len(calls) * each}
-
-
-@pytest.mark.parametrize("is_new", [False, True])
-def test_copies_count_what_is_read_and_written(is_new):
-    copy, calls = roofline.Copy("cpu", is_new), []
-    facts = copy.facts()
-    copy._kernel = lambda: calls.append(1)
-    copy.run()
-    assert facts == {"bytes": len(calls) * 2 * 2**20}
+    assert facts == {fact: len(calls) * number for fact, number in each.items()}
 
 
 def test_the_command(monkeypatch):
