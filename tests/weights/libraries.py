@@ -112,31 +112,24 @@ def sparse_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of the rule for official self-supervised V2 files: dense to sparse."""
     sparse = {}
     for name, value in state.items():
-        stem = name.startswith("downsample_layers.0.")
-        if not stem and value.ndim == 4 and name.endswith(".weight"):
+        *place, leaf = name.split(".")
+        if name.startswith("downsample_layers.0."):  # the stem is dense
+            sparse[name] = value
+        elif place[-1] == "grn":
+            sparse[name] = value.reshape(1, -1)
+        elif value.ndim == 4:
             # the spatial axes swapped, then one axis of positions
-            positions = value.transpose(2, 3).flatten(2)  # out, in, positions
-            kernel = positions.permute(2, 1, 0)
+            kernel = value.transpose(2, 3).flatten(2).permute(2, 1, 0)  # positions, in, out
             depthwise = value.shape[1] == 1
-            sparse[name.replace(".weight", ".kernel")] = kernel[:, 0] if depthwise else kernel
-        elif not stem and ".grn." not in name and value.ndim <= 2:
-            *place, leaf = name.split(".")
-            infix = (
-                []
-                if place[-1] == "dwconv" or _is_downsampling_conv(name)
-                else ["linear" if "pwconv" in name else "ln"]
-            )
-            row = value.unsqueeze(0) if leaf == "bias" and not infix else value
-            sparse[".".join([*place, *infix, leaf])] = row
+            sparse[".".join([*place, "kernel"])] = kernel[:, 0] if depthwise else kernel
+        elif place[-1] == "dwconv" or (place[0], place[-1]) == ("downsample_layers", "1"):
+            sparse[name] = value.unsqueeze(0)
         else:
-            sparse[name] = value.reshape(1, -1) if ".grn." in name else value
+            infix = "linear" if place[-1].startswith("pwconv") else "ln"
+            sparse[".".join([*place, infix, leaf])] = value
     return {f"encoder.{k}": v for k, v in sparse.items()} | {
         "mask_token": torch.zeros(1, 8, 1, 1),
         "proj.weight": torch.zeros(8, 8, 1, 1),
         "decoder.0.dwconv.weight": torch.zeros(8, 1, 7, 7),
         "pred.bias": torch.zeros(8),
     }
-
-
-def _is_downsampling_conv(name: str) -> bool:
-    return name.startswith("downsample_layers.") and name.split(".")[2] == "1"
