@@ -14,6 +14,7 @@ from terminaltables import GithubFlavoredMarkdownTable
 
 from benchmarks.comparison import Results
 from benchmarks.worker import PEERS
+from mmconvnext.engine.provenance import PACKAGES, git_revision, hardware
 from mmconvnext.evaluation.tables import format_table
 
 MIB = 2**20
@@ -146,8 +147,6 @@ def titled(title: str, rows: Sequence[Sequence[str]], markdown: bool) -> str:
 
 def describe() -> dict[str, Any]:
     """Collect processor, memory in GiB, GPUs, and the versions of what is compared."""
-    from mmconvnext.engine.provenance import PACKAGES, git_revision, hardware
-
     packages = (*PACKAGES, "transformers", "mmpretrain")
     return {
         **hardware(),

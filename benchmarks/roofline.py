@@ -81,21 +81,14 @@ class Kernel:
 
 
 class Gemm(Kernel):
-    """The fastest matrix product.
-
-    The best moment of a machine is no measure of what it sustains, and that changes from minute to
-    minute on one that is shared; so it alternates with the candidates.
-    """
+    """The fastest matrix product; what a shared machine sustains changes, so it alternates, too."""
 
     def __init__(self, device: str, dtype: str):
         self._device, self._dtype = device, getattr(torch, dtype)
 
     @torch.inference_mode()
     def facts(self) -> dict[str, float]:
-        """Choose the product, and return the operations of a run.
-
-        Not before: while processes start, all are slow.
-        """
+        """Choose the product, now that no process starts any more; return a run's operations."""
         products = [(*each, _best_time(each[0])) for each in self._products()]
         kernel, operations, seconds = max(products, key=lambda each: each[1] / each[2])
         return {"operations": operations * self._choose(kernel, seconds)}

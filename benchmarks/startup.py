@@ -85,7 +85,7 @@ class Command:
         )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(_: argparse.ArgumentParser) -> None:
     """Add nothing: this comparison has no options of its own."""
 
 
