@@ -1,13 +1,17 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 from torch.optim import SGD
+from torch.utils.data import DataLoader
 
 from mmconvnext.compat.config_text import read_settings
 from mmconvnext.engine.resume import FreshSchedule, explain_differences
+from mmconvnext.engine.runner import DetectionRunner
 from mmconvnext.errors import ConfigError
 
 LENGTH = 5  # iterations of an epoch
@@ -123,3 +127,66 @@ def test_a_text_that_is_not_settings_alone_is_not_compared(text):
 def test_settings_are_read_without_running_them():
     text = CONFIG.pretty_text + "\nx = dict({'a': 1}, b=(-2, None))\n"
     assert read_settings(text) == {**CONFIG.to_dict(), "x": {"a": 1, "b": [-2, None]}}
+
+
+class Line(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs, mode="loss"):
+        return {"loss": self.weight.sum()}
+
+
+def run(work_dir, epochs, resume=None, choice="checkpoint"):
+    """Train by a real runner with a schedule as long as it: learning rates, and the runner."""
+    rates = []
+
+    class Rates(Hook):
+        def before_train_iter(self, runner, *args, **kwargs):
+            rates.extend(runner.optim_wrapper.get_lr()["lr"])
+
+    settings = Config(
+        {
+            "train_cfg": {"by_epoch": True, "max_epochs": epochs},
+            "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.1}},
+            "param_scheduler": [{**COSINE, "T_max": epochs, "end": epochs}],
+            "resume_schedule": choice,
+        }
+    )
+    runner = DetectionRunner(
+        Line(),
+        str(work_dir),
+        train_dataloader=DataLoader([{"inputs": 1.0}] * LENGTH),
+        train_cfg=settings.train_cfg,
+        optim_wrapper=settings.optim_wrapper,
+        param_scheduler=settings.param_scheduler,
+        load_from=resume and str(resume),
+        resume=bool(resume),
+        experiment_name=f"{work_dir}{epochs}{choice}{resume}",
+        cfg=settings,
+    )
+    runner.register_hook(Rates())
+    runner.train()
+    return rates, runner
+
+
+def test_a_real_training_is_extended(tmp_path):
+    run(tmp_path / "short", 2)
+    last = tmp_path / "short" / "epoch_2.pth"
+    whole, _ = run(tmp_path / "whole", 4)
+    extended, runner = run(tmp_path / "extended", 4, last, "config")
+    assert (runner.epoch, runner.iter) == (4, 4 * LENGTH)
+    assert extended == pytest.approx(whole[2 * LENGTH :])
+    assert (tmp_path / "extended" / "epoch_4.pth").is_file()
+
+
+def test_without_asking_a_real_training_keeps_its_schedule_and_says_so(tmp_path):
+    run(tmp_path / "short", 2)
+    kept, runner = run(tmp_path / "kept", 4, tmp_path / "short" / "epoch_2.pth")
+    assert runner.epoch == 4
+    whole, _ = run(tmp_path / "whole", 4)
+    assert kept != pytest.approx(whole[2 * LENGTH :])
+    log = next((tmp_path / "kept").glob("*/*.log")).read_text()
+    assert "resuming with the checkpoint's param_scheduler.0.T_max: 2 in the checkpoint, 4" in log
+    assert "--extend-schedule takes the config's" in log

@@ -62,6 +62,15 @@ def test_a_training_ends_with_a_checkpoint_to_go_on_from(tmp_path, by_epoch):
     assert ("in epoch 1 of 8" in log) == by_epoch
 
 
+def test_a_training_that_was_ended_goes_on_to_its_end(tmp_path):
+    run(tmp_path / "iterations", 1e-9)
+    assert run(tmp_path / "iterations", 600, resume=True).iter == 8
+    run(tmp_path / "epochs", 1e-9, by_epoch=True)
+    runner = run(tmp_path / "epochs", 600, by_epoch=True, resume=True)
+    # the epoch that was ended after one iteration starts again
+    assert (runner.epoch, runner.iter) == (8, 33)
+
+
 def test_a_training_that_is_done_in_time_does_not_notice(tmp_path):
     assert run(tmp_path, 600).iter == 8
     assert not (tmp_path / "iter_8.pth").exists()
