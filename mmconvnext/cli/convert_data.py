@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, write, and say what was found and what the format cannot hold."""
+    from mmconvnext.data.formats.common import pictures_in
     from mmconvnext.data.layouts import check_target, read_layout, write_layout
     from mmconvnext.errors import DataError
 
@@ -26,9 +27,13 @@ def run(args: argparse.Namespace) -> None:
     check_target(out)
     name, splits = read_layout(root)
     lost = write_layout(splits, args.to, out)
+    for note in dict.fromkeys(note for each in splits.values() for note in each.notes):
+        print(note)
     for split, each in splits.items():
         images, objects = len(each.content["images"]), len(each.content["annotations"])
         print(f"{split}: {images} images, {objects} objects")
     for line in lost:
         print(f"not the same in {args.to}: {line}")
+    if any(path.stat().st_nlink > 1 for path in pictures_in(out)):
+        print(f"the pictures in {out} are hard links: one that is edited changes in {root}, too")
     print(f"converted {name} to {args.to}: {out}")

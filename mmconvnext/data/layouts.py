@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmconvnext.data.formats import FORMATS
 from mmconvnext.data.formats.common import PICTURES, Split, stem_of
+from mmconvnext.data.masks import extent
 from mmconvnext.errors import DataError
 
 EXPECTED = (
@@ -20,10 +22,13 @@ ONE_FILE_A_STEM = ("labelme", "voc", "yolo")  # a.jpg and a.png would share one 
 LOSSES = {
     "masks": ("which VOC's XML has not", ("voc",)),
     "crowds": ("which YOLO has not", ("yolo",)),
+    "scores": ("which neither VOC's XML nor YOLO has", ("voc", "yolo")),
     "bitmaps": ("which became polygons without holes", ("yolo", "labelstudio", "cvat", "labelme")),
+    "boxes": ("which are now those of their polygons", ("yolo", "labelstudio", "cvat", "labelme")),
     "objects of several parts": ("which became one polygon each", ("yolo",)),
     "objects of no image": ("which are left out", tuple(FORMATS.keys() - {"coco"})),
 }
+BOX_TOLERANCE = 0.1  # pixels; COCO rounds boxes to hundredths
 # Raised where a value of an annotation file has another type than its format says.
 FAULTY = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
@@ -120,6 +125,15 @@ def _check_stems(splits: Mapping[str, Split]) -> None:
                 )
 
 
+def _has_other_box(mask: Any, box: Sequence[float]) -> bool:
+    """Whether a box is not that of its polygons, which is all that a reader can give back."""
+    if not mask or isinstance(mask, Mapping):
+        return False
+    x, y, w, h = extent(mask)
+    given = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    return any(abs(a - b) > BOX_TOLERANCE for a, b in zip(given, (x, y, x + w, y + h), strict=True))
+
+
 def _losses(splits: Mapping[str, Split], name: str) -> list[str]:
     losses = {what: outcome for what, (outcome, formats) in LOSSES.items() if name in formats}
     counts: Counter[str] = Counter()
@@ -130,7 +144,9 @@ def _losses(splits: Mapping[str, Split], name: str) -> list[str]:
             counts["objects of no image"] += entry["image_id"] not in images
             counts["crowds"] += crowd
             counts["masks"] += bool(mask)
+            counts["scores"] += entry.get("score") is not None
             if not (crowd and "crowds" in losses):
                 counts["bitmaps"] += isinstance(mask, Mapping)
+                counts["boxes"] += "boxes" in losses and _has_other_box(mask, entry["bbox"])
                 counts["objects of several parts"] += isinstance(mask, list) and len(mask) > 1
     return [f"{counts[what]} {what}, {outcome}" for what, outcome in losses.items() if counts[what]]

@@ -43,12 +43,14 @@ def run_lengths(mask: NDArray) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
 
-def extent(mask: Sequence | Mapping[str, Any], encoded: Mapping[str, Any]) -> list[float]:
+def extent(
+    mask: Sequence | Mapping[str, Any], encoded: Mapping[str, Any] | None = None
+) -> list[float]:
     """The box around a mask of a COCO file: x, y, width, height in pixels.
 
     Args:
         mask: of an object.
-        encoded: the same, by :func:`encode`.
+        encoded: the same, by :func:`encode`; polygons do without.
     """
     if isinstance(mask, Mapping):
         return coco_mask.toBbox(encoded).tolist()

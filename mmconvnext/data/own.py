@@ -64,7 +64,7 @@ def make_own(splits: Mapping[str, Split], folder: Path) -> OwnData:
     for name, split in splits.items():
         if not isinstance(split.content, dict) or not _entries(split, "images"):
             raise DataError(f"{split.path or split.folder}: the {name} split has no images")
-    notes = []
+    notes = list(dict.fromkeys(note for split in splits.values() for note in split.notes))
     if not any(_entries(split, "annotations") for split in splits.values()):
         raise DataError(f"{_places(splits)}: there are no objects, nothing to train on")
     if "test" in splits and len(splits) > 1 and not _entries(splits["test"], "annotations"):

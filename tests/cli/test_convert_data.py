@@ -35,6 +35,7 @@ def test_there_and_back(coco, tmp_path, capsys, name):
     assert "train: 2 images, 4 objects\n" in printed
     assert printed.endswith(f"converted coco to {name}: {out}\n")
     assert ("not the same" in printed) == (name != "coco")
+    assert f"the pictures in {out} are hard links" in printed
     assert ("2 objects of several parts" in printed) == (name == "yolo")
     assert main(["convert-data", str(out), str(back), "--to", "coco"]) == 0
     _, given = read_layout(coco)

@@ -68,6 +68,27 @@ def test_exports_of_cvat_and_label_studio_in_coco_form(tmp_path, made, file):
     assert read_layout(root)[1]["train"].content == content
 
 
+@pytest.mark.parametrize(
+    "place", ["/label-studio/data/upload/1/", "../../data/upload/", "C:\\data\\", "https://a.b/c/"]
+)
+def test_pictures_with_paths_of_another_machine_are_found_by_name(tmp_path, made, place):
+    root, content = tmp_path / "data", made["train"].content
+    names = [image["file_name"] for image in content["images"]]
+    for image in content["images"]:
+        picture(root / "images" / image["file_name"])
+        image["file_name"] = place + image["file_name"]
+    put(root / "result.json", content)
+    split = read_layout(root)[1]["train"]
+    assert [image["file_name"] for image in split.content["images"]] == names
+    assert split.folder == root / "images"
+    assert split.path is None  # it has to be written
+    (note,) = split.notes
+    assert "looked for by name" in note
+    shutil.rmtree(root / "images")
+    with pytest.raises(DataError, match="are in no folder of"):
+        read_layout(root)
+
+
 def test_roboflows_dummy_category_is_dropped(tmp_path, made):
     root = tmp_path / "data"
     content = made["train"].content
@@ -82,6 +103,7 @@ def test_roboflows_dummy_category_is_dropped(tmp_path, made):
         split = read_layout(root)[1]["train"]
         assert split.content["categories"] == kept
         assert split.path is None  # it has to be written
+        assert split.notes == [f"left out: {dummy!r}, a category without objects"]
 
 
 @pytest.mark.parametrize(

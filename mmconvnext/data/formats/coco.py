@@ -53,15 +53,42 @@ def read(root: Path) -> dict[str, Split]:
     splits = {}
     for split, path in chosen.items():
         content = read_json(path)
-        cleaned = without_dummies(content)
-        folder = _pictures(root, path, split, content)
-        splits[split] = Split(folder, cleaned, path if cleaned is content else None)
+        cleaned, notes = without_dummies(content)
+        folder = _pictures(root, path, split, cleaned)
+        if folder is None:
+            cleaned, more = _without_folders(path, cleaned)
+            notes, folder = notes + more, _pictures(root, path, split, cleaned)
+        if folder is None:
+            first = next(iter(_names(content)), "none")
+            raise DataError(
+                f"the pictures of {path}, {first} and others, are in no folder of {root}: put them "
+                f"into {root / 'images'}"
+            )
+        splits[split] = Split(folder, cleaned, path if cleaned is content else None, notes)
     return splits
 
 
-def _pictures(root: Path, path: Path, split: str, content: Mapping[str, Any]) -> Path:
-    """The folder below which most of a file's pictures lie."""
-    names = [str(i.get("file_name")).replace("\\", "/") for i in content["images"] if i][:50]
+def _names(content: Mapping[str, Any]) -> list[str]:
+    """What the first images are called."""
+    return [str(i.get("file_name")).replace("\\", "/") for i in content["images"] if i][:50]
+
+
+def _without_folders(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Images by their names alone, where an export has the paths of another machine."""
+    names = _names(content)
+    images = [
+        {**image, "file_name": str(image["file_name"]).replace("\\", "/").rpartition("/")[2]}
+        if isinstance(image, dict) and "file_name" in image
+        else image
+        for image in content["images"]
+    ]
+    note = f"{path}: no picture is at {names[0] if names else 'its place'}: looked for by name"
+    return {**content, "images": images}, [note]
+
+
+def _pictures(root: Path, path: Path, split: str, content: Mapping[str, Any]) -> Path | None:
+    """The folder below which most of a file's pictures lie, or None where none is found."""
+    names = _names(content)
     stem = path.stem.removeprefix("instances_")
     bases = (path.parent, root, path.parent.parent)
     inner = ("", "images", stem, split, f"images/{stem}", f"images/{split}", f"{split}/images")
@@ -69,18 +96,16 @@ def _pictures(root: Path, path: Path, split: str, content: Mapping[str, Any]) ->
     places = [base / each for base in bases for each in (*inner, *others)]
     counts = Counter({p: sum((p / n).is_file() for n in names) for p in dict.fromkeys(places)})
     folder, count = counts.most_common(1)[0]
-    if not count:
-        raise DataError(
-            f"the pictures of {path}, {names[0] if names else 'none'} and others, are in no folder "
-            f"of {root}: put them into {root / 'images'}"
-        )
-    return folder
+    return folder if count else None
 
 
-def without_dummies(content: dict[str, Any]) -> dict[str, Any]:
+def without_dummies(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Drop Roboflow's categories that stand for the data set and have no objects.
 
     Such a category is the supercategory, or has the name, of another one.
+
+    Returns:
+        The content, the same object where nothing was dropped, and a line on what was.
     """
     categories = [c for c in content["categories"] if isinstance(c, dict)]
     used = {a.get("category_id") for a in content["annotations"] if isinstance(a, dict)}
@@ -93,8 +118,10 @@ def without_dummies(content: dict[str, Any]) -> dict[str, Any]:
         and (category.get("name") in above or names[category.get("name")] > 1)
     ]
     if not dummies or len(dummies) == len(categories):
-        return content
-    return {**content, "categories": [c for c in content["categories"] if c not in dummies]}
+        return content, []
+    names = ", ".join(repr(category["name"]) for category in dummies)
+    kept = [c for c in content["categories"] if c not in dummies]
+    return {**content, "categories": kept}, [f"left out: {names}, a category without objects"]
 
 
 def write(splits: Mapping[str, Split], root: Path) -> None:

@@ -40,11 +40,13 @@ class Split:
         folder: of the pictures; ``file_name`` is relative to it.
         content: as in a COCO file.
         path: of the annotation file, where the data is a COCO file as it is.
+        notes: what was read otherwise than it is written, in lines.
     """
 
     folder: Path
     content: dict[str, Any]
     path: Path | None = None
+    notes: Sequence[str] = ()
 
 
 class Shape(NamedTuple):
@@ -160,7 +162,7 @@ def stem_of(image: Mapping[str, Any]) -> str:
 
 
 def bring_pictures(split: Split, folder: Path) -> None:
-    """Put the pictures of a split into a folder, as links to the same data where possible.
+    """Put the pictures of a split into a folder, as hard links to the same data where possible.
 
     Raises:
         DataError: a picture is absent, or its name leaves the folder.
@@ -211,6 +213,15 @@ def _union(shapes: Sequence[Shape], size: tuple[int, int]) -> Shape:
         whole = coco_mask.merge([encode(mask, *size) for mask in masks])
         return shapes[0]._replace(polygons=run_lengths(coco_mask.decode(whole)), box=None)
     return shapes[0]._replace(polygons=list(chain.from_iterable(masks)), box=None)
+
+
+def score_of(value: Any) -> float | None:
+    """The score of a prediction that a tool kept, or None where there is none."""
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        return None
+    return score if 0 <= score <= 1 else None
 
 
 def corners(box: Sequence[float]) -> list[float]:

@@ -51,7 +51,8 @@ def _read(path: Path, image: Element) -> Labelled:
 
 def _shape(node: Element, size: tuple[int, int]) -> Shape:
     attributes = {each.get("name"): each.text for each in node.iter("attribute")}
-    shape = Shape(node.get("label", ""), crowd=attributes.get("iscrowd") == "true")
+    score = common.score_of(attributes.get("score"))
+    shape = Shape(node.get("label", ""), (), None, attributes.get("iscrowd") == "true", score)
     if node.tag == "mask":
         return shape._replace(polygons=_mask(node, size))
     if node.tag == "box":
@@ -110,5 +111,5 @@ def _parts(shape: Shape, group: int) -> list[Element]:
         if shape.crowd:
             part.append(common.element("attribute", "true", name="iscrowd"))
         if shape.score is not None:
-            part.append(common.element("attribute", f"{shape.score:.4f}", name="score"))
+            part.append(common.element("attribute", f"{shape.score:.9g}", name="score"))
     return parts

@@ -47,7 +47,9 @@ def read(root: Path) -> dict[str, Split]:
 def _shape(path: Path, entry: Mapping[str, Any], size: tuple[int, int]) -> Shape:
     points, kind = entry["points"], entry.get("shape_type", "polygon")
     crowd = bool((entry.get("flags") or {}).get("iscrowd"))
-    shape = Shape(str(entry.get("label")), crowd=crowd)
+    word, _, score = str(entry.get("description") or "").partition(" ")
+    score = common.score_of(score) if word == "score" else None
+    shape = Shape(str(entry.get("label")), crowd=crowd, score=score)
     if kind == "mask":
         return shape._replace(polygons=_mask(path, entry, size))
     if kind == "rectangle":
@@ -100,7 +102,7 @@ def _parts(shape: Shape, group: int) -> list[dict[str, Any]]:
     facts = {
         "label": shape.label,
         "group_id": group if len(parts) > 1 else None,
-        "description": "" if shape.score is None else f"score {shape.score:.4f}",
+        "description": "" if shape.score is None else f"score {shape.score:.9g}",
         "shape_type": "polygon" if shape.polygons else "rectangle",
         "flags": {"iscrowd": True} if shape.crowd else {},
         "mask": None,

@@ -51,8 +51,13 @@ def _read(path: Path, task: Mapping[str, Any], finder: common.PictureFinder) -> 
     name, size = finder.find(path, place, Path(place).name.partition("-")[2])
     done = [a for a in task.get("annotations") or () if not a.get("was_cancelled")]
     chosen = (done or task.get("predictions") or [{}])[0]
+    predicted = not done  # what somebody has looked at is no prediction any more
     regions = [r for r in chosen.get("result") or () if "value" in r and r.get("type") != "choices"]
-    shapes = [(r.get("parentID") or r.get("id"), _shape(path, name, r, size)) for r in regions]
+    shapes = []
+    for region in regions:
+        shape = _shape(path, name, region, size)
+        shape = shape._replace(score=common.score_of(region.get("score")) if predicted else None)
+        shapes.append((region.get("parentID") or region.get("id"), shape))
     split = str((task.get("meta") or {}).get("split") or "train")
     return Labelled(split, name, size, common.merged(shapes, size))
 

@@ -177,3 +177,27 @@ def test_real_annotations(tmp_path, coco_tiny, name):
             for s in (found, split)
         )
         assert np.allclose(ours, theirs, rtol=0.1, atol=30)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_scores_are_kept_or_said_to_be_lost(tmp_path, name):
+    made = make(tmp_path / "in", splits=("train",))
+    scores = [0.123456789, 0.5, 0.75, 1.0]
+    for entry, score in zip(made["train"].content["annotations"], scores, strict=True):
+        entry["score"] = score
+    lost = write_layout(made, name, tmp_path / "out")
+    found = read_layout(tmp_path / "out")[1]["train"].content["annotations"]
+    if name in ("voc", "yolo"):
+        assert any(line.startswith("4 scores, which neither") for line in lost)
+        assert all("score" not in entry for entry in found)
+    else:
+        assert sorted(entry["score"] for entry in found) == pytest.approx(scores, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_boxes_that_become_those_of_their_polygons_are_said(tmp_path, name):
+    made = make(tmp_path / "in", splits=("train",))
+    made["train"].content["annotations"][0]["bbox"] = [0, 0, 90, 70]
+    lost = write_layout(made, name, tmp_path / "out")
+    said = "1 boxes, which are now those of their polygons" in lost
+    assert said == (name not in ("coco", "voc"))
