@@ -1,0 +1,289 @@
+"""Every layout, made of real and of synthetic pictures: one command trains, tests and checks it."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from mmconvnext.cli import main
+from mmconvnext.data.formats import FORMATS, Split
+from mmconvnext.data.layouts import write_layout
+from mmconvnext.data.masks import encode, run_lengths
+from mmconvnext.data.shapes import generate_shapes
+from mmconvnext.engine.config import load_config
+
+CONFIG = "mask_rcnn_convnext_shapes"
+# One iteration of a detector of a few thousand parameters, without processes for the data.
+SMALL = [
+    "train_cfg.max_iters=1",
+    "train_dataloader.batch_size=2",
+    "val_dataloader.num_workers=0",
+    "val_dataloader.persistent_workers=False",
+    "test_dataloader.num_workers=0",
+    "test_dataloader.persistent_workers=False",
+    "model.backbone.arch.depths=(1,1,1,1)",
+    "model.backbone.arch.widths=(8,8,8,8)",
+    "model.neck.in_channels=[8,8,8,8]",
+    "model.roi_head.bbox_head.fc_out_channels=16",
+    "model.test_cfg.rcnn.score_thr=0.0",
+    "model.test_cfg.rcnn.max_per_img=5",
+    "model.test_cfg.rpn.max_per_img=20",
+]
+NAMES = ("große Scheibe", "三角", 'it\'s a "cross"')
+SIDE = 96
+
+
+def read(root: Path, split: str, folder: str) -> Split:
+    path = root / "annotations" / f"instances_{folder}.json"
+    return Split(root / folder, json.loads(path.read_text()))
+
+
+def part(split: Split, folder: Path, count: int) -> Split:
+    """The first pictures with few objects, small, and the classes that they have."""
+    content, factors = split.content, {}
+    objects = {i["id"]: [] for i in content["images"]}
+    for entry in content["annotations"]:
+        objects[entry["image_id"]].append(entry)
+    few = [i for i in content["images"] if 1 <= len(objects[i["id"]]) <= 6][:count]
+    for image in few:
+        pixels = cv2.imread(str(split.folder / image["file_name"]))
+        factors[image["id"]] = factor = SIDE / max(pixels.shape)
+        small = cv2.resize(pixels, None, fx=factor, fy=factor)
+        image["height"], image["width"] = small.shape[:2]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / image["file_name"]), small)
+    kept = [_small(e, i, factors[i["id"]]) for i in few for e in objects[i["id"]]]
+    used = {entry["category_id"] for entry in kept}
+    categories = [c for c in content["categories"] if c["id"] in used]
+    return Split(folder, {"images": few, "annotations": kept, "categories": categories})
+
+
+def _small(entry, image, factor):
+    mask = entry["segmentation"]
+    if isinstance(mask, dict):
+        bitmap = coco_mask.decode(encode(mask, mask["size"][1], mask["size"][0]))
+        mask = run_lengths(cv2.resize(bitmap, (image["width"], image["height"])))
+    else:
+        mask = [(np.array(polygon) * factor).tolist() for polygon in mask]
+    box = (np.array(entry["bbox"]) * factor).tolist()
+    return {**entry, "segmentation": mask, "bbox": box, "area": entry["area"] * factor**2}
+
+
+@pytest.fixture(autouse=True)
+def _without_yapf(monkeypatch):
+    """Configs are written as they come: to indent them takes most of a short run's time."""
+    monkeypatch.setattr("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """Splits of *shapes* and, where there is some, of COCO, made once."""
+    root = tmp_path_factory.mktemp("sources")
+    generate_shapes(root / "shapes", num_train=8, num_val=4, image_size=SIDE)
+    shapes = {s: part(read(root / "shapes", s, s), root / s, 4) for s in ("train", "val")}
+    for split in shapes.values():
+        split.content["categories"] = [
+            {"id": index, "name": name} for index, name in enumerate(NAMES, start=1)
+        ]
+    return {"shapes": shapes}
+
+
+@pytest.fixture(params=["shapes", "coco_tiny"])
+def splits(request, sources, tmp_path_factory):
+    """Splits that a test may change."""
+    if request.param not in sources:
+        coco_tiny = request.getfixturevalue("coco_tiny")
+        folder = tmp_path_factory.mktemp("coco")
+        sources["coco_tiny"] = {
+            s: part(read(coco_tiny, s, f"{s}2017"), folder / s, 4) for s in ("train", "val")
+        }
+        of_both = {
+            c["id"]: c
+            for split in sources["coco_tiny"].values()
+            for c in split.content["categories"]
+        }
+        for split in sources["coco_tiny"].values():
+            split.content["categories"] = [of_both[index] for index in sorted(of_both)]
+    return copy.deepcopy(sources[request.param])
+
+
+def from_zero(content) -> None:
+    """Let all ids of a COCO file start at 0 and have no gaps."""
+    new = {
+        key: {e["id"]: i for i, e in enumerate(content[key])} for key in ("images", "categories")
+    }
+    for key, ids in new.items():
+        for entry in content[key]:
+            entry["id"] = ids[entry["id"]]
+    for index, entry in enumerate(content["annotations"]):
+        entry["id"] = index
+        entry["image_id"] = new["images"][entry["image_id"]]
+        entry["category_id"] = new["categories"][entry["category_id"]]
+
+
+def put(path: Path, content, split: Split, folder: Path) -> None:
+    """Write a file, and copy the pictures of a split into a folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    for image in split.content["images"]:
+        target = folder / image["file_name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(split.folder / image["file_name"], target)
+
+
+def roboflow(splits, root):
+    """Ids from 0, and the data set itself as a category that no object has."""
+    for name, split in splits.items():
+        content = copy.deepcopy(split.content)
+        from_zero(content)
+        for entry in (*content["categories"], *content["annotations"]):
+            entry["id" if "name" in entry else "category_id"] += 1
+        for entry in content["categories"]:
+            entry["supercategory"] = "things"
+        content["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
+        for image in content["images"]:
+            image |= {"license": 1, "date_captured": "2026-11-26T12:00:00+00:00"}
+            image["extra"] = {"name": image["file_name"]}
+        folder = root / {"val": "valid"}.get(name, name)
+        put(folder / "_annotations.coco.json", content, split, folder)
+    (root / "README.roboflow.txt").write_text("exported")
+
+
+def cvat_coco(splits, root):
+    """Some masks are uncompressed codes, boxes have an empty one; pictures lie in folders."""
+    for name, split in splits.items():
+        content = copy.deepcopy(split.content)
+        sizes = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
+        content |= {"licenses": [{"name": "", "id": 0, "url": ""}], "info": {"contributor": ""}}
+        for image in content["images"]:
+            inner = root / "images" / name / "my task"
+            inner.mkdir(parents=True, exist_ok=True)
+            shutil.copy(split.folder / image["file_name"], inner)
+            image["file_name"] = f"my task/{image['file_name']}"
+            image |= {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": 0}
+        for index, entry in enumerate(content["annotations"]):
+            entry["attributes"] = {"occluded": False, "rotation": 0.0}
+            mask = entry.setdefault("segmentation", [])
+            if mask and not index:  # drawn with the brush
+                size = sizes[entry["image_id"]]
+                entry["segmentation"] = run_lengths(coco_mask.decode(encode(mask, *size)))
+        path = root / "annotations" / f"instances_{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+
+
+def label_studio_coco(place):
+    """One file, ids from 0, and pictures named after the upload or the place on the server."""
+
+    def make(splits, root):
+        content = copy.deepcopy(splits["train"].content)
+        from_zero(content)
+        content["info"] = {"description": "", "contributor": "Label Studio"}
+        put(root / "result.json", content, splits["train"], root / "images")
+        for entry in content["annotations"]:
+            entry["ignore"] = 0
+        for image in content["images"]:
+            image["file_name"] = place.format(name=image["file_name"])
+        (root / "result.json").write_text(json.dumps(content))
+
+    return make
+
+
+def without_masks(splits):
+    """The same objects as boxes."""
+    for split in splits.values():
+        for entry in split.content["annotations"]:
+            del entry["segmentation"]
+    return splits
+
+
+WRITERS = {
+    **{name: (lambda s, r, name=name: write_layout(s, name, r)) for name in FORMATS},
+    "yolo boxes": lambda s, r: write_layout(without_masks(s), "yolo", r),
+    "labelme in one folder": lambda s, r: write_layout({"train": s["train"]}, "labelme", r),
+    "Roboflow": roboflow,
+    "CVAT's COCO": cvat_coco,
+    "CVAT's COCO boxes": lambda s, r: cvat_coco(without_masks(s), r),
+    "Label Studio's COCO": label_studio_coco("images/{name}"),
+    "Label Studio's COCO, server": label_studio_coco("../../label-studio/data/upload/1/{name}"),
+}
+ONE_SPLIT = [name for name in WRITERS if name.startswith("Label Studio's") or "one f" in name]
+
+
+def run(*arguments) -> None:
+    assert main([str(each) for each in arguments]) == 0
+
+
+def train_test_and_check(root, work_dir, capsys) -> dict:
+    """Run the three commands as a user does; what is in the data, and what came out."""
+    data = [CONFIG, "--dataset", root]
+    run("train", *data, "--work-dir", work_dir, "--cfg-options", *SMALL)
+    checkpoint = work_dir / "iter_1.pth"
+    run("test", CONFIG, checkpoint, *data[1:], "--work-dir", work_dir, "--cfg-options", *SMALL)
+    capsys.readouterr()
+    written = work_dir / f"{CONFIG}_train_on_dataset.py"
+    run("check-data", written, "--oracle")  # fails where the ground truth has less than 100
+    printed = capsys.readouterr().out
+    assert "annotation files that can be used" in printed
+    cfg = load_config(str(written))
+    counts = {}
+    for split in ("train", "val", "test"):
+        dataset = cfg[f"{split}_dataloader"].dataset
+        content = json.loads(Path(dataset.data_root, dataset.ann_file).read_text())
+        counts[split] = (len(content["images"]), len(content["annotations"]))
+    metrics = json.loads((work_dir / "result.json").read_text())["metrics"]
+    return {"cfg": cfg, "counts": counts, "metrics": metrics, "printed": printed}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_each_layout_trains_tests_and_is_checked_by_one_command(name, splits, tmp_path, capsys):
+    root = tmp_path / "my data"
+    WRITERS[name](splits, root)
+    done = train_test_and_check(root, tmp_path / "work", capsys)
+    expected = {split: each.content for split, each in splits.items()}
+    names = [c["name"] for c in expected["train"]["categories"]]
+    used = {
+        a["category_id"]
+        for split in (["train"] if name in ONE_SPLIT else expected)
+        for a in expected[split]["annotations"]
+    }
+    classes = done["cfg"].train_dataloader.dataset.metainfo.classes
+    present = {c["name"] for c in expected["train"]["categories"] if c["id"] in used}
+    assert present <= set(classes) <= set(names)
+    assert done["cfg"].model.roi_head.bbox_head.num_classes == len(classes)
+    masks = name != "voc" and "boxes" not in name
+    assert ("segm_mAP" in done["metrics"]) == masks
+    assert "bbox_mAP" in done["metrics"]
+    images = {split: len(content["images"]) for split, content in expected.items()}
+    if name in ONE_SPLIT:
+        assert sum(done["counts"][s][0] for s in ("train", "val")) == images["train"]
+    else:
+        assert {s: done["counts"][s][0] for s in images} == images
+
+
+@pytest.mark.parametrize("name", ["Roboflow", "labelme", "yolo"])
+@pytest.mark.parametrize("count", [1, 200])
+def test_one_class_and_two_hundred_of_two_pictures(name, count, sources, tmp_path, capsys):
+    split = copy.deepcopy(sources["shapes"]["train"])
+    content = split.content
+    content["images"] = content["images"][:2]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    content["categories"] = [{"id": i + 1, "name": f"Größe {i} 号"} for i in range(count)]
+    if count == 1:
+        for entry in content["annotations"]:
+            entry["category_id"] = 1
+    else:
+        first = content["annotations"][0]
+        content["annotations"] += [
+            {**first, "id": 10_000 + i, "category_id": i + 1} for i in range(count)
+        ]
+    WRITERS[name]({"train": split}, tmp_path / "data")
+    done = train_test_and_check(tmp_path / "data", tmp_path / "work", capsys)
+    assert len(done["cfg"].classes) == count
+    assert [done["counts"][s][0] for s in ("train", "val")] == [1, 1]
