@@ -79,8 +79,8 @@ def _check_class_names(
     missing = [name for name in classes if name not in objects]
     extra = [name for name in objects if name not in classes]
     if missing and len(missing) == len(classes):
-        found = ", ".join(map(repr, list(objects)[:8])) or "none"
-        findings.add("other classes", f"{', '.join(map(repr, classes[:4]))}, in the file {found}")
+        found = name_list([*objects]) or "none"
+        findings.add("other classes", f"{name_list(classes)}, in the file {found}")
         return
     for name in missing:
         if near := _nearest(name, extra):
@@ -97,10 +97,15 @@ def check_known(classes: Sequence[str], labels: Sequence[str], owner: object) ->
     if unknown:
         raise DataError(
             f"{owner}: the detector has no class {unknown[0]!r}, but {len(labels)} others, "
-            f"{', '.join(map(repr, labels[:8]))}{', ...' * (len(labels) > 8)}; name the classes "
-            "alike in training, validation and test, or train on this data"
+            f"{name_list(labels)}; name the classes alike in training, validation and test, or "
+            "train on this data"
         )
     return tuple(labels)
+
+
+def name_list(names: Sequence[str]) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(map(repr, names[:8])) + ", ..." * (len(names) > 8)
 
 
 def plain_name(name: str) -> str:

@@ -52,12 +52,29 @@ def choose_validation(
             left -= sizes[index] * chosen[index]
             for each in labels[index]:
                 wanted["val" if chosen[index] else "train"][each] -= 1
+    _fill_up(chosen, shuffled, labels, sizes, left)
     indices = {index for index in shuffled if chosen[index]}
     if any(labels[index] != {without} for index in indices):
         return indices
     # few images: that with objects whose rarest class is the most frequent elsewhere
     counts[without] = 0
     return {max(shuffled, key=lambda i: min(counts[name] for name in labels[i]))}
+
+
+def _fill_up(
+    chosen: dict[int, bool],
+    order: Sequence[int],
+    labels: Sequence[set[Hashable]],
+    sizes: Sequence[int],
+    left: float,
+) -> None:
+    """Choose more groups where many rare classes left too few, but none that a class needs."""
+    trained = Counter(name for index in chosen if not chosen[index] for name in labels[index])
+    for index in order:
+        if not chosen[index] and sizes[index] <= left and min(map(trained.get, labels[index])) > 1:
+            chosen[index] = True
+            left -= sizes[index]
+            trained.subtract(labels[index])
 
 
 def same_pictures(paths: Sequence[Path]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config, ConfigDict
 
 from mmconvnext.compat.config_names import PREFIX, config_dir
-from mmconvnext.data.categories import check_known
+from mmconvnext.data.categories import check_known, name_list
 from mmconvnext.data.layouts import read_layout
 from mmconvnext.data.own import OwnData, make_own
 from mmconvnext.data.paths import metrics_of, write_whole
@@ -37,7 +37,8 @@ def use_dataset(
     """Point a config at a folder of pictures and annotations in any known layout.
 
     Args:
-        cfg: complete; changed in place: data sets, metrics, classes and their number in every head;
+        cfg: complete; changed in place: data sets, metrics, classes and their number in every head
+            (all of the data, or those that the config's ``classes`` chooses);
             without masks in the data the mask head goes.
         root: the folder.
         folder: for annotation files that have to be written.
@@ -64,7 +65,12 @@ def use_dataset(
     if not own.masks:
         notes += remove_masks(cfg)
     # said at the top level, too: there they would win when the config that is written is read
-    cfg.classes = own.classes if labels is None else check_known(own.classes, labels, root)
+    if labels is not None:
+        cfg.classes = check_known(own.classes, labels, root)
+    elif cfg.get("classes") is None:
+        cfg.classes = own.classes
+    else:  # the config's or the command line's choice
+        notes += _check_chosen(cfg.classes, own.classes, root)
     set_classes(cfg, cfg.classes)
     if cfg.get("ann_files") is not None:
         cfg.ann_files = {s: _below(own.files[s], root) for s in SPLITS if s in own.files}
@@ -72,6 +78,18 @@ def use_dataset(
         cfg.load_adapt = [*(cfg.get("load_adapt") or ()), "num_classes"]
         notes.append("load_adapt has 'num_classes' now: load_from may have other classes")
     return ChosenData(notes, format_table(own.rows))
+
+
+def _check_chosen(classes: Sequence[str], own: Sequence[str], root: Path) -> list[str]:
+    """Name the classes of the data that are left out; refuse those that it does not have."""
+    for name in classes:
+        if name not in own:
+            raise DataError(
+                f"{root} has no class {name!r}, which the config's `classes` names; it has "
+                f"{name_list(own)}. Without `classes` all of them are used"
+            )
+    others = [name for name in own if name not in classes]
+    return [f"left out, as the config's `classes` lacks them: {name_list(others)}"] * bool(others)
 
 
 def _set_paths(cfg: Config, root: Path, own: OwnData) -> None:

@@ -171,6 +171,14 @@ def test_the_validation_has_an_object_where_there_are_two():
     assert len(chosen & {40, 41}) == 1
 
 
+def test_many_rare_classes_leave_the_validation_its_share():
+    labels = [{"common", f"rare {index // 2}"} for index in range(40)]
+    chosen = choose_validation(labels, [1] * 40)
+    assert len(chosen) == 6
+    trained = {name for index in range(40) if index not in chosen for name in labels[index]}
+    assert len(trained) == 21  # all classes
+
+
 def test_same_pictures_are_found_by_their_bytes(tmp_path):
     for name, content in {"a": b"1", "b": b"2", "c": b"1", "d": b"long" * 9000}.items():
         (tmp_path / name).write_bytes(content)

@@ -152,6 +152,18 @@ def test_a_detector_keeps_its_classes_in_a_test(folder, tmp_path):
         use_dataset(cfg, folder, tmp_path, ("car",), trains=False)
 
 
+def test_a_config_chooses_some_of_the_classes(folder, tmp_path):
+    cfg = load_config("mask_rcnn_convnext_shapes")
+    cfg.classes = NAMES[2:0:-1]
+    notes = use_dataset(cfg, folder, tmp_path).notes
+    assert cfg.train_dataloader.dataset.metainfo.classes == NAMES[2:0:-1]
+    assert set(numbers_of(cfg.model).values()) == {2}
+    assert any(f"lacks them: {NAMES[0]!r}" in note for note in notes)
+    cfg.classes = ("disk",)
+    with pytest.raises(DataError, match=r"has no class 'disk'.*it has 'große Scheibe', '三角'"):
+        use_dataset(cfg, folder, tmp_path)
+
+
 def test_rows_of_another_detector_are_asked_for(folder, tmp_path):
     cfg = load_config("mask_rcnn_convnext_shapes")
     cfg.load_from = "detector.pth"
