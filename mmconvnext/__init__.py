@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmconvnext.compat.config_names import config_path
     from mmconvnext.evaluation.coco_metric import FastCocoMetric
     from mmconvnext.models.convnext import ConvNeXt
+    from mmconvnext.models.roadmap import ModernizedResNet
     from mmconvnext.models.tta import InstanceTTAModel
     from mmconvnext.optim.layer_decay import LayerDecayOptimWrapperConstructor
 
@@ -23,6 +24,7 @@ __all__ = [
     "FastCocoMetric",
     "InstanceTTAModel",
     "LayerDecayOptimWrapperConstructor",
+    "ModernizedResNet",
     "__version__",
     "config_path",
 ]
@@ -34,6 +36,7 @@ __getattr__ = lazy_names(
         "FastCocoMetric": "evaluation.coco_metric",
         "InstanceTTAModel": "models.tta",
         "LayerDecayOptimWrapperConstructor": "optim.layer_decay",
+        "ModernizedResNet": "models.roadmap",
         "config_path": "compat.config_names",
         **{name: name for name in ("evaluation", "models", "optim", "weights")},
     },
@@ -41,7 +44,7 @@ __getattr__ = lazy_names(
 
 # A package whose import fills registries -> the modules of ours that add to the same registries.
 REGISTERED_WITH = {
-    "mmdet.models": ("models.convnext", "models.mask_head", "models.tta"),
+    "mmdet.models": ("models.convnext", "models.mask_head", "models.roadmap", "models.tta"),
     "mmdet.datasets.transforms": ("data.transforms",),
     "mmdet.evaluation": ("evaluation.coco_metric", "evaluation.evaluator"),
     "mmengine.optim": ("optim.layer_decay",),

@@ -2,6 +2,8 @@
 
 from mmconvnext.compat.imports import lazy_names
 
-__all__ = ["ConvNeXt", "InstanceTTAModel"]
+__all__ = ["ConvNeXt", "InstanceTTAModel", "ModernizedResNet"]
 
-__getattr__ = lazy_names(__name__, {"ConvNeXt": "convnext", "InstanceTTAModel": "tta"})
+__getattr__ = lazy_names(
+    __name__, {"ConvNeXt": "convnext", "InstanceTTAModel": "tta", "ModernizedResNet": "roadmap"}
+)

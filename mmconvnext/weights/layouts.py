@@ -300,6 +300,24 @@ LAYOUTS = (
             (r"^classifier\.2\.", "head."),
         ),
     ),
+    # of bottlenecks, the first step of ModernizedResNet
+    Layout(
+        "torchvision ResNet",
+        r"layer[1-4]\.\d+\.conv3\.weight",
+        (
+            (r"^conv1\.", "downsample_layers.0.0."),
+            (r"^bn1\.", "downsample_layers.0.1."),
+            *((rf"^layer{i + 1}\.", f"stages.{i}.") for i in range(4)),
+            (r"\.conv1\.", ".pwconv1."),
+            (r"\.conv2\.", ".dwconv."),
+            (r"\.conv3\.", ".pwconv2."),
+            (r"\.bn1\.", ".norm1."),
+            (r"\.bn2\.", ".norm."),
+            (r"\.bn3\.", ".norm2."),
+            (r"\.downsample\.", ".shortcut."),
+            (r"^fc\.", "head."),
+        ),
+    ),
     Layout(
         "transformers",
         r"encoder\.stages\.\d+\.layers\.\d+\.dwconv\.weight",

@@ -232,7 +232,7 @@ def _problems(own: Tensors, tensors: Tensors, missing: Sequence[str]) -> list[st
         "No floating-point numbers": [
             f"{k} {str(v.dtype).removeprefix('torch.')}"
             for k, v in both.items()
-            if not v.is_floating_point()
+            if not v.is_floating_point() and own[k].is_floating_point()
         ],
         "Missing": [f"{k} {shape(own[k])}" for k in missing],
         "Unexpected": [f"{k} {shape(v)}" for k, v in tensors.items() if k not in own],
