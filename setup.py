@@ -21,7 +21,11 @@ class BuildWithConfigs(build_py):
         super().run()
         mim = package / ".mim"
         configs = shutil.copytree("configs", mim / "configs", ignore=shutil.ignore_patterns("__*"))
-        names = sorted(path.stem for path in configs.glob("*.py"))
+        names = sorted(
+            path.relative_to(configs).with_suffix("").as_posix()
+            for path in configs.rglob("*.py")
+            if "_base_" not in path.parts
+        )
         models = [{"Name": name, "Config": f"configs/{name}.py"} for name in names]
         # JSON is YAML, too.
         (configs / "metafile.yml").write_text(json.dumps({"Models": models}, indent=1))

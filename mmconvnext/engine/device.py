@@ -37,6 +37,8 @@ def adapt_to_device(cfg: Config) -> list[str]:
     count = replace_types(cfg, ("SyncBN", "MMSyncBN"), "BN")
     if count:
         notes.append(f"no GPU: SyncBN -> BN in {count} places, statistics are those of one process")
+    if cfg.pop("sync_bn", None) and cfg.get("launcher", "none") != "none":
+        notes.append("no GPU: sync_bn is left out, statistics are those of one process")
     for split in ("train", "val", "test"):
         if (cfg.get(f"{split}_dataloader") or {}).get("pin_memory"):
             cfg[f"{split}_dataloader"].pin_memory = False
