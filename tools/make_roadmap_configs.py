@@ -4,20 +4,10 @@ from pathlib import Path
 
 import checkout  # noqa: F401 (first: it puts this checkout's package before an installed one)
 
+from mmconvnext.analysis.walk import TOP_1
 from mmconvnext.models.roadmap import STEPS, WALKS, design_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "roadmap"
-# Published ImageNet-1K top-1 of each step ("A ConvNet for the 2020s", tables 10 and 11).
-TOP_1 = {
-    "tiny": (
-        *(78.82, 79.36, 79.51, 78.28, 80.50, 80.64, 79.92),
-        *(80.57, 80.62, 81.27, 81.41, 81.47, 81.97),
-    ),
-    "base": (
-        *(81.14, 81.33, 81.59, 80.54, 81.85, 82.64, 82.04),
-        *(82.30, 82.19, 82.71, 83.17, 83.35, 83.60),
-    ),
-}
 # Both ends have published weights.
 WEIGHTS = {
     ("resnet", "tiny"): "torchvision://resnet50",

@@ -23,6 +23,7 @@ COMMANDS = (
     "flops",
     "make-shapes",
     "demo",
+    "roadmap",
 )
 
 

@@ -13,6 +13,7 @@ from mmcv.cnn.bricks import DropPath
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
+from mmconvnext.errors import ConfigError
 from mmconvnext.models.block import LayerNorm2d
 from mmconvnext.models.stages import Stages, check_blocks
 
@@ -87,13 +88,13 @@ def design_of(step: str, regime: str, **switches: Any) -> Design:
     """The design after a step of the walk, with switches of one's own.
 
     Raises:
-        ValueError: there is no such step, regime or switch.
+        ConfigError: there is no such step, regime or switch.
     """
     known = [field.name for field in fields(Design)]
     asked = [("regime", regime, WALKS), ("step", step, STEPS)]
     for name, value, choices in (*asked, *(("switches", name, known) for name in switches)):
         if value not in choices:
-            raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}")
+            raise ConfigError(f"{name}={value!r} must be one of {', '.join(choices)}")
     design = Design()
     for change in islice(WALKS[regime].values(), STEPS.index(step) + 1):
         design = replace(design, **change)

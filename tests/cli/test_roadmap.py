@@ -1,0 +1,95 @@
+"""Training steps of the walk and drawing what came out."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mmdet.registry import MODELS
+from PIL import Image
+
+from mmconvnext import cli
+from mmconvnext.analysis import walk
+from mmconvnext.cli import roadmap
+from mmconvnext.engine.config import load_config
+from mmconvnext.models.roadmap import STEPS
+
+STEPS_RUN = ["resnet", "separate_downsampling"]
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The commands that would have run; each test leaves metrics as a real one does."""
+    calls = []
+
+    def run_command(name, arguments, log):
+        calls.append((name, [*map(str, arguments)]))
+        folder = Path(arguments[arguments.index("--work-dir") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == "train":
+            (folder / "last_checkpoint").write_text(str(folder / "iter_3.pth"))
+        else:
+            metrics = {"bbox_mAP": 0.1 + 0.01 * len(calls), "segm_mAP": 0.2}
+            (folder / "result.json").write_text(json.dumps({"metrics": metrics}))
+
+    monkeypatch.setattr(roadmap, "run_command", run_command)
+    monkeypatch.setattr("mmconvnext.data.generate_shapes", lambda *args, **kwargs: None)
+    return calls
+
+
+def test_each_step_and_seed_is_trained_once(trainings, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["roadmap", "--steps", *STEPS_RUN[::-1], "--seeds", "0", "1", "--out", str(out)]
+    arguments += ["--data-root", "shapes", "--iterations", "3"]
+    assert cli.main(arguments) == 0
+    assert [name for name, _ in trainings] == ["train", "test"] * 4
+    first = trainings[0][1]
+    assert first[0] == str(out / "resnet" / "config.py")
+    assert first[1:3] == ["--data-root", "shapes"]
+    assert {"randomness.seed=0", "train_cfg.max_iters=3", "param_scheduler.1.end=3"} <= set(first)
+    printed = capsys.readouterr().out
+    assert "| resnet " in printed
+    assert "13.0 (12.0 to 14.0)" in printed
+    assert " 78.82 |" in printed
+    assert (out / "table.txt").read_text() in printed
+    assert Image.open(out / "figure.png").width == 1200
+    assert cli.main(arguments) == 0
+    assert len(trainings) == 8  # nothing again
+    assert cli.main([*arguments[:-1], "5"]) == 1
+    assert "has trainings of another recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_configs_are_small_detectors_of_the_step(step, trainings, tmp_path):
+    arguments = ["roadmap", "--steps", step, "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    backbone = load_config(str(tmp_path / step / "config.py")).model.backbone
+    assert backbone.step == step
+    model = MODELS.build(backbone)
+    assert model.design.width in (16, 24)
+    assert sum(p.numel() for p in model.parameters()) < 3e6
+
+
+def test_coco_has_the_recipe_of_its_configs(trainings, tmp_path):
+    arguments = ["roadmap", "--data", "coco", "--steps", "width", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    cfg = load_config(str(tmp_path / "width" / "config.py"))
+    assert cfg.train_cfg.max_epochs == 36
+    assert cfg.model.neck.in_channels == [384, 768, 1536, 3072]
+    assert trainings[0][1][1:3] == ["--data-root", "data/coco"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--steps", "resnet50"], "step='resnet50' must be one of"),
+        (["--data", "coco", "--iterations", "3"], "--iterations is of --data shapes"),
+    ],
+)
+def test_mistakes_come_before_the_first_training(arguments, says, trainings, tmp_path, capsys):
+    assert cli.main(["roadmap", *arguments, "--out", str(tmp_path)]) == 1
+    assert says in capsys.readouterr().err
+    assert trainings == []
+
+
+def test_every_step_has_a_published_figure():
+    assert all(len(walk.TOP_1[regime]) == len(STEPS) for regime in ("tiny", "base"))
