@@ -1,0 +1,9 @@
+# Published: 48.3 box AP, 41.7 mask AP (3x, ImageNet-1K).
+_base_ = "./cascade_resnet50_coco.py"
+
+model = dict(
+    backbone=dict(
+        **dict(type="ResNeXt", depth=101, groups=64, base_width=4),
+        init_cfg=dict(checkpoint="open-mmlab://resnext101_64x4d"),
+    )
+)
