@@ -4,7 +4,7 @@ from pathlib import Path
 
 import checkout  # noqa: F401 (first: it puts this checkout's package before an installed one)
 
-from mmconvnext.analysis.walk import TOP_1
+from mmconvnext.analysis.walk import published
 from mmconvnext.models.roadmap import STEPS, WALKS, design_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "roadmap"
@@ -26,7 +26,7 @@ def config(detector: str, regime: str, step: str) -> str:
     if source := WEIGHTS.get((step, regime)):
         weights = f'init_cfg=dict(type="Pretrained", checkpoint="{source}"),'
     lines = [
-        f"# Step {number} of {len(STEPS) - 1}; published: {TOP_1[regime][number]:.2f} top-1.",
+        f"# Step {number} of {len(STEPS) - 1}; published: {published(step, regime)[1]:.2f} top-1.",
         f'_base_ = "../{detector}_convnext_{variant}_coco.py"',
         "",
         "model = dict(",

@@ -13,6 +13,7 @@ from mmconvnext.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     add = parser.add_argument
+    add("--costs", action="store_true", help="print what each step costs, and train nothing")
     add("--steps", nargs="+", metavar="STEP", help="resnet ... separate_downsampling; default: all")
     add("--regime", choices=["tiny", "base"], default="tiny", help="default: %(default)s")
     add("--seeds", nargs="+", type=int, default=[0], help="a training each; default: 0")
@@ -32,6 +33,9 @@ def run(args: argparse.Namespace) -> None:
     from mmconvnext.engine.config import load_config
     from mmconvnext.models.roadmap import STEPS, design_of
 
+    if args.costs:
+        print(walk.costs(args.regime))
+        return
     if args.iterations and args.data == "coco":
         raise UserError("--iterations is of --data shapes; COCO's recipe has 36 epochs")
     for step in args.steps or ():

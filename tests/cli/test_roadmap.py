@@ -91,5 +91,14 @@ def test_mistakes_come_before_the_first_training(arguments, says, trainings, tmp
     assert trainings == []
 
 
-def test_every_step_has_a_published_figure():
-    assert all(len(walk.TOP_1[regime]) == len(STEPS) for regime in ("tiny", "base"))
+@pytest.mark.parametrize("regime", ["tiny", "base"])
+def test_costs_are_told_beside_the_published_ones(regime, capsys):
+    assert cli.main(["roadmap", "--costs", "--regime", regime]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert [row[0].strip() for row in rows[1:]] == [*STEPS]
+    off = [row[0].strip() for row in rows[1:] if abs(float(row[5])) > 0.01]
+    assert off == (["layer_norm", "separate_downsampling"] if regime == "tiny" else [])
+
+
+def test_every_step_has_published_figures():
+    assert [*walk.PUBLISHED] == [*STEPS]
