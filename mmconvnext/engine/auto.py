@@ -69,9 +69,11 @@ def choose(cfg: Config) -> list[str]:
 
 def _choose(cfg: Config, processes: int) -> tuple[dict[str, Any], list[str]]:
     """The options that are chosen, and lines for the log."""
-    # Processes without GPUs of their own share what is free; those of other machines do not.
-    here = 1 if has_accelerator() else int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    limit = int(MEMORY_SHARE * free_memory() / here)
+    # Processes of one machine share its cores and its memory, and have a GPU each.
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    limit = host = int(MEMORY_SHARE * free_memory() / here)
+    if has_accelerator():
+        limit = int(MEMORY_SHARE * torch.cuda.mem_get_info()[0])
     options, trials = {}, measure(cfg, limit, amp=has_accelerator())
     if has_accelerator() and not all(trial.finite for trial in trials):
         trials = measure(cfg, limit)
@@ -79,7 +81,8 @@ def _choose(cfg: Config, processes: int) -> tuple[dict[str, Any], list[str]]:
         options = {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"}
     best = check_memory(trials[-1], limit)
     options |= choose_options(cfg, best, processes)
-    workers = choose_workers(best, limit, (os.cpu_count() or 1) // here)
+    spare = host if has_accelerator() else limit - best.memory
+    workers = choose_workers(best, spare, (os.cpu_count() or 1) // here)
     options["train_dataloader.num_workers"] = workers
     options["train_dataloader.persistent_workers"] = workers > 0
     notes = explain(trials, best, limit, options)
@@ -118,7 +121,7 @@ def measure(cfg: Config, limit: int, amp: bool = False, seconds: float = SECONDS
             if "error" in found:
                 raise UserError(found["error"].replace(str(path), str(cfg.filename)))
             trials.append(Trial(**found))
-            print(f"--auto: tried {_describe(trials[-1])}", file=sys.stderr)
+            print(f"--auto: a step with {_describe(trials[-1])}", file=sys.stderr)
     if not trials:
         raise UserError(f"--auto: a training step with one image failed: {last}")
     return trials
@@ -203,10 +206,10 @@ def _scaled(value: Any, factor: float, most: float) -> Any:
     return min(round(value * factor), most)
 
 
-def choose_workers(trial: Trial, limit: int, cores: int) -> int:
-    """As many processes that load images as keep up with the steps, and as fit into the memory."""
+def choose_workers(trial: Trial, spare: int, cores: int) -> int:
+    """As many processes that load images as keep up with the steps and fit into spare bytes."""
     needed = math.ceil(trial.loading * trial.batch_size / trial.seconds)
-    fitting = (limit - trial.memory) // max(trial.worker_memory, 1)
+    fitting = spare // max(trial.worker_memory, 1)
     return max(0, min(needed, cores, fitting))
 
 
@@ -214,7 +217,7 @@ def explain(
     trials: Sequence[Trial], best: Trial, limit: int, options: Mapping[str, Any]
 ) -> list[str]:
     """Say why it was chosen, and how long the training takes."""
-    tried = "; ".join(map(_describe, trials))
+    tried = "; ".join(map(_describe, trials[:-1]))  # the last are more steps with the best
     steps = options.get("train_cfg.max_iters")
     length = f"{steps} iterations"
     if not steps:
@@ -252,9 +255,7 @@ def _plain(value: Any) -> str:
 
 
 def free_memory() -> int:
-    """Bytes that a process may still take: of the GPU, or of the machine and its control group."""
-    if has_accelerator():
-        return torch.cuda.mem_get_info()[0]
+    """Bytes that processes may still take, of the machine and of their control group."""
     meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
     free = int(re.search(r"MemAvailable:\s*(\d+) kB", meminfo)[1]) * 1024
     groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
