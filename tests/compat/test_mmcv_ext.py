@@ -113,9 +113,9 @@ def test_installing_again_changes_nothing():
 @lite_only
 def test_an_operator_without_a_kernel_is_named_with_the_choices_and_the_fix():
     with pytest.raises(MissingOperatorError) as caught:
-        mmcv.ops.carafe(torch.ones(1, 4, 2, 2), torch.ones(1, 9, 4, 4), 3, 1, 2)
+        mmcv.ops.border_align(torch.ones(1, 8, 2, 2), torch.ones(1, 4, 4), 1)
     message = str(caught.value)
-    assert "mmcv's operator 'carafe_forward' is not available" in message
+    assert "mmcv's operator 'border_align_forward' is not available" in message
     assert f"Available: {', '.join(OPERATORS)}." in message
     assert "MMCV_WITH_OPS=1 pip install" in message
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from mmengine.logging import print_log
 
-from mmconvnext.compat.ops import deform, focal, nms, roi
+from mmconvnext.compat.ops import deform, focal, nms, reassemble, roi
 
 
 def get_compiler_version() -> str:
@@ -44,7 +44,7 @@ def _announced(operator: Callable) -> Callable:
 
 
 OPERATORS = {f.__name__: f for f in (get_compiler_version, get_compiling_cuda_version)}
-for file in (nms, roi, focal, deform):
+for file in (nms, roi, focal, deform, reassemble):
     for name, value in vars(file).items():
         if getattr(value, "__module__", None) == file.__name__ and not name.startswith("_"):
             OPERATORS[name] = _announced(value)

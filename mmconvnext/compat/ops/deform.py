@@ -14,6 +14,7 @@ Attention: ``value`` (n, keys, heads, d), ``shapes`` (levels, 2), height and wid
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mmconvnext.compat.ops.torchvision_ops import kernels, widened
 
@@ -65,7 +66,8 @@ def modulated_deform_conv_forward(
     input, weight, bias, ones, offset, mask, output, columns, *, with_bias, **settings
 ) -> None:
     """Write the modulated deformable convolution of ``input`` into ``output``."""
-    tensors = input, weight, offset, mask, bias if with_bias else None
+    size = output.shape[2:]
+    tensors = input, weight, _first(offset, size), _first(mask, size), bias if with_bias else None
     output.copy_(kernels().deform_conv2d(*_arguments(settings, *tensors)))
 
 
@@ -74,11 +76,23 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Add the gradients of the tensors to ``gradients``, the last of which is the output's."""
     grad_input, grad_weight, grad_bias, grad_offset, grad_mask, grad_output = gradients
-    tensors = input, weight, offset, mask, bias if with_bias else None
+    size = grad_output.shape[2:]
+    tensors = input, weight, _first(offset, size), _first(mask, size), bias if with_bias else None
     grads = _backward(grad_output, settings, *tensors)
     buffers = [grad_input, grad_weight, grad_offset, grad_mask, *([grad_bias] if with_bias else [])]
     for buffer, grad in zip(buffers, grads, strict=False):
-        buffer += grad
+        missing = buffer[0].numel() - grad[0].numel() if grad.ndim == 4 else 0
+        buffer += functional.pad(grad.flatten(1), (0, missing)).view_as(buffer) if missing else grad
+
+
+def _first(map: Tensor, size: torch.Size) -> Tensor:
+    """Of a larger map, as DyHead has it, the values that mmcv reads: the first, row by row.
+
+    mmcv takes the output's size for that of the map; trained weights have come to terms with it.
+    """
+    if map.shape[2:].numel() <= size.numel():
+        return map
+    return map.flatten(1)[:, : map.shape[1] * size.numel()].view(len(map), -1, *size)
 
 
 def _attend(value, shapes, locations, weights) -> Tensor:
