@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmconvnext.evaluation.coco_metric import FastCocoMetric
     from mmconvnext.models.convnext import ConvNeXt
     from mmconvnext.models.roadmap import ModernizedResNet
+    from mmconvnext.models.swin import MixerSwinTransformer
     from mmconvnext.models.tta import InstanceTTAModel
     from mmconvnext.optim.layer_decay import LayerDecayOptimWrapperConstructor
 
@@ -24,6 +25,7 @@ __all__ = [
     "FastCocoMetric",
     "InstanceTTAModel",
     "LayerDecayOptimWrapperConstructor",
+    "MixerSwinTransformer",
     "ModernizedResNet",
     "__version__",
     "config_path",
@@ -36,6 +38,7 @@ __getattr__ = lazy_names(
         "FastCocoMetric": "evaluation.coco_metric",
         "InstanceTTAModel": "models.tta",
         "LayerDecayOptimWrapperConstructor": "optim.layer_decay",
+        "MixerSwinTransformer": "models.swin",
         "ModernizedResNet": "models.roadmap",
         "config_path": "compat.config_names",
         **{name: name for name in ("evaluation", "models", "optim", "weights")},
@@ -44,7 +47,13 @@ __getattr__ = lazy_names(
 
 # A package whose import fills registries -> the modules of ours that add to the same registries.
 REGISTERED_WITH = {
-    "mmdet.models": ("models.convnext", "models.mask_head", "models.roadmap", "models.tta"),
+    "mmdet.models": (
+        "models.convnext",
+        "models.mask_head",
+        "models.roadmap",
+        "models.swin",
+        "models.tta",
+    ),
     "mmdet.datasets.transforms": ("data.transforms",),
     "mmdet.evaluation": ("evaluation.coco_metric", "evaluation.evaluator"),
     "mmengine.optim": ("optim.layer_decay",),

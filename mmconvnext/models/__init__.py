@@ -2,8 +2,14 @@
 
 from mmconvnext.compat.imports import lazy_names
 
-__all__ = ["ConvNeXt", "InstanceTTAModel", "ModernizedResNet"]
+__all__ = ["ConvNeXt", "InstanceTTAModel", "MixerSwinTransformer", "ModernizedResNet"]
 
 __getattr__ = lazy_names(
-    __name__, {"ConvNeXt": "convnext", "InstanceTTAModel": "tta", "ModernizedResNet": "roadmap"}
+    __name__,
+    {
+        "ConvNeXt": "convnext",
+        "InstanceTTAModel": "tta",
+        "MixerSwinTransformer": "swin",
+        "ModernizedResNet": "roadmap",
+    },
 )
