@@ -35,10 +35,9 @@ IN_CHANNELS = 3
 OPERATIONS_PER_MULTIPLY_ADD = 2
 DETECTORS = (TwoStageDetector, SingleStageDetector)
 ROI_HEADS = (StandardRoIHead, CascadeRoIHead)
-ALTERNATIVE = "MMDetection's tools/analysis_tools/get_flops.py counts what its own `_forward` does"
 KINDS = (
-    "what can be counted is a two-stage detector with the heads of StandardRoIHead or "
-    f"CascadeRoIHead, or a single-stage detector; {ALTERNATIVE}"
+    "it covers two-stage detectors with the heads of StandardRoIHead or CascadeRoIHead, and "
+    "single-stage detectors"
 )
 
 
@@ -78,6 +77,10 @@ class FlopsError(UserError, ValueError):
     """A detector or a setting whose FLOPs cannot be counted."""
 
 
+class OtherProtocolError(FlopsError):
+    """A detector that the paper's protocol does not cover."""
+
+
 def build_detector(cfg: Config) -> nn.Module:
     """Build the model of a config, which is not changed, on the meta device.
 
@@ -101,13 +104,6 @@ def build_detector(cfg: Config) -> nn.Module:
     except Exception as error:  # a model is anybody's code: anything can go wrong in it
         message = error.args[0] if error.args else error
         raise ConfigError(f"the model of {cfg.filename} cannot be built: {message}") from error
-
-
-def count_config(cfg: Config, shape: tuple[int, int] = SHAPE) -> Cost:
-    """Build the model of a config and count it; see `build_detector` and `count_flops`."""
-    detector = build_detector(cfg)
-    in_channels = cfg.model.get("backbone", {}).get("in_channels", IN_CHANNELS)
-    return count_flops(detector, shape, in_channels=in_channels)
 
 
 def count_flops(
@@ -144,12 +140,12 @@ def count_flops(
     counts = _run(model, torch.empty(1, in_channels, *shape, device="meta"))
     _check_complete(model, counts)
     parts = [
-        Part(name, _num_params(module), counts.get(f"detector.{name}", 0))
-        for name, module in _named_parts(model.detector)
+        Part(name, num_params(module), counts.get(f"detector.{name}", 0))
+        for name, module in named_parts(model.detector)
     ]
     return Cost(
         shape=(shape[0], shape[1]),
-        params=_num_params(detector),
+        params=num_params(detector),
         flops=counts["Global"],
         parts=tuple(part for part in parts if part.params or part.flops),
         protocol=_protocol(detector, shape, num_proposals, num_mask_rois),
@@ -205,14 +201,16 @@ class _Pass(nn.Module):
 def _check_kind(detector: nn.Module) -> None:
     """Refuse what passes its features on by rules of its own, which `_Pass` does not know."""
     if not _keeps(detector, DETECTORS, "_forward"):
-        raise FlopsError(f"{type(detector).__name__} cannot be counted: {KINDS}")
+        raise OtherProtocolError(
+            f"{type(detector).__name__} has no place in the paper's protocol: {KINDS}"
+        )
     if not isinstance(detector, TwoStageDetector):
         return
     roi_head = detector.roi_head if detector.with_roi_head else None
     if not all(_keeps(roi_head, ROI_HEADS, name) for name in ("_bbox_forward", "_mask_forward")):
-        raise FlopsError(
-            f"{type(detector).__name__} with {type(roi_head).__name__} cannot be counted, because "
-            f"it runs its heads by rules of its own: {KINDS}"
+        raise OtherProtocolError(
+            f"{type(detector).__name__} with {type(roi_head).__name__} has no place in the paper's "
+            f"protocol, as it runs its heads by rules of its own: {KINDS}"
         )
 
 
@@ -242,7 +240,7 @@ def _run(model: _Pass, image: Tensor) -> dict[str, int]:
         raise FlopsError(
             f"{type(model.detector).__name__} cannot be run on an image of {height}x{width} "
             f"(height x width): {type(error).__name__}: {error}; the image may be too small, or a "
-            f"layer may need a real device: {ALTERNATIVE}"
+            f"layer may need a real device"
         ) from error
     return {
         name.removeprefix(f"{_Pass.__name__}."): sum(ops.values()) // OPERATIONS_PER_MULTIPLY_ADD
@@ -262,29 +260,30 @@ def _check_complete(model: _Pass, counts: Mapping[str, int]) -> None:
     missed = [
         name
         for name, module in model.detector.named_modules()
-        if module not in counted and _has_matrix(module)
+        if module not in counted and has_matrix(module)
     ]
     if missed:
-        raise FlopsError(
+        raise OtherProtocolError(
             f"{type(model.detector).__name__} has layers that the count would leave out: "
-            f"{', '.join(missed[:3])}{' and others' if missed[3:] else ''}; {ALTERNATIVE}"
+            f"{', '.join(missed[:3])}{' and others' if missed[3:] else ''}"
         )
 
 
-def _has_matrix(module: nn.Module) -> bool:
+def has_matrix(module: nn.Module) -> bool:
     """Whether a module multiplies with weights, which, unlike scales, have more than one side."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, nn.Parameter) and sum(size > 1 for size in weight.shape) > 1
 
 
-def _named_parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def named_parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The detector's parts, the RoI head's one by one, a cascade's stages too."""
     for name, child in module.named_children():
         if name == "roi_head" or isinstance(child, nn.ModuleList):
-            yield from _named_parts(child, f"{prefix}{name}.")
+            yield from named_parts(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
 
 
-def _num_params(module: nn.Module) -> int:
+def num_params(module: nn.Module) -> int:
+    """Count the parameters of a module."""
     return sum(param.numel() for param in module.parameters())

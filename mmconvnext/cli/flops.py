@@ -1,4 +1,4 @@
-"""Count parameters and FLOPs of a detector as in the paper; needs no data, weights or GPU."""
+"""Count parameters and FLOPs of any detector, as in the paper; needs no data, weights or GPU."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Count and print."""
-    from mmconvnext.analysis import flops
+    from mmconvnext.analysis.cost import SHAPE, count_config
 
     cfg = common.read_config(args)
-    cost = flops.count_config(cfg, tuple(args.shape or flops.SHAPE))
+    cost = count_config(cfg, tuple(args.shape or SHAPE))
     print(cost.table())
     if args.json:
         common.write_json(cost.info(cfg), args.json)

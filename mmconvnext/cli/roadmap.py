@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train what is not there yet, then write table and figure."""
     from mmconvnext.analysis import walk
-    from mmconvnext.analysis.flops import count_config
+    from mmconvnext.analysis.cost import count_config
     from mmconvnext.engine.config import load_config
     from mmconvnext.models.roadmap import STEPS, design_of
 

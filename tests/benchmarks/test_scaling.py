@@ -26,7 +26,7 @@ from benchmarks.scaling import (
     write_page,
 )
 from benchmarks.worker import BenchmarkError, Timing
-from mmconvnext.analysis.flops import count_config
+from mmconvnext.analysis.cost import count_config
 from mmconvnext.engine.config import load_config
 from mmconvnext.errors import UserError
 

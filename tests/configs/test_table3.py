@@ -10,7 +10,7 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
-from mmconvnext.analysis.flops import count_config
+from mmconvnext.analysis.cost import count_config
 from mmconvnext.engine.config import drop_pretrained, replace_types
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
