@@ -237,7 +237,7 @@ def test_a_prediction_that_fails_says_why(monkeypatch):
         raise ValueError("no queries")
 
     monkeypatch.setattr("mmdet.models.detectors.base_detr.DetectionTransformer.predict", predict)
-    with pytest.raises(flops.FlopsError, match="DETR has no place.*ValueError: no queries"):
+    with pytest.raises(flops.FlopsError, match=r"DETR has no place.*ValueError: no queries"):
         count_config(get_config("mmdet::detr/detr_r50_8xb2-150e_coco.py"), (64, 64))
 
 
