@@ -83,8 +83,9 @@ class Report:
             " and ".join(map(str, sorted({getattr(results, name) for results in self.tables})))
             for name in ("threads", "rounds")
         )
-        when = f"{threads} threads each, {rounds} rounds; {_today()}; {machine_line()}"
-        lines = [*self.notes, *[ratio] * bool(self.first), when]
+        how = f"{threads} threads each, {rounds} rounds; " * bool(self.tables)
+        when = f"{how}{_today()}; {machine_line()}"
+        lines = [*self.notes, *[ratio] * bool(self.first and self.tables), when]
         return "\n\n".join([*blocks, "\n".join("- " * markdown + line for line in lines)])
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""The paper's table 3: what is published, what is counted, what was trained and measured here."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import roofline
+from benchmarks.comparison import Results, positive, run, run_options
+from benchmarks.report import UNKNOWN, Report, fact_column, rate_column
+from benchmarks.worker import BenchmarkError, Candidate
+
+TABLE = Path(__file__).with_suffix(".csv")
+TITLE = "table 3 of A ConvNet for the 2020s: published, and ours"
+HEADINGS = ("", "box / mask AP", "trained here", *("M", "published", "%"), *("G", "published", "%"))
+NOTES = (
+    "box / mask AP: published, 3x schedule on COCO; trained here: from the result.json of "
+    "--work-dirs; M: parameters, G: multiply-adds at 800x1280, counted here beside the published "
+    "ones, and their difference in per cent",
+    "DWNet is no part of that table: arXiv 2106.04263",
+)
+NOTES_ON_TIME = (
+    "detectors have random weights; images, pipeline, heads and test settings are those of ours",
+    "published: frames a second on an A100, ConvNeXt's divided by theirs, to be compared with "
+    "time / ConvNeXt",
+)
+COLUMNS = (
+    rate_column("images/s", "images", form=".3f"),
+    fact_column("published", "published_ratio", form=".2f"),
+)
+
+
+class Row(NamedTuple):
+    """A row of the published table; the first of a group is ConvNeXt's."""
+
+    group: str  # those that the paper compares, of one size
+    config: str  # in configs/
+    box: float  # AP in 0-100
+    mask: float
+    params: float  # M
+    flops: float  # G multiply-adds
+    fps: float | None  # on an A100
+
+    @property
+    def name(self) -> str:
+        """The config's, without its folder."""
+        return self.config.rpartition("/")[2].removesuffix("_coco")
+
+
+def read_table() -> list[Row]:
+    """Read what is published."""
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        return [
+            Row(group, config, *(float(cell) if cell else None for cell in numbers))
+            for group, config, *numbers in list(csv.reader(file))[1:]
+        ]
+
+
+def cells(row: Row, work_dirs: Path) -> list[str]:
+    """Count a detector, and look for its training."""
+    from mmconvnext.analysis.flops import count_config
+    from mmconvnext.engine.config import load_config
+
+    cost = count_config(load_config(f"{row.config}.py"))
+    counted = []
+    for number, published in ((cost.params / 1e6, row.params), (cost.flops / 1e9, row.flops)):
+        difference = 100 * (number / published - 1)
+        counted += [f"{number:.1f}", f"{published:.0f}", f"{difference:+.2f}"]
+    return [row.name, f"{row.box:.1f} / {row.mask:.1f}", trained(row, work_dirs), *counted]
+
+
+def trained(row: Row, work_dirs: Path) -> str:
+    """The AP of boxes and masks of a training that was tested, if there is one."""
+    path = work_dirs / Path(row.config).name / "result.json"
+    if not path.is_file():
+        return UNKNOWN
+    metrics = json.loads(path.read_text(encoding="utf-8")).get("metrics", {})
+    found = [metrics.get(f"{kind}_mAP") for kind in ("bbox", "segm")]
+    return " / ".join(UNKNOWN if ap is None else f"{100 * ap:.1f}" for ap in found)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    add = parser.add_argument
+    groups = list(dict.fromkeys(row.group for row in read_table()))
+    which = f"{', '.join(groups)}; default: all"
+    add("--groups", nargs="+", choices=groups, default=groups, metavar="GROUP", help=which)
+    add("--work-dirs", type=Path, default=Path("work_dirs"), help="of trainings: %(default)s")
+    add("--data-root", help="folder of COCO 2017; given, time and memory are measured, too")
+    add("--images", type=positive, default=4, help="of a run, from val2017; default: %(default)s")
+    roofline.add_arguments(parser)
+
+
+def compare(args: argparse.Namespace) -> Report:
+    """Make the table and, with ``--data-root``, measure; may raise BenchmarkError."""
+    if args.data_root and not Path(args.data_root).is_dir():
+        raise BenchmarkError(
+            f"--data-root {args.data_root} is no folder: name that of COCO 2017, with "
+            "annotations/instances_val2017.json and val2017/"
+        )
+    rows = [row for row in read_table() if row.group in args.groups]
+    summary = {TITLE: [HEADINGS, *(cells(row, args.work_dirs) for row in rows)]}
+    if not args.data_root:
+        return Report([], notes=NOTES, summary=summary, extra={"table": summary})
+    device = roofline.choose_device(args.device)
+    work = {"data_root": args.data_root, "images": args.images, "device": device}
+    measured = [measure(group, rows, work, **run_options(args)) for group in args.groups]
+    notes = (*NOTES, *NOTES_ON_TIME)
+    return Report(measured, COLUMNS, notes, "ConvNeXt", summary, {"table": summary})
+
+
+def measure(group: str, rows: list[Row], work: Mapping, **options: int) -> Results:
+    """Time the detectors of a group alternately; they are other networks, nothing is equal."""
+    from benchmarks.detector import Detector
+
+    rows = [row for row in rows if row.group == group]
+    chosen = [Candidate(row.name, Detector, {"config": f"{row.config}.py", **work}) for row in rows]
+    title = f"{group}, {work['images']} images at full size, {work['device']}"
+    results = run(chosen, check=lambda *_: {}, title=title, **options)
+    for row in rows:
+        if row.fps and row.name in results.facts:
+            results.facts[row.name]["published_ratio"] = rows[0].fps / row.fps
+    return results
