@@ -62,7 +62,7 @@ def read_table() -> list[Row]:
 
 def cells(row: Row, work_dirs: Path) -> list[str]:
     """Count a detector, and look for its training."""
-    from mmconvnext.analysis.flops import count_config
+    from mmconvnext.analysis.cost import count_config
     from mmconvnext.engine.config import load_config
 
     cost = count_config(load_config(f"{row.config}.py"))
