@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
 from mmconvnext.data.prepare import is_local_coco, prepare_data, training_classes
+from mmconvnext.engine.advice import explain_misfits
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.device import (
     adapt_to_device,
@@ -272,12 +273,27 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         runner = RUNNERS.build(cfg)
     if "train" in splits:
         notes += explain_batch_size(cfg, runner.world_size)
+        notes += check_fit(runner.model, cfg)
     for note in notes:
         runner.logger.info(note)
     if is_main_process():
         mmengine.dump(data.report, Path(runner.log_dir) / "data_checks.json", indent=2)
         runner.logger.info("versions and hardware: %s", write_run_info(cfg, runner.log_dir))
     return runner
+
+
+def check_fit(model: nn.Module, cfg: Config) -> list[str]:
+    """What of a detector does not go with its backbone, as lines for the log.
+
+    With ``data_checks.mode='strict'``, and where several processes would fail, it is a ConfigError.
+    """
+    misfits = explain_misfits(unwrapped(model), cfg)
+    strict = (cfg.get("data_checks") or {}).get("mode") == "strict"
+    fails = cfg.get("launcher", "none") != "none" and not cfg.get("find_unused_parameters")
+    refused = [text for kind, text in misfits.items() if strict or (fails and kind == "unused")]
+    if refused:
+        raise ConfigError(f"{cfg.filename}: {'; '.join(refused)}")
+    return list(misfits.values())
 
 
 @contextmanager

@@ -19,16 +19,14 @@ from mmconvnext.engine.config import load_config
 from mmconvnext.engine.own_data import use_dataset, write_config
 
 GIB = 2**30
-LSJ = "mask_rcnn_convnextv2_atto_coco"
 # Names of configs, and GiB that may be used.
 RUNS = [
     *(("mask_rcnn_convnext_t_coco", gib) for gib in (4, 6, 8)),
-    *(("mask_rcnn_convnext_t_1x_coco", gib) for gib in (4, 6)),
-    *(("cascade_convnext_t_coco", gib) for gib in (4, 6, 8)),
-    *(("cascade_convnext_s_coco", gib) for gib in (5, 8)),
-    *((LSJ, gib) for gib in (5, 8)),
-    *(("mask_rcnn_convnext_shapes", gib) for gib in (1, 2, 4)),
-    *(("cascade_convnext_shapes", gib) for gib in (1, 2, 4)),
+    *(("cascade_convnext_t_coco", gib) for gib in (4, 8)),
+    ("cascade_convnext_s_coco", 8),
+    *(("mask_rcnn_convnextv2_atto_coco", gib) for gib in (5, 8)),
+    *(("mask_rcnn_convnext_shapes", gib) for gib in (1, 1.5, 2, 3, 4, 6)),
+    *(("cascade_convnext_shapes", gib) for gib in (1, 2, 3, 4)),
     *(("cascade_convnext_overfit", gib) for gib in (2, 4)),
 ]
 
