@@ -33,6 +33,7 @@ SAMPLES = 64  # images that go through the pipeline, at most
 LOADING_S = 6.0  # for them
 BUSY_S = 2.0  # a step of this long keeps all cores busy
 SAVING_S = 3.0  # a checkpoint takes, at most
+SETTLING = 1.3  # by which the memory grows in the steps after the first, at most
 SETTLED = 12  # steps in which the memory grows no more
 LEAST_GAIN = 1.05  # in images a second, for which a batch is made larger
 
@@ -118,7 +119,7 @@ def _growing(
         late = time.time() + 5 * seconds > end
         if busy or late or trial.speed < LEAST_GAIN * speed:
             return
-        if trial.memory + an_image * size > limit:
+        if (trial.memory + an_image * size) * SETTLING > limit:
             return
         before, speed, size = trial.memory, trial.speed, 2 * size
 
@@ -127,7 +128,7 @@ def _settled(runner: Runner, samples: Samples, trial: Trial, end: float) -> Tria
     """Take steps as the training has them until the memory grows no more, or the time is over.
 
     What is freed leaves gaps in the heap that batches of other shapes do not fill: the memory of a
-    process grows in the first steps, by half of what the first one took.
+    process grows in the first steps.
     """
     _reset_peak_memory()
     taken = [_step(runner, samples.largest_batch(trial.batch_size))]
