@@ -93,7 +93,7 @@ def run_trials(cfg: Config, end: float, limit: int) -> Iterator[Trial]:
     best = None
     for trial in _growing(runner, samples, facts, min(most, samples.images), end, limit):
         yield trial
-        if best is None or (trial.memory <= limit and trial.speed > best.speed):
+        if best is None or (trial.memory * SETTLING <= limit and trial.speed > best.speed):
             best = trial
     while best.memory <= limit:
         best = _settled(runner, samples, best, end)
