@@ -29,7 +29,7 @@ class ConvNeXt(Stages):
     parameter takes part in the forward pass.
 
     Args:
-        arch: a name (atto, femto, pico, nano, tiny, small, base, large, xlarge, huge) or
+        arch: a name in ``mmconvnext.variants.VARIANTS`` (``"tiny"``) or
             ``dict(depths=..., widths=...)`` with four numbers each.
         in_channels: channels of the image.
         kernel_size: of the depthwise convolutions; odd.

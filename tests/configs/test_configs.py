@@ -41,7 +41,7 @@ RECIPES = {
     "cascade_convnext_l_in22k_coco": (1e-4, 0.7, 12, 0.7, False, "large", "large_22k_224"),
     "cascade_convnext_xl_in22k_coco": (1e-4, 0.7, 12, 0.8, False, "xlarge", "xlarge_22k_224"),
 }
-# Their weights; the recipe is that of Mask R-CNN T.
+# Their weights, None for none; the recipe is that of Mask R-CNN T.
 OTHERS = {
     "mask_rcnn_convnext_t_1x_coco": "tiny_1k_224_ema",
     "mask_rcnn_convnext_s_coco": "small_1k_224_ema",
@@ -71,6 +71,7 @@ LOAD_IMAGE = {"type": "LoadImageFromFile"}
 LOAD_ANNOTATIONS = {"type": "FastLoadAnnotations", "with_bbox": True, "with_mask": True}
 MULTI_SCALE = [*RECIPES, *OTHERS, *DINOV3]
 COCO = [*MULTI_SCALE, *V2]
+PRETRAINED = [name for name in COCO if OTHERS.get(name, "of a recipe")]
 
 
 @cache
@@ -110,7 +111,7 @@ def test_recipes_are_the_published_ones(name):
         assert MODELS.build({**backbone, "init_cfg": None}).num_layers == num_layers
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *OTHERS, *V2])
+@pytest.mark.parametrize("name", [n for n in PRETRAINED if n not in DINOV3])
 def test_weights_are_the_official_ones_or_the_same_at_timm(name):
     if name in V2:
         arch = V2[name][0]
@@ -124,6 +125,11 @@ def test_weights_are_the_official_ones_or_the_same_at_timm(name):
 
 
 @pytest.mark.parametrize("name", COCO)
+def test_pretrained_weights_are_named_where_there_are_any(name):
+    assert (load(name).model.backbone.init_cfg is not None) == (name in PRETRAINED)
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_timm_has_the_weights_that_configs_name(name):
     timm_models = pytest.importorskip("timm.models")
     official, *alternatives = load(name).model.backbone.init_cfg.checkpoint
