@@ -20,6 +20,7 @@ COMMANDS = (
     "convert-data",
     "prelabel",
     "weights",
+    "classify",
     "flops",
     "make-shapes",
     "demo",
