@@ -25,6 +25,7 @@ SPLITS = ("train", "val", "test")
 # COCO's upper limits of the area of small and medium objects, in pixels.
 SMALL, MEDIUM = 32**2, 96**2
 MAX_ROWS = 40  # of classes in the table
+MAX_NAMES = 5  # of classes in a line
 
 
 @dataclass
@@ -81,6 +82,7 @@ def make_own(splits: Mapping[str, Split], folder: Path) -> OwnData:
         if name not in splits:
             splits[name] = splits[other]
             notes.append(f"there is no {name} split: {name} is {other}")
+    notes += _note_on_classes(splits, classes)
     files = _write(splits, folder)
     folders = {name: split.folder.absolute() for name, split in splits.items()}
     entries = chain.from_iterable(_entries(split, "annotations") for split in splits.values())
@@ -181,6 +183,23 @@ def _note_on_copies(splits: Mapping[str, Split]) -> list[str]:
         return []
     example = " and ".join(str(used[index][1]) for index in both[0][:2])
     return [f"{len(both)} pictures are in the training and in val or test, too: {example}"]
+
+
+def _note_on_classes(splits: Mapping[str, Split], classes: Sequence[str]) -> list[str]:
+    """A line for classes that a split has no object of: not learned, or not in the mean AP."""
+    labels = {name: index for index, name in enumerate(classes)}
+    notes = []
+    for name, means in (("train", "cannot be learned"), ("val", "the mean AP leaves out")):
+        if name not in splits:
+            continue
+        count = _count(splits[name], labels)
+        absent = [repr(label) for label, index in labels.items() if not count[index]]
+        if absent:
+            more = f" and {len(absent) - MAX_NAMES} others" * (len(absent) > MAX_NAMES)
+            notes.append(
+                f"{name} has no object of {', '.join(absent[:MAX_NAMES])}{more}, which {means}"
+            )
+    return notes
 
 
 def _write(splits: Mapping[str, Split], folder: Path) -> dict[str, Path]:

@@ -72,6 +72,16 @@ def test_copies_between_given_splits_are_said(tmp_path):
     assert any("2 pictures are in the training and in val" in note for note in own.notes)
 
 
+def test_classes_without_objects_in_a_split_are_said(tmp_path):
+    val = split_of(tmp_path / "val", images=1)  # a cat
+    own = make_own({"train": split_of(tmp_path / "train"), "val": val}, tmp_path / "out")
+    assert own.notes[-1] == "val has no object of 'dog', which the mean AP leaves out"
+    names = [f"class {index}" for index in range(9)]
+    few = split_of(tmp_path / "few", names, images=2)
+    own = make_own({"train": few, "val": split_of(tmp_path / "all", names)}, tmp_path / "out")
+    assert "and 2 others, which cannot be learned" in own.notes[-1]
+
+
 def test_two_pictures_are_enough_and_one_is_not(tmp_path):
     own = make_own({"train": split_of(tmp_path / "a", images=2)}, tmp_path / "out")
     assert len(names_of(own.files["train"])) == len(names_of(own.files["val"])) == 1
