@@ -115,6 +115,9 @@ def installed(wheel, tmp_path_factory) -> Path:
     code = "import site; print(site.getsitepackages()[0])"
     site_packages = run(python, "-c", code, cwd=folder).strip()
     Path(site_packages, "others.pth").write_text(sysconfig.get_path("purelib"))
+    code = "import mmconvnext; print(mmconvnext.__file__)"
+    where = run(python, "-c", code, cwd=folder)
+    assert Path(where.strip()).is_relative_to(folder)
     return folder / "bin"
 
 
@@ -132,6 +135,3 @@ def test_a_config_of_a_user_inherits_trains_and_evaluates(installed, coco_tiny, 
     assert "coco/bbox_mAP: 0." in printed
     assert "coco/segm_mAP: 0." in printed
     assert (tmp_path / "work_dirs" / "own" / "iter_2.pth").is_file()
-    code = "import mmconvnext; print(mmconvnext.__file__)"
-    where = run(installed / "python", "-c", code, cwd=tmp_path)
-    assert Path(where.strip()).is_relative_to(installed.parent)

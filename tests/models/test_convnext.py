@@ -62,16 +62,21 @@ def fused(request, monkeypatch) -> bool | str:
     return "auto" if request.param == "auto" else True
 
 
+# The depths of the variants at a quarter of their widths, which nothing but the time depends on.
+NARROW = {
+    name: {"depths": depths, "widths": tuple(width // 4 for width in widths)}
+    for name, (depths, widths) in VARIANTS.items()
+    if name in ("tiny", "small", "base")
+}
+
+
 @pytest.mark.parametrize(
     ("peer", "arch", "options"),
     [
-        *(
-            (peer, arch, {})
-            for peer in ("timm", "torchvision")
-            for arch in ("tiny", "small", "base")
-        ),
+        *((peer, arch, {}) for peer in ("timm", "torchvision") for arch in NARROW.values()),
         ("timm", SMALL, {"use_grn": True, "layer_scale_init_value": 0}),
     ],
+    ids=str,
 )
 def test_equals_independent_implementations_forward_and_backward(arch, options, peer, fused):
     pytest.importorskip(peer)
