@@ -131,14 +131,25 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     """Read the config with what :func:`add_run_arguments` adds, and lines for the log to come."""
+    from pathlib import Path
+
+    from mmconvnext.data.paths import write_whole
     from mmconvnext.engine import config as configs
+    from mmconvnext.engine.backbone_swap import use_backbone
 
     # Where MMEngine looks for the rank that torch.distributed.launch passes as an argument.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = configs.load_config(args.config)
+    text = (
+        use_backbone(cfg, args.config, args.backbone) if getattr(args, "backbone", None) else None
+    )
     notes = configs.merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     configs.set_work_dir(cfg, args.work_dir)
+    if text:
+        path = Path(cfg.work_dir) / f"{Path(cfg.filename).stem}_{args.backbone}.py"
+        write_whole(path, text)
+        notes.append(f"written to {path}: a config for the same without --backbone\n{text}")
     set_data(cfg, args)
     return cfg, notes
 

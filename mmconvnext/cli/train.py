@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="choose batch size, schedule and the like by trial steps",
     )
+    swap = "put ConvNeXt into the config's detector: convnext-t, s, b, l, xl, -v2-t, -dinov3-t ..."
+    add("--backbone", metavar="NAME", help=swap)
     add("--from-scratch", action="store_true", help="do without the pretrained weights")
 
 

@@ -191,11 +191,12 @@ def write_config(cfg: Config, name: str, path: Path) -> None:
     changed = difference(base.to_dict(), cfg.to_dict())
     for key in ("work_dir", "launcher"):
         changed.pop(key, None)
-    text = f"_base_ = {_base_name(name, base.filename)!r}\n{Config(changed).pretty_text}"
+    text = f"_base_ = {base_name(name, base.filename)!r}\n{Config(changed).pretty_text}"
     write_whole(path, text)
 
 
-def _base_name(name: str, filename: str) -> str:
+def base_name(name: str, filename: str) -> str:
+    """Write a config's path or name as a `_base_` that is found from any folder."""
     if "::" in name:
         return name
     path, folder = Path(filename).absolute(), config_dir().absolute()
