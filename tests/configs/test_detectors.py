@@ -1,5 +1,6 @@
 """ConvNeXt in other detectors: each config builds, trains a step, predicts, saves and reloads."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def build_tiny(cfg: Config) -> torch.nn.Module:
     if "num_queries" in cfg.model:
         cfg.model.num_queries = 20
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(deepcopy(cfg.model))  # DETR's write into their config
     model.init_weights()
     # a constant picture border otherwise lets LayerNorm multiply gradients (FACTS section 10)
     torch.nn.init.normal_(model.backbone.downsample_layers[0][0].bias)
