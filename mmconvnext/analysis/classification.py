@@ -134,7 +134,8 @@ def find_entry(source: str) -> ZooEntry | None:
     bare = source.partition("#")[0]
     stem = Path(bare).stem
     for entry in read_zoo():
-        if bare in entry.sources or ("://" not in bare and entry.name in (stem, Path(bare).name)):
+        names = {entry.name, *(place.rpartition("/")[2] for place in entry.sources)}
+        if bare in entry.sources or ("://" not in bare and names & {stem, Path(bare).name}):
             return entry
     return None
 

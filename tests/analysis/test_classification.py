@@ -95,6 +95,7 @@ def test_heads_of_larger_sets_are_mapped():
         ("a/convnext_tiny_1k_224_ema.pth", "convnext_tiny_1k_224_ema"),
         ("b/convnext_atto.d2_in1k.safetensors", "convnext_atto.d2_in1k"),
         ("b/convnext_atto.d2_in1k", "convnext_atto.d2_in1k"),
+        ("b/convnext_tiny.fb_in1k.safetensors", "convnext_tiny_1k_224_ema"),
         ("mine.pth", None),
     ],
 )
