@@ -1,0 +1,14 @@
+_base_ = "mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py"
+custom_imports = dict(imports=["mmconvnext"], allow_failed_imports=False)
+model = dict(
+    backbone=dict(_delete_=True, type="ConvNeXt", arch="tiny", out_indices=(0, 1, 2, 3),
+        init_cfg=dict(type="Pretrained",
+        checkpoint=["https://dl.fbaipublicfiles.com/convnext/convnext_tiny_1k_224_ema.pth",
+        "timm://convnext_tiny.fb_in1k"])), neck=dict(in_channels=[96, 192, 384, 768]),
+        data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True),
+)
+optim_wrapper = dict(
+    constructor="LayerDecayOptimWrapperConstructor", paramwise_cfg=dict(decay_rate=0.7),
+        optimizer=dict(_delete_=True, type="AdamW", lr=0.0001, weight_decay=0.05),
+)
