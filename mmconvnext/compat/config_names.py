@@ -12,6 +12,7 @@ from types import ModuleType
 from mmconvnext.errors import ConfigError
 
 PREFIX = "mmconvnext::"
+EXAMPLES = 8  # of configs, in a message
 
 
 def config_dir() -> Path:
@@ -33,7 +34,7 @@ def config_path(name: str) -> str:
         return str(path)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.py"))
     similar = get_close_matches(path.name, names, n=3)
-    similar = similar or [n for n in names if not n.startswith("_base_/")]
+    similar = similar or [*(n for n in names if "/" not in n)][:EXAMPLES]
     raise ConfigError(f"{folder} has no config {name!r}; it has, for example, {', '.join(similar)}")
 
 

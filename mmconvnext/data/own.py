@@ -84,6 +84,7 @@ def make_own(splits: Mapping[str, Split], folder: Path) -> OwnData:
             notes.append(f"there is no {name} split: {name} is {other}")
     notes += _note_on_classes(splits, classes)
     files = _write(splits, folder)
+    notes += _note_on_ids(splits, files)
     folders = {name: split.folder.absolute() for name, split in splits.items()}
     entries = chain.from_iterable(_entries(split, "annotations") for split in splits.values())
     masks = any(entry.get("segmentation") for entry in entries)
@@ -213,6 +214,20 @@ def _write(splits: Mapping[str, Split], folder: Path) -> dict[str, Path]:
         if written.setdefault(text, path) == path and not path.is_file():
             write_whole(path, text)
     return {n: s.path.absolute() if s.path else written[texts[n]] for n, s in splits.items()}
+
+
+def _note_on_ids(splits: Mapping[str, Split], files: Mapping[str, Path]) -> list[str]:
+    """A line for each new file whose ids are not those of the file that it was made from."""
+    return list(
+        dict.fromkeys(
+            f"ids that started at 0 are one higher in {files[name]}, whose ids findings name"
+            for name, split in splits.items()
+            if not split.path
+            for key in ("images", "annotations")
+            if min((e["id"] for e in _entries(split, key) if type(e.get("id")) is int), default=1)
+            == 0
+        )
+    )
 
 
 def with_ids_from_one(content: Mapping[str, Any]) -> dict[str, Any]:

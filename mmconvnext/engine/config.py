@@ -29,6 +29,11 @@ def load_config(name: str) -> Config:
     or without ``mmconvnext::``) or another (``mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py``).
     A config's own ``classes`` and ``ann_files`` are put wherever they belong.
     """
+    if Path(name).is_dir():
+        raise ConfigError(
+            f"{name} is a folder, not a config; one of pictures is given to a config: CONFIG "
+            f"--dataset {name}"
+        )
     try:
         if Path(name).is_file():
             path = name

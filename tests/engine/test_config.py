@@ -263,3 +263,8 @@ NONE = {"auto_scale_lr": None, "optim_wrapper": None}
 def test_a_config_without_what_it_takes_is_refused(change, arguments, settings, says):
     with pytest.raises(ConfigError, match=says):
         change(Config(settings), *arguments)
+
+
+def test_a_folder_is_no_config(tmp_path):
+    with pytest.raises(ConfigError, match=f"{tmp_path} is a folder, not a config; .*--dataset"):
+        configs.load_config(str(tmp_path))

@@ -152,6 +152,13 @@ def test_a_detector_keeps_its_classes_in_a_test(folder, tmp_path):
         use_dataset(cfg, folder, tmp_path, ("car",), trains=False)
 
 
+def test_ids_that_are_moved_are_said(folder, tmp_path):
+    notes = use_dataset(load_config("mask_rcnn_convnext_shapes"), folder, tmp_path).notes
+    moved = [note for note in notes if "ids that started at 0 are one higher in" in note]
+    assert moved
+    assert all(str(tmp_path) in note for note in moved)
+
+
 def test_a_config_chooses_some_of_the_classes(folder, tmp_path):
     cfg = load_config("mask_rcnn_convnext_shapes")
     cfg.classes = NAMES[2:0:-1]
