@@ -38,6 +38,7 @@ def test_no_name_belongs_to_two_layouts():
         "mmpretrain": "stages.0.0.depthwise_conv.weight",
         "timm": "stages.0.blocks.0.conv_dw.weight",
         "torchvision": "features.1.0.block.0.weight",
+        "torchvision ResNet": "layer1.0.conv3.weight",
         "transformers": "encoder.stages.0.layers.0.dwconv.weight",
         "transformers DINOv3": "model.stages.0.layers.0.depthwise_conv.weight",
     }
