@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,8 +240,6 @@ def evaluate(
 
     Classes that the classifier lacks, -1 in ``columns``, are never right.
     """
-    import sys
-
     there = torch.tensor([label for label, column in enumerate(columns) if column >= 0])
     taken = torch.tensor(columns)[there]
     loader = DataLoader(Pictures(samples, transform), batch_size, num_workers=workers)

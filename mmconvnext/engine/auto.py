@@ -85,7 +85,7 @@ def _choose(cfg: Config, processes: int) -> tuple[dict[str, Any], list[str]]:
     workers = choose_workers(best, spare, (os.cpu_count() or 1) // here)
     options["train_dataloader.num_workers"] = workers
     options["train_dataloader.persistent_workers"] = workers > 0
-    notes = explain(trials, best, limit, options)
+    notes = explain(trials, best, limit, options, processes)
     notes.append(f"--auto: the same as --cfg-options {as_text(options)}")
     return options, notes
 
@@ -214,14 +214,15 @@ def choose_workers(trial: Trial, spare: int, cores: int) -> int:
 
 
 def explain(
-    trials: Sequence[Trial], best: Trial, limit: int, options: Mapping[str, Any]
+    trials: Sequence[Trial], best: Trial, limit: int, options: Mapping[str, Any], processes: int
 ) -> list[str]:
     """Say why it was chosen, and how long the training takes."""
     tried = "; ".join(map(_describe, trials[:-1]))  # the last are more steps with the best
     steps = options.get("train_cfg.max_iters")
     length = f"{steps} iterations"
     if not steps:
-        epochs, epoch = options["train_cfg.max_epochs"], math.ceil(best.images / best.batch_size)
+        epochs = options["train_cfg.max_epochs"]
+        epoch = math.ceil(best.images / (best.batch_size * processes))
         steps, length = epochs * epoch, f"{epochs} epochs of {epoch} iterations"
     return [
         f"--auto: {best.images} images; a training step with the largest of them: {tried}",

@@ -33,7 +33,7 @@ SAMPLES = 64  # images that go through the pipeline, at most
 LOADING_S = 6.0  # for them
 BUSY_S = 2.0  # a step of this long keeps all cores busy
 SAVING_S = 3.0  # a checkpoint takes, at most
-SETTLING = 1.3  # by which the memory grows in the steps after the first, at most
+SETTLING = 1.3  # by which the memory of a process grew after the first step, about
 SETTLED = 12  # steps in which the memory grows no more
 LEAST_GAIN = 1.05  # in images a second, for which a batch is made larger
 

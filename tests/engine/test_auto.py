@@ -163,3 +163,10 @@ def test_what_contradicts_it_is_refused(other, tmp_path, capsys):
     arguments = ["train", EPOCHS, "--auto", other, "--work-dir", str(tmp_path)]
     assert cli.main(arguments) == 1
     assert f"error: --auto with {other}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("processes", "epoch"), [(1, 500), (4, 125)])
+def test_the_length_is_that_of_all_processes(processes, epoch):
+    trials = [trial(), trial()]
+    lines = auto.explain(trials, trials[-1], 8 * GIB, {"train_cfg.max_epochs": 12}, processes)
+    assert f"12 epochs of {epoch} iterations" in lines[1]
