@@ -20,6 +20,13 @@ from pycocotools.cocoeval import COCOeval
 
 from mmconvnext.data.paths import kinds_of, metrics_of
 from mmconvnext.errors import ConfigError
+from mmconvnext.evaluation.hotcoco_eval import (
+    UnusualDataError,
+    evaluate,
+    load_detections,
+    read_truth,
+    summarize,
+)
 from mmconvnext.evaluation.rle import encode_masks
 from mmconvnext.evaluation.tables import COLUMNS, KINDS, format_table
 from mmconvnext.variants import is_positive_int
@@ -37,15 +44,6 @@ NAMES = (*STATS, *RECALL_STATS)
 ZERO_WITHOUT_DETECTIONS = STATS[:3]
 # The columns of the class-wise table: indices of IoU thresholds (None for all) and of areas.
 CLASSWISE = ((None, 0), (0, 0), (5, 0), (None, 1), (None, 2), (None, 3))
-LARGEST_ID = 2**53  # hotcoco takes detections as a table of float64
-
-
-class UnusualDataError(Exception):
-    """Data that hotcoco refuses or counts in another way than pycocotools.
-
-    Images or categories whose ids are no whole numbers below 2^53, annotations with the id 0 (never
-    found, says pycocotools) or with the same id, boxes or scores that are not numbers.
-    """
 
 
 @METRICS.register_module()
@@ -53,10 +51,10 @@ class FastCocoMetric(CocoMetric):
     """``CocoMetric`` of MMDetection with hotcoco in place of pycocotools.
 
     Its arguments, results and class-wise table are the same, and so are the numbers, to the last
-    bit. Proposals, files of results (``format_only``, ``outfile_prefix``) and ``use_mp_eval`` are
-    left to MMDetection; so is, with a line in the log, what hotcoco would refuse or count in
-    another way (``UnusualDataError``). One difference: where categories are not in the order of
-    their ids, MMDetection's table gives the classes each other's AP, this one their own.
+    bit. Proposals, ``format_only`` and ``use_mp_eval`` are left to MMDetection; so is, with a line
+    in the log, what hotcoco would refuse or count in another way (``UnusualDataError``). One
+    difference: where categories are not in the order of their ids, MMDetection's table gives the
+    classes each other's AP, this one their own.
 
     Args:
         classwise: whether the AP of each class is reported, as ``cat_precision``; with ``"kinds"``
@@ -98,7 +96,7 @@ class FastCocoMetric(CocoMetric):
             KeyError: ``metric_items`` has an unknown name, or there are no masks to evaluate.
             ConfigError: something was detected on an image that ``ann_file`` does not have.
         """
-        others = self.format_only or self.outfile_prefix is not None or self.use_mp_eval
+        others = self.format_only or self.use_mp_eval
         if self.backend == "pycocotools" or others or not set(self.metrics) <= FAST_METRICS:
             return self._compute_by_pycocotools(results)
         logger = MMLogger.get_current_instance()
@@ -130,6 +128,8 @@ class FastCocoMetric(CocoMetric):
                 metrics[f"{metric}_{item}"] = float(f"{round(stats[NAMES.index(item)], 3)}")
             numbers = " ".join(f"{value:.3f}" for value in stats[: len(STATS)])
             logger.info(f"{metric}_mAP_copypaste: {numbers}")
+        if self.outfile_prefix is not None:
+            self.results2json(predictions, self.outfile_prefix)
         return metrics
 
     def _compute_by_pycocotools(self, results: list) -> dict[str, float]:
@@ -194,28 +194,10 @@ class FastCocoMetric(CocoMetric):
             ``eval["precision"]`` (IoU thresholds, recalls, categories in the order of their ids,
             areas, numbers of detections).
         """
-        import hotcoco
-
-        detected = truth.load_res(table, segmentation=masks)
-        if masks is not None:
-            # the area of a mask, where that of the box would be taken
-            ids = np.arange(1, len(masks) + 1)
-            detected.update_anns(ids=ids, area=hotcoco.mask.area(masks))
+        detected = load_detections(truth, table, masks)
+        ids = (self.img_ids, self.cat_ids)
         thresholds = np.atleast_1d(self.iou_thrs)
-        evaluation = hotcoco.COCOeval(truth, detected, metric)
-        evaluation.params.imgIds = sorted({*self.img_ids})
-        evaluation.params.catIds = sorted({*self.cat_ids})
-        evaluation.params.maxDets = sorted(self.proposal_nums)
-        evaluation.params.iouThrs = list(thresholds)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        # hotcoco's own summary takes mAP at the largest number of detections, COCO's at 100
-        summary = COCOeval(iouType=metric)
-        summary.params.maxDets = evaluation.params.maxDets
-        summary.params.iouThrs = thresholds
-        summary.eval = evaluation.eval
-        summary.summarize()
-        return summary
+        return summarize(evaluate(metric, truth, detected, *ids, self.proposal_nums, thresholds))
 
     def _classwise(self, precision: NDArray, logger: MMLogger) -> dict[str, float]:
         """AP of each class, also as a table in the log."""
@@ -231,32 +213,6 @@ class FastCocoMetric(CocoMetric):
             rows.append([name, *map(str, values)])
         logger.info("\n%s", format_table(rows, numbers=False))
         return metrics
-
-
-def read_truth(dataset: Mapping) -> hotcoco.COCO:
-    """Read ground truth, the content of a COCO annotation file, with hotcoco.
-
-    Raises:
-        UnusualDataError: the numbers would not be pycocotools', or there would be none.
-    """
-    import hotcoco
-
-    images, categories, objects = (
-        [each["id"] for each in dataset.get(kind, ())]
-        for kind in ("images", "categories", "annotations")
-    )
-    if not all(isinstance(each, int) and each < LARGEST_ID for each in (*images, *categories)):
-        raise UnusualDataError("ids of images or categories are no whole numbers below 2**53")
-    if 0 in objects:
-        raise UnusualDataError(
-            "an annotation has the id 0, which pycocotools never counts as found; number from 1"
-        )
-    if len({*objects}) < len(objects):
-        raise UnusualDataError("annotations have the same id")
-    try:
-        return hotcoco.COCO(dataset)
-    except (TypeError, ValueError) as error:
-        raise UnusualDataError(f"hotcoco cannot read the ground truth: {error}") from error
 
 
 def is_coco_metric(metric: Mapping[str, Any]) -> bool:

@@ -3,9 +3,11 @@
 import copy
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
@@ -193,12 +195,20 @@ def test_what_hotcoco_does_not_do_is_mmdetections(data, tmp_path):
     ours, theirs = both(path, results, metric=["proposal", "bbox"])
     assert_same(ours, theirs)
     prefix = str(tmp_path / "out")
-    both(path, results, metric="bbox", outfile_prefix=prefix)
-    assert (tmp_path / "out.bbox.json").is_file()
-    (tmp_path / "out.bbox.json").unlink()
     ours, theirs = both(path, results, metric="bbox", format_only=True, outfile_prefix=prefix)
     assert ours == theirs == {}
     assert (tmp_path / "out.bbox.json").is_file()
+
+
+def test_files_of_results_are_mmdetections(data, tmp_path):
+    path, results = data
+    files = []
+    for metric in (FastCocoMetric, CocoMetric):
+        prefix = str(tmp_path / metric.__name__)
+        computed(metric, results, ann_file=str(path), metric=KINDS, outfile_prefix=prefix)
+        files.append([Path(f"{prefix}.{kind}.json").read_text() for kind in KINDS])
+    assert files[0] == files[1]
+    assert json.loads(files[0][1])[0].keys() >= {"image_id", "category_id", "segmentation"}
 
 
 def test_mistakes(data):
