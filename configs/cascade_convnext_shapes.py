@@ -1,38 +1,12 @@
 # The demo's data and sizes with three box heads instead of one.
-_base_ = "./mask_rcnn_convnext_shapes.py"
+_base_ = [
+    "./_base_/models/cascade_mask_rcnn_shapes.py",
+    "./_base_/datasets/shapes_instance.py",
+    "./_base_/schedules/schedule_shapes.py",
+    "./_base_/default_runtime.py",
+]
 
-head = _base_.model.roi_head.bbox_head
-stage = _base_.model.train_cfg.rcnn
-model = dict(
-    type="CascadeRCNN",
-    roi_head=dict(
-        type="CascadeRoIHead",
-        num_stages=3,
-        stage_loss_weights=[1, 0.5, 0.25],
-        bbox_head=[
-            dict(
-                head,
-                bbox_coder=dict(head.bbox_coder, target_stds=stds),
-                reg_decoded_bbox=True,
-                loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
-            )
-            for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
-        ],
-    ),
-    train_cfg=dict(
-        rcnn=[
-            dict(
-                stage,
-                assigner=dict(
-                    stage.assigner,
-                    match_low_quality=False,
-                    **dict.fromkeys(("pos_iou_thr", "neg_iou_thr", "min_pos_iou"), iou),
-                ),
-                sampler=dict(stage.sampler, num=48, pos_fraction=0.5),
-            )
-            for iou in (0.5, 0.6, 0.7)
-        ]
-    ),
+default_hooks = dict(
+    checkpoint=dict(interval=500, by_epoch=False), visualization=dict(score_thr=0.5)
 )
-
-del head, stage
+log_processor = dict(by_epoch=False)

@@ -8,11 +8,5 @@ _base_ = [
 
 # Of decay rate and drop path the paper gives only the sets that it searched, {0.9, 0.95} and
 # {0.2, ..., 0.5}: here the milder decay, and more drop path for larger models.
-weights = [
-    "https://dl.fbaipublicfiles.com/convnext/convnextv2/pt_only/convnextv2_tiny_1k_224_fcmae.pt",
-    "timm://convnextv2_tiny.fcmae",
-]
-model = dict(backbone=dict(drop_path_rate=0.3, init_cfg=dict(checkpoint=weights)))
 optim_wrapper = dict(paramwise_cfg=dict(decay_rate=0.95), optimizer=dict(lr=1e-4))
 auto_scale_lr = dict(base_batch_size=32)  # 8 GPUs x 4 images, the published total
-del weights

@@ -1,15 +1,4 @@
 # Step 3 of 12; published: 80.54 top-1.
-_base_ = "../cascade_convnext_b_coco.py"
+_base_ = "./cascade_base_02_patchify.py"
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="depthwise",
-        regime="base",
-        drop_path_rate=0.7,
-        init_cfg=None,  # no weights are published
-    ),
-    neck=dict(in_channels=[336, 672, 1344, 2688]),
-)
-sync_bn = "torch"
+model = dict(backbone=dict(step="depthwise"))

@@ -1,15 +1,7 @@
 # Step 5 of 12; published: 82.64 top-1.
-_base_ = "../cascade_convnext_b_coco.py"
+_base_ = "./cascade_base_04_width.py"
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="inverted_bottleneck",
-        regime="base",
-        drop_path_rate=0.7,
-        init_cfg=None,  # no weights are published
-    ),
+    backbone=dict(step="inverted_bottleneck"),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )
-sync_bn = "torch"

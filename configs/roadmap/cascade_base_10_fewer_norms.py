@@ -1,15 +1,4 @@
 # Step 10 of 12; published: 83.17 top-1.
-_base_ = "../cascade_convnext_b_coco.py"
+_base_ = "./cascade_base_09_fewer_activations.py"
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="fewer_norms",
-        regime="base",
-        drop_path_rate=0.7,
-        init_cfg=None,  # no weights are published
-    ),
-    neck=dict(in_channels=[128, 256, 512, 1024]),
-)
-sync_bn = "torch"
+model = dict(backbone=dict(step="fewer_norms"))

@@ -1,15 +1,4 @@
 # Step 1 of 12; published: 79.36 top-1.
-_base_ = "../cascade_convnext_t_coco.py"
+_base_ = "./cascade_tiny_00_resnet.py"
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="stage_ratio",
-        regime="tiny",
-        drop_path_rate=0.4,
-        init_cfg=None,  # no weights are published
-    ),
-    neck=dict(in_channels=[256, 512, 1024, 2048]),
-)
-sync_bn = "torch"
+model = dict(backbone=dict(step="stage_ratio", init_cfg=None))

@@ -1,15 +1,4 @@
 # Step 3 of 12; published: 78.28 top-1.
-_base_ = "../cascade_convnext_t_coco.py"
+_base_ = "./cascade_tiny_02_patchify.py"
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="depthwise",
-        regime="tiny",
-        drop_path_rate=0.4,
-        init_cfg=None,  # no weights are published
-    ),
-    neck=dict(in_channels=[256, 512, 1024, 2048]),
-)
-sync_bn = "torch"
+model = dict(backbone=dict(step="depthwise"))

@@ -8,7 +8,7 @@ model = dict(
         step="resnet",
         regime="base",
         drop_path_rate=0.7,
-        init_cfg=None,  # no weights are published
+        init_cfg=None,
     ),
     neck=dict(in_channels=[256, 512, 1024, 2048]),
 )

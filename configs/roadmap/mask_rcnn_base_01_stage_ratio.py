@@ -1,15 +1,7 @@
 # Step 1 of 12; published: 81.33 top-1.
-_base_ = "../mask_rcnn_convnext_b_coco.py"
+_base_ = "./mask_rcnn_base_00_resnet.py"
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="stage_ratio",
-        regime="base",
-        drop_path_rate=0.7,
-        init_cfg=None,  # no weights are published
-    ),
+    backbone=dict(step="stage_ratio"),
     neck=dict(in_channels=[336, 672, 1344, 2688]),
 )
-sync_bn = "torch"

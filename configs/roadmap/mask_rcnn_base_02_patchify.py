@@ -1,15 +1,4 @@
 # Step 2 of 12; published: 81.59 top-1.
-_base_ = "../mask_rcnn_convnext_b_coco.py"
+_base_ = "./mask_rcnn_base_01_stage_ratio.py"
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="patchify",
-        regime="base",
-        drop_path_rate=0.7,
-        init_cfg=None,  # no weights are published
-    ),
-    neck=dict(in_channels=[336, 672, 1344, 2688]),
-)
-sync_bn = "torch"
+model = dict(backbone=dict(step="patchify"))

@@ -1,15 +1,7 @@
 # Step 4 of 12; published: 81.85 top-1.
-_base_ = "../mask_rcnn_convnext_b_coco.py"
+_base_ = "./mask_rcnn_base_03_depthwise.py"
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="width",
-        regime="base",
-        drop_path_rate=0.7,
-        init_cfg=None,  # no weights are published
-    ),
+    backbone=dict(step="width"),
     neck=dict(in_channels=[512, 1024, 2048, 4096]),
 )
-sync_bn = "torch"

@@ -1,15 +1,4 @@
 # Step 9 of 12; published: 82.71 top-1.
-_base_ = "../mask_rcnn_convnext_b_coco.py"
+_base_ = "./mask_rcnn_base_08_gelu.py"
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="fewer_activations",
-        regime="base",
-        drop_path_rate=0.7,
-        init_cfg=None,  # no weights are published
-    ),
-    neck=dict(in_channels=[128, 256, 512, 1024]),
-)
-sync_bn = "torch"
+model = dict(backbone=dict(step="fewer_activations"))

@@ -1,15 +1,7 @@
 # Step 4 of 12; published: 80.50 top-1.
-_base_ = "../mask_rcnn_convnext_t_coco.py"
+_base_ = "./mask_rcnn_tiny_03_depthwise.py"
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="width",
-        regime="tiny",
-        drop_path_rate=0.4,
-        init_cfg=None,  # no weights are published
-    ),
+    backbone=dict(step="width"),
     neck=dict(in_channels=[384, 768, 1536, 3072]),
 )
-sync_bn = "torch"

@@ -1,15 +1,4 @@
 # Step 7 of 12; published: 80.57 top-1.
-_base_ = "../mask_rcnn_convnext_t_coco.py"
+_base_ = "./mask_rcnn_tiny_06_move_up.py"
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="kernel_7",
-        regime="tiny",
-        drop_path_rate=0.4,
-        init_cfg=None,  # no weights are published
-    ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
-sync_bn = "torch"
+model = dict(backbone=dict(step="kernel_7"))

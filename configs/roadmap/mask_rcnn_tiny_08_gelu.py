@@ -1,15 +1,4 @@
 # Step 8 of 12; published: 80.62 top-1.
-_base_ = "../mask_rcnn_convnext_t_coco.py"
+_base_ = "./mask_rcnn_tiny_07_kernel_7.py"
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="ModernizedResNet",
-        step="gelu",
-        regime="tiny",
-        drop_path_rate=0.4,
-        init_cfg=None,  # no weights are published
-    ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
-sync_bn = "torch"
+model = dict(backbone=dict(step="gelu"))

@@ -8,7 +8,7 @@ model = dict(
         step="layer_norm",
         regime="tiny",
         drop_path_rate=0.4,
-        init_cfg=None,  # no weights are published
+        init_cfg=None,
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -8,14 +8,10 @@ meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 short_sides = [(side, 1333) for side in range(480, 801, 32)]
 resize = dict(type="RandomChoiceResize", scales=short_sides, keep_ratio=True)
 before_crop = [(side, 1333) for side in (400, 500, 600)]
+crop = dict(crop_type="absolute_range", crop_size=(384, 600), allow_negative_crop=True)
 resize_crop_resize = [
     dict(type="RandomChoiceResize", scales=before_crop, keep_ratio=True),
-    dict(
-        type="RandomCrop",
-        crop_type="absolute_range",
-        crop_size=(384, 600),
-        allow_negative_crop=True,
-    ),
+    dict(type="RandomCrop", **crop),
     resize,
 ]
 train_pipeline = [
@@ -26,22 +22,17 @@ train_pipeline = [
     dict(type="FastPackDetInputs"),
 ]
 test_resize = dict(type="Resize", scale=(1333, 800), keep_ratio=True)
-test_pipeline = [
-    load_image,
-    test_resize,
-    load_annotations,
-    dict(type="FastPackDetInputs", meta_keys=meta_keys),
-]
+pack = dict(type="FastPackDetInputs", meta_keys=meta_keys)
+test_pipeline = [load_image, test_resize, load_annotations, pack]
+dataset = dict(type="CocoDataset", data_root=data_root)
+workers = dict(num_workers=2, persistent_workers=True, pin_memory=True)
 train_dataloader = dict(
+    **workers,
     batch_size=2,
-    num_workers=2,
-    persistent_workers=True,
-    pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=dict(type="AspectRatioBatchSampler"),
     dataset=dict(
-        type="CocoDataset",
-        data_root=data_root,
+        **dataset,
         ann_file="annotations/instances_train2017.json",
         data_prefix=dict(img="train2017/"),
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
@@ -49,15 +40,12 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
+    **workers,
     batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    pin_memory=True,
     drop_last=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="CocoDataset",
-        data_root=data_root,
+        **dataset,
         ann_file="annotations/instances_val2017.json",
         data_prefix=dict(img="val2017/"),
         test_mode=True,
@@ -84,5 +72,5 @@ tta_pipeline = [
     dict(type="TestTimeAug", transforms=[[test_resize], flips, [load_annotations], [pack_flipped]]),
 ]
 
-del load_image, load_annotations, meta_keys, short_sides, resize, before_crop, resize_crop_resize
-del test_resize, pack_flipped, flips
+del load_image, load_annotations, meta_keys, short_sides, resize, before_crop, crop
+del resize_crop_resize, test_resize, dataset, workers, pack, pack_flipped, flips

@@ -2,7 +2,7 @@
 _base_ = "./coco_instance.py"
 
 num_images = 8
-load_image = dict(type="LoadImageFromFile")
+load_image = _base_.test_pipeline[0]
 load_annotations = dict(type="LoadAnnotations", with_bbox=True, with_mask=True)
 resize = dict(type="Resize", scale=(512, 384), keep_ratio=True)
 # With the instances the metric needs no annotation file, which would have all images.
@@ -10,12 +10,8 @@ meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "in
 pack_flipped = dict(type="PackDetInputs", meta_keys=(*meta_keys, "flip", "flip_direction"))
 flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
 
-test_pipeline = [
-    load_image,
-    resize,
-    load_annotations,
-    dict(type="PackDetInputs", meta_keys=meta_keys),
-]
+pack = dict(type="PackDetInputs", meta_keys=meta_keys)
+test_pipeline = [load_image, resize, load_annotations, pack]
 tta_pipeline = [
     load_image,
     dict(type="TestTimeAug", transforms=[[resize], flips, [load_annotations], [pack_flipped]]),
@@ -44,4 +40,4 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=None)
 test_evaluator = val_evaluator
 
-del num_images, load_image, load_annotations, resize, meta_keys, pack_flipped, flips
+del num_images, load_image, load_annotations, resize, meta_keys, pack, pack_flipped, flips

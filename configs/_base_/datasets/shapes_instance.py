@@ -22,15 +22,14 @@ test_pipeline = [
         meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
     ),
 ]
+dataset = dict(type="CocoDataset", data_root=data_root, metainfo=metainfo)
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,  # reading takes a fortieth of a step, and a process more would take its core
     persistent_workers=False,
     sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
-        type="CocoDataset",
-        data_root=data_root,
-        metainfo=metainfo,
+        **dataset,
         ann_file="annotations/instances_train.json",
         data_prefix=dict(img="train/"),
         filter_cfg=dict(filter_empty_gt=False),
@@ -44,9 +43,7 @@ val_dataloader = dict(
     drop_last=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="CocoDataset",
-        data_root=data_root,
-        metainfo=metainfo,
+        **dataset,
         ann_file="annotations/instances_val.json",
         data_prefix=dict(img="val/"),
         test_mode=True,
@@ -60,3 +57,5 @@ val_evaluator = dict(
     metric=["bbox", "segm"],
 )
 test_evaluator = val_evaluator
+
+del dataset

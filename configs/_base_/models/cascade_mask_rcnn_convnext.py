@@ -2,12 +2,9 @@ _base_ = "./convnext_fpn.py"
 
 # The three stages of the cascade differ only in these.
 stage_iou_thresholds = [0.5, 0.6, 0.7]
-stage_target_stds = [
-    [0.1, 0.1, 0.2, 0.2],
-    [0.05, 0.05, 0.1, 0.1],
-    [0.033, 0.033, 0.067, 0.067],
-]
+stage_target_stds = ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
 
+sampler = dict(type="RandomSampler", num=512, pos_fraction=0.25, neg_pos_ub=-1)
 model = dict(
     type="CascadeRCNN",
     rpn_head=dict(loss_bbox=dict(type="SmoothL1Loss", beta=1.0 / 9.0, loss_weight=1.0)),
@@ -43,20 +40,10 @@ model = dict(
         rcnn=[
             dict(
                 assigner=dict(
-                    type="MaxIoUAssigner",
-                    pos_iou_thr=iou,
-                    neg_iou_thr=iou,
-                    min_pos_iou=iou,
-                    match_low_quality=False,
-                    ignore_iof_thr=-1,
+                    **dict(type="MaxIoUAssigner", match_low_quality=False, ignore_iof_thr=-1),
+                    **dict(pos_iou_thr=iou, neg_iou_thr=iou, min_pos_iou=iou),
                 ),
-                sampler=dict(
-                    type="RandomSampler",
-                    num=512,
-                    pos_fraction=0.25,
-                    neg_pos_ub=-1,
-                    add_gt_as_proposals=True,
-                ),
+                sampler=dict(add_gt_as_proposals=True, **sampler),
                 mask_size=28,
                 pos_weight=-1,
                 debug=False,
@@ -66,4 +53,4 @@ model = dict(
     ),
 )
 
-del stage_iou_thresholds, stage_target_stds
+del stage_iou_thresholds, stage_target_stds, sampler

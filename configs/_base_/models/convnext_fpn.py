@@ -1,5 +1,8 @@
 # What Mask R-CNN and Cascade Mask R-CNN share: ConvNeXt-T, feature pyramid, region proposals.
 roi_extractor = dict(type="SingleRoIExtractor", out_channels=256, featmap_strides=[4, 8, 16, 32])
+assigner = dict(type="MaxIoUAssigner", pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3)
+sampler = dict(type="RandomSampler", num=256, pos_fraction=0.5, neg_pos_ub=-1)
+nms = dict(type="nms", iou_threshold=0.7)
 model = dict(
     data_preprocessor=dict(
         type="DetDataPreprocessor",
@@ -51,30 +54,15 @@ model = dict(
     ),
     train_cfg=dict(
         rpn=dict(
-            assigner=dict(
-                type="MaxIoUAssigner",
-                pos_iou_thr=0.7,
-                neg_iou_thr=0.3,
-                min_pos_iou=0.3,
-                match_low_quality=True,
-                ignore_iof_thr=-1,
-            ),
-            sampler=dict(
-                type="RandomSampler",
-                num=256,
-                pos_fraction=0.5,
-                neg_pos_ub=-1,
-                add_gt_as_proposals=False,
-            ),
+            assigner=dict(match_low_quality=True, ignore_iof_thr=-1, **assigner),
+            sampler=dict(add_gt_as_proposals=False, **sampler),
             pos_weight=-1,
             debug=False,
         ),
-        rpn_proposal=dict(nms_pre=2000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0),
+        rpn_proposal=dict(nms_pre=2000, nms=nms, min_bbox_size=0),
     ),
     test_cfg=dict(
-        rpn=dict(
-            nms_pre=1000, max_per_img=1000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0
-        ),
+        rpn=dict(nms_pre=1000, max_per_img=1000, nms=nms, min_bbox_size=0),
         rcnn=dict(
             score_thr=0.05,
             nms=dict(type="nms", iou_threshold=0.5),
@@ -84,4 +72,4 @@ model = dict(
     ),
 )
 
-del roi_extractor
+del roi_extractor, assigner, sampler, nms
