@@ -21,7 +21,8 @@ from mmconvnext.errors import UnreadableCheckpointError
 
 # Where MMEngine looks for a config's text.
 CONFIG_TEXTS = (("meta", "config"), ("meta", "cfg"), ("message_hub", "runtime_info", "cfg"))
-LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.keyword)
+# `_base_` would read other files, and the others change what `dict(...)` calls.
+RESERVED = ("_base_", "dict", "__builtins__")
 
 
 def remove_code(checkpoint: Any, source: str) -> None:
@@ -41,7 +42,7 @@ def remove_code(checkpoint: Any, source: str) -> None:
             if key in node and not isinstance(node[key], dict):
                 _remove(node, key, f"{source}: {key} is no dict")
             node = node.get(key, {})
-        if last in node and not is_only_settings(node[last]):
+        if last in node and read_settings(node[last]) is None:
             where = ".".join([*path, last])
             _remove(node, last, f"{source}: the config text in {where} is more than settings")
 
@@ -52,50 +53,65 @@ def _remove(node: dict, key: str, reason: str) -> None:
     print_log(message, logger="current", level=logging.WARNING)
 
 
-def is_only_settings(text: object) -> bool:
-    """Whether a config text assigns literals and ``dict(...)`` calls to names, and does no more.
+def read_settings(text: object) -> dict[str, Any] | None:
+    """The values of a config text, without running it; None where it is more than settings.
 
-    ``_base_`` would read other files; ``{{…}}`` is replaced by text before MMEngine parses it;
-    ``custom_imports`` may name only what is imported already, and a ``type`` with dots only what is
-    registered already: MMEngine imports and calls any other.
+    Settings assign literals and ``dict(...)`` calls to names. ``{{…}}`` is replaced by text before
+    MMEngine parses it; ``custom_imports`` may name only what is imported already, and a ``type``
+    with dots only what is registered already: MMEngine imports and calls any other.
     """
     if not isinstance(text, str) or "{{" in text:
-        return False
+        return None
+    settings = {}
     try:
-        return all(map(_is_setting, ast.parse(text).body))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
+        for statement in ast.parse(text).body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=node) if name not in RESERVED:
+                    value = ast.literal_eval(_DictCalls().visit(node))
+                case _:
+                    return None
+            if not all(map(_is_safe_type, _types(value))):
+                return None
+            if name == "custom_imports" and not sys.modules.keys() >= {*_strings(value)}:
+                return None
+            settings[name] = value
+    # of what is no Python, no literal, nested too deep, or a key that cannot be hashed
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return None
+    return settings
 
 
-def _is_setting(statement: ast.stmt) -> bool:
-    match statement:
-        case ast.Assign(targets=[ast.Name(id="custom_imports")], value=value):
-            return _is_literal(value) and _imports_nothing_new(value)
-        case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            return name not in ("_base_", "dict", "__builtins__") and _is_literal(value)
-    return False
+class _DictCalls(ast.NodeTransformer):
+    """Rewrites ``dict({...}, key=...)`` as the literal that it stands for."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        match node:
+            case ast.Call(func=ast.Name(id="dict"), args=[ast.Dict()] | [], keywords=keywords):
+                literal = node.args[0] if node.args else ast.Dict(keys=[], values=[])
+                # of `**{...}`, which has no name, it makes what is no literal
+                names = [each.arg and ast.Constant(each.arg) for each in keywords]
+                values = [each.value for each in keywords]
+                return ast.Dict(keys=[*literal.keys, *names], values=[*literal.values, *values])
+        return node
 
 
-def _is_literal(node: ast.AST) -> bool:
-    if isinstance(node, LITERALS):
-        ignored = (ast.expr_context, ast.unaryop)
-        children = [n for n in ast.iter_child_nodes(node) if not isinstance(n, ignored)]
-        return all(map(_is_safe_type, _types(node))) and all(map(_is_literal, children))
-    match node:
-        case ast.Call(func=ast.Name(id="dict"), args=args, keywords=keywords):
-            # pairs of keys and values would hide a type
-            only_dicts = all(isinstance(argument, ast.Dict) for argument in args)
-            return only_dicts and all(map(_is_literal, [*args, *keywords]))
-    return False
+def _nested(value: Any) -> Iterator[Any]:
+    """A value and all that is in it, but for the keys of its dicts."""
+    yield value
+    inner = value.values() if isinstance(value, dict) else value
+    for each in inner if isinstance(value, dict | list | tuple | set) else ():
+        yield from _nested(each)
 
 
-def _types(node: ast.AST) -> Iterator[str]:
-    """What a dict or a keyword has as ``type``."""
-    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
-    values = [v for k, v in pairs if isinstance(k, ast.Constant) and k.value == "type"]
-    if isinstance(node, ast.keyword) and node.arg == "type":
-        values.append(node.value)
-    return (v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str))
+def _strings(value: Any) -> Iterator[str]:
+    return (each for each in _nested(value) if isinstance(each, str))
+
+
+def _types(value: Any) -> Iterator[str]:
+    """What any dict in a value has as ``type``, where that is a name."""
+    kinds = (each.get("type") for each in _nested(value) if isinstance(each, dict))
+    return (kind for kind in kinds if isinstance(kind, str))
 
 
 def _is_safe_type(name: str) -> bool:
@@ -115,28 +131,3 @@ def _is_safe_type(name: str) -> bool:
         if found is not None and any(known is found for known in registry.module_dict.values()):
             return True
     return False
-
-
-def _imports_nothing_new(value: ast.expr) -> bool:
-    keys = {id(k) for node in ast.walk(value) if isinstance(node, ast.Dict) for k in node.keys}
-    constants = [n for n in ast.walk(value) if isinstance(n, ast.Constant) and id(n) not in keys]
-    return all(n.value in sys.modules for n in constants if isinstance(n.value, str))
-
-
-def read_settings(text: str) -> dict[str, Any]:
-    """The settings of a config text that is only settings, without running it; {} of any other."""
-    if not is_only_settings(text):
-        return {}
-    return {each.targets[0].id: _value(each.value) for each in ast.parse(text).body}
-
-
-def _value(node: ast.AST) -> Any:
-    if not isinstance(node, ast.Call):
-        if isinstance(node, ast.List | ast.Tuple):
-            return [_value(each) for each in node.elts]
-        if isinstance(node, ast.Dict):
-            pairs = zip(node.keys, node.values, strict=True)
-            return {ast.literal_eval(key): _value(each) for key, each in pairs}
-        return ast.literal_eval(node)
-    merged = {key: each for argument in node.args for key, each in _value(argument).items()}
-    return merged | {each.arg: _value(each.value) for each in node.keywords}

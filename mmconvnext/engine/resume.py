@@ -45,7 +45,7 @@ def explain_differences(text: str | None, cfg: Config) -> list[str]:
         text: the checkpoint's config, which is read and not run; None if it has none.
         cfg: of the training that resumes.
     """
-    old = dict(_leaves(read_settings(text or "")))
+    old = dict(_leaves(read_settings(text) or {}))
     new = dict(_leaves(cfg.to_dict()))
     if not old:
         return ["resuming: the checkpoint has no config that could be compared with this one"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmconvnext.models.block import Block, LayerNorm2d
 from mmconvnext.models.fused_block import FusedBlock, is_recorded
-from mmconvnext.models.stages import Stages, check_blocks
+from mmconvnext.models.stages import Stages, check_blocks, drop_path_rates
 from mmconvnext.variants import resolve_arch
 
 
@@ -86,8 +86,7 @@ class ConvNeXt(Stages):
 
         build = partial(FusedBlock, fused=fused) if fused else Block
         options = (layer_scale_init_value, use_grn)
-        last_block = sum(self.depths) - 1
-        rates = (drop_path_rate * block / last_block for block in range(last_block + 1))
+        rates = drop_path_rates(self.depths, drop_path_rate)
         for stage in range(self.out_indices[-1] + 1):
             width = self.widths[stage]
             self.downsample_layers.append(_downsampling(in_channels, self.widths, stage))

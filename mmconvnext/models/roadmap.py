@@ -15,41 +15,28 @@ from torch import Tensor, nn
 
 from mmconvnext.errors import ConfigError
 from mmconvnext.models.block import LayerNorm2d
-from mmconvnext.models.stages import Stages, check_blocks
+from mmconvnext.models.stages import Stages, check_blocks, drop_path_rates
 
 
 @dataclass(frozen=True)
 class Design:
-    """The switches of the walk; the defaults are ResNet-50's.
+    """The switches of the walk; the defaults are ResNet-50's."""
 
-    Attributes:
-        depths: blocks of each stage.
-        width: channels of the first stage: of a block's 3x3 convolution, or, where
-            ``inverted_bottleneck`` is set, of its input and output.
-        patchify: a stem of 4x4 with stride 4 for 7x7 with stride 2 and max pooling.
-        depthwise: as many groups as channels in a block's spatial convolution.
-        inverted_bottleneck: four times as many channels within a block as at its ends.
-        move_up: the spatial convolution comes first in a block.
-        kernel_size: of the spatial convolution; odd.
-        gelu: for ReLU.
-        fewer_activations: one in a block, before its last layer, and none in the stem.
-        fewer_norms: one in a block, after the spatial convolution.
-        layer_norm: for BatchNorm.
-        separate_downsampling: LayerNorm and 2x2 with stride 2 between stages, LayerNorm after the
-            last one, layer scale; for a stride in a stage's first block.
-    """
-
-    depths: tuple[int, ...] = (3, 4, 6, 3)
+    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks of each stage
+    # Channels in the first stage: of a block's 3x3 convolution, or, where `inverted_bottleneck`
+    # is set, of its input and output.
     width: int = 64
-    patchify: bool = False
-    depthwise: bool = False
-    inverted_bottleneck: bool = False
-    move_up: bool = False
-    kernel_size: int = 3
-    gelu: bool = False
-    fewer_activations: bool = False
-    fewer_norms: bool = False
-    layer_norm: bool = False
+    patchify: bool = False  # a stem of 4x4 with stride 4 for 7x7 with stride 2 and max pooling
+    depthwise: bool = False  # a group for each channel in a block's spatial convolution
+    inverted_bottleneck: bool = False  # four times as many channels within a block as at its ends
+    move_up: bool = False  # the spatial convolution comes first in a block
+    kernel_size: int = 3  # of the spatial convolution; odd
+    gelu: bool = False  # for ReLU
+    fewer_activations: bool = False  # one in a block, before its last layer, and none in the stem
+    fewer_norms: bool = False  # one in a block, after the spatial convolution
+    layer_norm: bool = False  # for BatchNorm
+    # LayerNorm and 2x2 with stride 2 between stages, LayerNorm after the last one, layer scale;
+    # for a stride in a stage's first block.
     separate_downsampling: bool = False
 
     @property
@@ -58,30 +45,49 @@ class Design:
         first = self.width if self.inverted_bottleneck else 4 * self.width
         return tuple(first * 2**stage for stage in range(4))
 
+    @property
+    def norm(self) -> type[nn.Module]:
+        """The normalisation layer of feature maps."""
+        return LayerNorm2d if self.layer_norm else nn.BatchNorm2d
 
-# What each step changes, by regime: ResNet-50 and Swin-T, ResNet-200 and Swin-B.
-WALKS: dict[str, dict[str, dict[str, Any]]] = {
-    regime: {
-        "resnet": {"depths": depths, "width": 64},
-        "stage_ratio": ratio,
-        "patchify": {"patchify": True},
-        "depthwise": {"depthwise": True},
-        "width": {"width": width},
-        "inverted_bottleneck": {"inverted_bottleneck": True},
-        "move_up": {"move_up": True},
-        "kernel_7": {"kernel_size": 7},
-        "gelu": {"gelu": True},
-        "fewer_activations": {"fewer_activations": True},
-        "fewer_norms": {"fewer_norms": True},
-        "layer_norm": {"layer_norm": True},
-        "separate_downsampling": {"separate_downsampling": True},
-    }
-    for regime, depths, ratio, width in (
-        ("tiny", (3, 4, 6, 3), {"depths": (3, 3, 9, 3)}, 96),
-        ("base", (3, 24, 36, 3), {"depths": (3, 3, 27, 3), "width": 84}, 128),
-    )
+    @property
+    def has_bias(self) -> bool:
+        """As ConvNeXt's layers; before, BatchNorm's shift follows each convolution."""
+        return self.fewer_norms or self.layer_norm
+
+    @property
+    def activation(self) -> nn.Module:
+        """A new activation."""
+        return nn.GELU() if self.gelu else nn.ReLU()
+
+
+# What each step changes on the way from ResNet-50 to ConvNeXt-T, at the cost of Swin-T.
+WALK: dict[str, dict[str, Any]] = {
+    "resnet": {},
+    "stage_ratio": {"depths": (3, 3, 9, 3)},
+    "patchify": {"patchify": True},
+    "depthwise": {"depthwise": True},
+    "width": {"width": 96},
+    "inverted_bottleneck": {"inverted_bottleneck": True},
+    "move_up": {"move_up": True},
+    "kernel_7": {"kernel_size": 7},
+    "gelu": {"gelu": True},
+    "fewer_activations": {"fewer_activations": True},
+    "fewer_norms": {"fewer_norms": True},
+    "layer_norm": {"layer_norm": True},
+    "separate_downsampling": {"separate_downsampling": True},
 }
-STEPS = tuple(WALKS["tiny"])
+# The same by regime; "base" goes from ResNet-200 to ConvNeXt-B, at the cost of Swin-B.
+WALKS = {
+    "tiny": WALK,
+    "base": WALK
+    | {
+        "resnet": {"depths": (3, 24, 36, 3)},
+        "stage_ratio": {"depths": (3, 3, 27, 3), "width": 84},
+        "width": {"width": 128},
+    },
+}
+STEPS = tuple(WALK)
 
 
 def design_of(step: str, regime: str, **switches: Any) -> Design:
@@ -133,31 +139,25 @@ class RoadmapBlock(nn.Module):
         super().__init__()
         hidden = outputs * 4 if design.inverted_bottleneck else outputs // 4
         spatial = inputs if design.move_up else hidden
-        norm, kernel = _norm_of(design), design.kernel_size
+        groups = spatial if design.depthwise else 1
+        kernel, norm, bias = design.kernel_size, design.norm, {"bias": design.has_bias}
         fewer = nn.Identity if design.fewer_norms else norm
-        has_bias = _has_bias(design)
         self.is_moved_up, self.is_plain = design.move_up, not design.fewer_activations
-        self.pwconv1 = Pointwise(inputs, hidden, bias=has_bias)
+        self.pwconv1 = Pointwise(inputs, hidden, **bias)
         self.norm1 = fewer(hidden)
         self.dwconv = nn.Conv2d(
-            spatial,
-            spatial,
-            kernel,
-            stride,
-            padding=kernel // 2,
-            groups=spatial if design.depthwise else 1,
-            bias=has_bias,
+            spatial, spatial, kernel, stride, padding=kernel // 2, groups=groups, **bias
         )
         self.norm = norm(spatial)
-        self.pwconv2 = Pointwise(hidden, outputs, bias=has_bias)
+        self.pwconv2 = Pointwise(hidden, outputs, **bias)
         self.norm2 = fewer(outputs)
-        self.activation = nn.GELU() if design.gelu else nn.ReLU()
+        self.activation = design.activation
         has_scale = design.separate_downsampling and layer_scale
         self.gamma = nn.Parameter(torch.full((outputs,), float(layer_scale))) if has_scale else None
         self.drop_path = drop_path
         self.shortcut = nn.Identity()
         if stride > 1 or inputs != outputs:
-            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=has_bias)
+            conv = nn.Conv2d(inputs, outputs, 1, stride, **bias)
             self.shortcut = nn.Sequential(conv, norm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,14 +185,9 @@ class ModernizedResNet(Stages):
         step: the last step taken, see ``STEPS``.
         regime: ``tiny`` (ResNet-50, Swin-T) or ``base`` (ResNet-200, Swin-B).
         switches: fields of :class:`Design` that differ from those of the step.
-        in_channels: channels of the image.
-        drop_path_rate: stochastic depth, growing linearly over the blocks.
-        layer_scale_init_value: the initial value of the layer scale of the last step; 0 for none.
         norm_eval: keep BatchNorm's statistics, as detectors with pretrained ResNets do.
-        out_indices: the stages whose features are returned.
-        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
-        with_cp: recompute each block in the backward pass.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)``, or None.
+
+    The others are those of :class:`mmconvnext.ConvNeXt`; layer scale is that of the last step.
 
     Raises:
         ValueError: an argument is out of range.
@@ -222,22 +217,19 @@ class ModernizedResNet(Stages):
         super().__init__(design.depths, out_indices, frozen_stages, with_cp, init_cfg)
         self.design, self.norm_eval = design, norm_eval
         self.out_channels = design.out_channels
-        last_block = sum(design.depths) - 1
-        rates = (drop_path_rate * block / last_block for block in range(last_block + 1))
-        channels = design.width
-        for stage in range(self.out_indices[-1] + 1):
-            outputs = self.out_channels[stage]
+        rates, channels = drop_path_rates(design.depths, drop_path_rate), design.width
+        for stage, outputs in enumerate(design.out_channels[: self.out_indices[-1] + 1]):
             self.downsample_layers.append(_downsampling(design, in_channels, stage))
-            separate = design.separate_downsampling
-            channels = outputs if separate and stage else channels
+            stride = 2 if stage else 1
+            if design.separate_downsampling:
+                stride, channels = 1, outputs
             blocks = []
             for rate in islice(rates, design.depths[stage]):
-                stride = 2 if stage and not blocks and not separate else 1
-                drop = DropPath(rate)
-                blocks.append(
-                    RoadmapBlock(design, channels, outputs, stride, drop, layer_scale_init_value)
+                block = RoadmapBlock(
+                    design, channels, outputs, stride, DropPath(rate), layer_scale_init_value
                 )
-                channels = outputs
+                blocks.append(block)
+                stride, channels = 1, outputs
             self.stages.append(nn.Sequential(*blocks))
         for index in self.out_indices:
             norm = LayerNorm2d if design.separate_downsampling else nn.Identity
@@ -258,15 +250,6 @@ class ModernizedResNet(Stages):
         return self
 
 
-def _norm_of(design: Design) -> type[nn.Module]:
-    return LayerNorm2d if design.layer_norm else nn.BatchNorm2d
-
-
-def _has_bias(design: Design) -> bool:
-    # As ConvNeXt's layers; before, BatchNorm's shift follows each convolution.
-    return design.fewer_norms or design.layer_norm
-
-
 def _downsampling(design: Design, in_channels: int, stage: int) -> nn.Sequential:
     """The stem (stage 0) or, in the last step, a layer of its own before another stage."""
     if stage:
@@ -274,14 +257,14 @@ def _downsampling(design: Design, in_channels: int, stage: int) -> nn.Sequential
             return nn.Sequential()
         before, after = design.out_channels[stage - 1 : stage + 1]
         return nn.Sequential(LayerNorm2d(before), nn.Conv2d(before, after, 2, stride=2))
-    norm, bias = _norm_of(design)(design.width), _has_bias(design)
-    activation = nn.GELU() if design.gelu else nn.ReLU()
-    if design.patchify:
-        conv = nn.Conv2d(in_channels, design.width, 4, stride=4, bias=bias)
-        return nn.Sequential(conv, norm, *([] if design.fewer_activations else [activation]))
-    conv = nn.Conv2d(in_channels, design.width, 7, stride=2, padding=3, bias=bias)
-    pool = nn.MaxPool2d(3, stride=2, padding=1)
-    return nn.Sequential(conv, norm, *([] if design.fewer_activations else [activation]), pool)
+    kernel, stride, padding = (4, 4, 0) if design.patchify else (7, 2, 3)
+    conv = nn.Conv2d(in_channels, design.width, kernel, stride, padding, bias=design.has_bias)
+    layers = [conv, design.norm(design.width)]
+    if not design.fewer_activations:
+        layers.append(design.activation)
+    if not design.patchify:
+        layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+    return nn.Sequential(*layers)
 
 
 def _init_parameters(design: Design, module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -129,6 +129,12 @@ class Stages(LoadsAnyLayout, BaseModule):
         if stage is None:
             return self.num_stages + 1
         return 0 if kind == "downsample_layers" else stage + 1
+
+
+def drop_path_rates(depths: Sequence[int], last: float) -> Iterator[float]:
+    """The rate of each block, growing linearly from 0 to that of the last one."""
+    intervals = sum(depths) - 1
+    return (last * block / intervals for block in range(intervals + 1))
 
 
 def _place(name: str) -> tuple[str, int | None, int]:

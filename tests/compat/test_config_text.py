@@ -10,7 +10,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 import mmconvnext
 from mmconvnext.compat.checkpoint_io import read_checkpoint
-from mmconvnext.compat.config_text import is_only_settings
+from mmconvnext.compat.config_text import read_settings
 from mmconvnext.errors import UnreadableCheckpointError
 from tests.compat.test_checkpoint_io import Call
 from tests.compat.test_resume import make_runner, saved  # noqa: F401 (a fixture)
@@ -108,40 +108,43 @@ def test_an_inferencer_calls_nothing_that_a_checkpoint_names(tmp_path):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "a = 1\nb = -1.5\nc = dict(x=[1, (2, 3)], y={'z': None, 1: {2}})",
-        "custom_imports = dict(imports=['mmconvnext'], allow_failed_imports=False)",
-        "a = dict({'b': 1}, c=2)",
-        "a = dict(type='ConvNeXt')",
-        "a = [{'type': 'mmdet.ConvNeXt'}, dict(type='mmconvnext.models.convnext.ConvNeXt')]",
-    ],
-)
-def test_settings_are_kept(text):
+SETTINGS = {
+    "": {},
+    "a = 1\nb = -1.5\nc = dict(x=[1, (2, 3)], y={'z': None, 1: {2}})": {
+        **{"a": 1, "b": -1.5},
+        "c": {"x": [1, (2, 3)], "y": {"z": None, 1: {2}}},
+    },
+    "custom_imports = dict(imports=['mmconvnext'], allow_failed_imports=False)": {
+        "custom_imports": {"imports": ["mmconvnext"], "allow_failed_imports": False}
+    },
+    "a = dict({'b': 1}, c=2)": {"a": {"b": 1, "c": 2}},
+    "a = [{'type': 'mmdet.ConvNeXt'}, dict(type='mmconvnext.models.convnext.ConvNeXt')]": {
+        "a": [{"type": "mmdet.ConvNeXt"}, {"type": "mmconvnext.models.convnext.ConvNeXt"}]
+    },
+    "a = dict(type='ConvNeXt')": {"a": {"type": "ConvNeXt"}},
+}
+
+
+@pytest.mark.parametrize("text", SETTINGS)
+def test_settings_are_read_without_running_them(text):
     assert mmconvnext.ConvNeXt
-    assert is_only_settings(text)
+    assert read_settings(text) == SETTINGS[text]
 
 
 @pytest.mark.parametrize(
     "text",
     [
         *(None, 3, "a = b", "a.b = 1", "a += 1", "a =", "(" * 10000, "\0", "a = b = 1"),
-        *("dict = 1", "__builtins__ = {}", "a = dict([('type', 'os.mkdir')])"),
+        *("dict = 1", "__builtins__ = {}", "a = dict([('type', 'os.mkdir')])", "a = {[]: 1}"),
         *("a = dict(type='os.mkdir')", "a = [{'type': 'subprocess.Popen'}]", "a = dict(type='')"),
         *("a = dict(**{'ty' 'pe': 'mmengine.load'})", "a = dict(type='mmengine.config.config.os')"),
+        *("a = {**{'type': 'os.mkdir'}}", "a = dict({'b': (dict(type='os.mkdir'),)}, c=1)"),
         *("a = dict(type='antigravity')", "a = dict(type='torch.classes.x')"),
-        "custom_imports = dict(imports=['imports'])",
+        *("a = dict({}, {})", "a = [1].copy()", "a = f(type='x')", "a = {'type': 'os.' 'mkdir'}"),
+        *("custom_imports = dict(imports=['imports'])", "custom_imports = f()"),
         "custom_imports = {'imports': 'allow_failed_imports'}",
-        *(
-            "# \ra = open('x', 'w')",
-            "dict.a = dict()",
-            "a[0] = 1",
-            "a, b = 1, 2",
-            "custom_imports = f()",
-        ),
+        *("# \ra = open('x', 'w')", "dict.a = dict()", "a[0] = 1", "a, b = 1, 2"),
     ],
 )
-def test_anything_else_is_not(text):
-    assert not is_only_settings(text)
+def test_anything_else_is_no_settings(text):
+    assert read_settings(text) is None

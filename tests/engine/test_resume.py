@@ -9,7 +9,6 @@ from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from mmconvnext.compat.config_text import read_settings
 from mmconvnext.engine.resume import FreshSchedule, explain_differences
 from mmconvnext.engine.runner import DetectionRunner
 from mmconvnext.errors import ConfigError
@@ -122,11 +121,6 @@ def test_other_optimizers_and_schedules_are_refused(changes, said):
 def test_a_text_that_is_not_settings_alone_is_not_compared(text):
     (line,) = explain_differences(text, CONFIG)
     assert "no config that could be compared" in line
-
-
-def test_settings_are_read_without_running_them():
-    text = CONFIG.pretty_text + "\nx = dict({'a': 1}, b=(-2, None))\n"
-    assert read_settings(text) == {**CONFIG.to_dict(), "x": {"a": 1, "b": [-2, None]}}
 
 
 class Line(BaseModel):

@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 from torch import nn
 
 from mmconvnext.models import ConvNeXt, convnext, tiles
@@ -46,11 +45,6 @@ def test_parameter_counts_are_exact(arch):
     with torch.device("meta"):
         model = ConvNeXt(arch)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
-
-
-def test_is_registered_for_mmdetection():
-    assert MODELS.get("ConvNeXt") is ConvNeXt
-    assert isinstance(MODELS.build({"type": "ConvNeXt", "arch": SMALL}), ConvNeXt)
 
 
 @pytest.fixture(params=["auto", "fused", "fused, in many tiles"])
@@ -118,24 +112,11 @@ def test_output_norms_are_layer_norms_of_the_stages():
         torch.testing.assert_close(out, expected.permute(0, 3, 1, 2))
 
 
-def test_shapes_and_strides_of_the_outputs():
-    shapes = [(2, 8, 16, 24), (2, 16, 8, 12), (2, 24, 4, 6), (2, 32, 2, 3)]
-    assert [tuple(o.shape) for o in small()(image(2, 64, 96))] == shapes
-
-
 @pytest.mark.parametrize("use_grn", [False, True])
 def test_both_memory_formats_give_the_same(use_grn):
     model = small(use_grn=use_grn).eval()
     randomise(model)
     torch.testing.assert_close(model(image()), model(image().to(memory_format=torch.channels_last)))
-
-
-def test_autocast_to_bfloat16_stays_within_its_precision():
-    model = small(use_grn=True).eval()
-    randomise(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        halves = model(image())
-    assert_all_near(halves, model(image()), 3e-2)
 
 
 def test_checkpointing_changes_neither_features_nor_gradients():
@@ -153,11 +134,6 @@ def test_checkpointing_changes_neither_features_nor_gradients():
 def test_checkpointing_keeps_fewer_activations(fused):
     assert bytes_kept(small(with_cp=True, fused=fused)) < 0.5 * bytes_kept(small(fused=False))
     assert bytes_kept(small(with_cp=True, fused=fused)) < bytes_kept(small(fused=fused))
-
-
-def test_inductor_gives_the_same():
-    model = small(use_grn=True).eval()
-    assert_all_near(torch.compile(model, fullgraph=True)(image()), model(image()), 1e-4)
 
 
 def test_exports_with_dynamic_size():
@@ -191,7 +167,8 @@ def test_drop_path_grows_linearly_over_all_blocks_whatever_is_built(out_indices,
 def test_builds_only_what_out_indices_need(out_indices):
     model = small(out_indices=out_indices)
     outs = model(image())
-    assert [o.shape[1] for o in outs] == [SMALL["widths"][i] for i in out_indices]
+    shapes = [(2, width, 64 >> i + 2, 96 >> i + 2) for i, width in enumerate(SMALL["widths"])]
+    assert [tuple(o.shape) for o in outs] == [shapes[i] for i in out_indices]
     assert len(model.stages) == len(model.downsample_layers) == max(out_indices) + 1
     sum(o.sum() for o in outs).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
@@ -240,10 +217,6 @@ def test_other_channels_and_kernels():
     assert [o.shape[-1] for o in outs] == [16, 8, 4, 2]
 
 
-def test_float64_stays_float64():
-    assert small().double()(image().double())[0].dtype == torch.float64
-
-
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
@@ -286,24 +259,3 @@ def test_fusion_status_gives_reasons_and_the_log_says_them_once(monkeypatch):
         model(image())
     line = "5 of 6 blocks are fused; 1 layer by layer (norm replaced, changed or with hooks)"
     assert logged == [(f"ConvNeXt: {line}", "current")]
-
-
-def test_layer_ids_of_tiny_follow_the_official_rule():
-    with torch.device("meta"):
-        model = ConvNeXt("tiny")
-    assert (model.num_layers, model.num_stages) == (6, 4)
-    expected = {
-        "downsample_layers.0.0.weight": (0, 0),
-        "stages.0.2.gamma": (1, 1),
-        "downsample_layers.1.1.bias": (2, 0),
-        "stages.1.0.norm.weight": (2, 2),
-        "downsample_layers.2.0.weight": (3, 0),
-        "stages.2.0.dwconv.weight": (3, 3),
-        "stages.2.2.dwconv.weight": (3, 3),
-        "stages.2.3.dwconv.weight": (4, 3),
-        "stages.2.8.pwconv2.bias": (5, 3),
-        "downsample_layers.3.1.weight": (6, 0),
-        "stages.3.2.pwconv1.weight": (6, 4),
-        "norm3.weight": (7, 5),
-    }
-    assert {n: (model.layer_id(n), model.stage_id(n)) for n in expected} == expected

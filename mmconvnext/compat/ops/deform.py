@@ -12,11 +12,13 @@ Attention: ``value`` (n, keys, heads, d), ``shapes`` (levels, 2), height and wid
 0 … 1, and ``weights`` like them without the 2.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmconvnext.compat.ops.torchvision_ops import kernels, widened
+from mmconvnext.compat.ops.torchvision_ops import add_gradients, kernels, widened
 
 # mmcv's names of stride, padding and dilation (y before x) and both kinds of groups.
 _GROUPS = ("group", "deformable_group")
@@ -95,7 +97,7 @@ def _first(map: Tensor, size: torch.Size) -> Tensor:
     return map.flatten(1)[:, : map.shape[1] * size.numel()].view(len(map), -1, *size)
 
 
-def _attend(value, shapes, locations, weights) -> Tensor:
+def _attend(shapes, value, locations, weights) -> Tensor:
     # mmcv itself takes this way on the CPU
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
@@ -104,17 +106,11 @@ def _attend(value, shapes, locations, weights) -> Tensor:
 
 def ms_deform_attn_forward(value, shapes, starts, locations, weights, im2col_step) -> Tensor:
     """Sum bilinear samples of all levels with the weights: (n, queries, heads * d)."""
-    tensors = widened(value), shapes, widened(locations), widened(weights)
-    return _attend(*tensors).to(value.dtype)
+    return _attend(shapes, *map(widened, (value, locations, weights))).to(value.dtype)
 
 
 def ms_deform_attn_backward(
     value, shapes, starts, locations, weights, grad_output, *buffers, im2col_step
 ) -> None:
     """Add the gradients of value, locations and weights to ``buffers``."""
-    inputs = [widened(t.detach()).requires_grad_() for t in (value, locations, weights)]
-    with torch.enable_grad():
-        output = _attend(inputs[0], shapes, *inputs[1:])
-    grads = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
-    for buffer, grad in zip(buffers, grads, strict=True):
-        buffer += grad
+    add_gradients(partial(_attend, shapes), (value, locations, weights), grad_output, buffers)

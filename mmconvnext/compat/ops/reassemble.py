@@ -5,11 +5,12 @@ Shapes: ``features`` (n, c, h, w); of CARAFE, ``masks`` (n, groups * k * k, h * 
 compute it; of them ``rfeatures`` is given to the backward operator and is filled.
 """
 
-import torch
+from functools import partial
+
 from torch import Tensor
 from torch.nn import functional
 
-from mmconvnext.compat.ops.torchvision_ops import widened
+from mmconvnext.compat.ops.torchvision_ops import add_gradients, widened
 
 
 def _reassemble(features: Tensor, masks: Tensor, kernel: int, groups: int, scale: int) -> Tensor:
@@ -34,12 +35,8 @@ def carafe_backward(
     grad_output, rfeatures, masks, *buffers, kernel_size, group_size, scale_factor
 ) -> None:
     """Add the gradients of features and masks to the last two of ``buffers``."""
-    inputs = [widened(t.detach()).requires_grad_() for t in (rfeatures, masks)]
-    with torch.enable_grad():
-        output = _reassemble(*inputs, kernel_size, group_size, scale_factor)
-    grads = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
-    for buffer, grad in zip(buffers[-2:], grads, strict=True):
-        buffer += grad
+    reassemble = partial(_reassemble, kernel=kernel_size, groups=group_size, scale=scale_factor)
+    add_gradients(reassemble, (rfeatures, masks), grad_output, buffers[-2:])
 
 
 def masked_im2col_forward(

@@ -1,6 +1,7 @@
-"""torchvision's kernels, imported when the first one is needed."""
+"""torchvision's kernels, imported when the first one is needed, and what operators share."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,3 +37,18 @@ def widened(tensor: Tensor) -> Tensor:
     whole pixels in them.
     """
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def add_gradients(
+    function: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    grad_output: Tensor,
+    buffers: Sequence[Tensor],
+) -> None:
+    """Add to ``buffers`` the gradients that torch finds of a function of ``inputs``."""
+    inputs = [widened(t.detach()).requires_grad_() for t in inputs]
+    with torch.enable_grad():
+        output = function(*inputs)
+    grads = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
+    for buffer, grad in zip(buffers, grads, strict=True):
+        buffer += grad
