@@ -1,3 +1,5 @@
+"""Modules that act once another is imported, and names that are imported at their first use."""
+
 import importlib
 import importlib.util
 import inspect
@@ -12,12 +14,13 @@ from mmconvnext.compat.imports import after_import
 
 @pytest.fixture
 def name(tmp_path, monkeypatch):
-    """A module that can be imported and has not been."""
+    """A module that can be imported and has not been; all of its kind go again."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(imports, "ACTIONS", {})
     (tmp_path / "fresh_module.py").write_text("value = 1\n")
     yield "fresh_module"
-    sys.modules.pop("fresh_module", None)
+    for module in [name for name in sys.modules if name.startswith("fresh_")]:
+        del sys.modules[module]
 
 
 # The actions:
@@ -53,17 +56,10 @@ def test_each_action_is_taken_once_in_order_after_the_import_and_after_a_reload(
     assert importlib.reload(module).value == 7
 
 
-def test_a_module_of_a_package_is_acted_upon_before_its_importer_goes_on(tmp_path, name):
-    package = tmp_path / "fresh_package"
-    package.mkdir()
-    (package / "__init__.py").write_text("from fresh_package.inner import value\n")
-    (package / "inner.py").write_text("value = 1\n")
-    after_import("fresh_package.inner", __name__, "double")
-    try:
-        assert importlib.import_module("fresh_package").value == 2
-    finally:
-        for module in ("fresh_package", "fresh_package.inner"):
-            sys.modules.pop(module, None)
+def test_a_module_is_acted_upon_before_its_importer_goes_on(tmp_path, name):
+    (tmp_path / "fresh_package.py").write_text("from fresh_module import value\n")
+    after_import(name, __name__, "double")
+    assert importlib.import_module("fresh_package").value == 2
 
 
 def test_an_action_may_import_the_module(name):
@@ -88,7 +84,8 @@ def test_two_copies_of_the_finder_do_not_ask_each_other_in_turn(name, monkeypatc
     assert importlib.import_module(name).value == 7
 
 
-def test_what_is_not_installed_stays_missing(name):
+@pytest.mark.usefixtures("name")
+def test_what_is_not_installed_stays_missing():
     after_import("no_such_module", __name__, "double")
     assert importlib.util.find_spec("no_such_module") is None
     with pytest.raises(ModuleNotFoundError):
@@ -108,7 +105,8 @@ def test_the_module_looks_as_if_nobody_had_waited_for_it(name):
     assert inspect.getsource(module) == "value = 1\n"
 
 
-def test_a_namespace_package_is_found(tmp_path, name):
+@pytest.mark.usefixtures("name")
+def test_a_namespace_package_is_found(tmp_path):
     (tmp_path / "fresh_namespace").mkdir()
     after_import("fresh_namespace", __name__, "double")
     assert list(importlib.util.find_spec("fresh_namespace").submodule_search_locations)
@@ -119,20 +117,19 @@ def test_our_module_is_imported_where_there_is_no_function_to_call(tmp_path, nam
     after_import(name, "fresh_follower")
     assert "fresh_follower" not in sys.modules
     importlib.import_module(name)
-    assert sys.modules.pop("fresh_follower")
+    assert "fresh_follower" in sys.modules
 
 
-def test_a_lazy_name_or_module_is_imported_at_its_first_use(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "lazy_package").mkdir()
-    (tmp_path / "lazy_package/__init__.py").write_text(
+@pytest.mark.usefixtures("name")
+def test_a_lazy_name_or_module_is_imported_at_its_first_use(tmp_path):
+    (tmp_path / "fresh_lazy").mkdir()
+    (tmp_path / "fresh_lazy/__init__.py").write_text(
         "from mmconvnext.compat.imports import lazy_names\n"
         "__getattr__ = lazy_names(__name__, {'Thing': 'inner', 'inner': 'inner'})\n"
     )
-    (tmp_path / "lazy_package/inner.py").write_text("class Thing: pass\n")
-    package = importlib.import_module("lazy_package")
-    assert "lazy_package.inner" not in sys.modules
-    assert package.Thing is sys.modules["lazy_package.inner"].Thing
-    assert package.inner is sys.modules["lazy_package.inner"]
-    with pytest.raises(AttributeError, match="module 'lazy_package' has no attribute 'Nothing'"):
+    (tmp_path / "fresh_lazy/inner.py").write_text("class Thing: pass\n")
+    package = importlib.import_module("fresh_lazy")
+    assert "fresh_lazy.inner" not in sys.modules
+    assert package.Thing is package.inner.Thing is sys.modules["fresh_lazy.inner"].Thing
+    with pytest.raises(AttributeError, match="module 'fresh_lazy' has no attribute 'Nothing'"):
         package.Nothing()

@@ -54,16 +54,10 @@ print(json.dumps([mmcv._ext.__file__, mmcv._ext.calls, ours, imported]))
 """
 
 WITHOUT_MMCV = """
-import sys
+import importlib.util, sys
 
-class Blind:
-    # a finder that sees everything but mmcv, as where it is not installed
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        return None if name == "mmcv" else self.finder.find_spec(name, path, target)
-
-sys.meta_path[:] = [Blind(finder) for finder in sys.meta_path]
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "mmcv" else find_spec(name)
 try:
     import mmconvnext
 except ImportError as error:

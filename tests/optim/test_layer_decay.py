@@ -5,7 +5,6 @@ from torch import nn
 
 from mmconvnext.models import ConvNeXt
 from mmconvnext.optim import LayerDecayOptimWrapperConstructor
-from mmconvnext.optim.layer_decay import lr_scale
 
 SMALL = {"depths": (1, 1, 3, 1), "widths": (8, 16, 24, 32)}
 BASE_LR, BASE_WD = 2e-4, 0.05
@@ -236,13 +235,6 @@ def test_finds_compiled_parts_of_the_backbone():
     assert {n.replace("_orig_mod.", ""): v for n, v in rows.items()} == plain
 
 
-def test_shared_parameters_are_in_one_group():
-    model = detector(SMALL)
-    model.neck_again = model.neck
-    rows = table(build(model, decay_rate=0.7))
-    assert len(rows) == len(list(model.parameters()))
-
-
 def test_a_model_without_such_a_backbone_is_refused():
     with pytest.raises(ValueError, match="no backbone that knows its layers in Detector"):
         build(Detector(nn.Conv2d(3, 3, 1)), decay_rate=0.7)
@@ -293,8 +285,3 @@ def test_the_log_is_one_line_a_group(notes):
     assert lines[0].startswith(f"layer  0: configured lr {lr:.3g} (x {lr / BASE_LR:.4g}), ")
     total = sum(len(g["params"]) for g in optimizer.param_groups)
     assert sum(int(line.split(" tensors")[0].split()[-1]) for line in lines) == total
-
-
-def test_lr_scale_is_the_rate_to_the_distance():
-    assert lr_scale(13, 12, 0.7) == 1
-    assert lr_scale(0, 6, 0.5) == 0.5**7

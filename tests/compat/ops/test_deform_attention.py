@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from tests.compat.ops import references
+from tests.compat.ops.common import assert_rounded_once
 from tests.compat.which_mmcv import stand_in_only
 
 pytestmark = stand_in_only("its kernel of deformable attention is for CUDA only")
@@ -39,15 +40,7 @@ def test_the_gradients_of_the_function_are_its_derivatives():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_once(dtype):
-    half = [t.requires_grad_() for t in inputs(dtype)]
-    full = [t.detach().float().requires_grad_() for t in half]
-    output, expected = attend(*half), attend(*full)
-    assert output.dtype == dtype
-    assert torch.equal(output, expected.to(dtype))
-    output.sum().backward()
-    expected.sum().backward()
-    for own, other in zip(half, full, strict=True):
-        assert torch.equal(own.grad, other.grad.to(dtype))
+    assert_rounded_once(attend, *inputs(dtype))
 
 
 def test_no_queries_at_all():

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from mmcv.ops import batched_nms, bbox_overlaps, nms, nms_match, soft_nms
+from mmcv.ops import bbox_overlaps, nms, nms_match, soft_nms
 from torch import Tensor
 
 from tests.compat.ops import references
@@ -39,22 +39,6 @@ def test_an_overlap_of_just_the_threshold_is_kept():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 6]])
     assert nms(boxes, torch.tensor([0.9, 0.8]), 0.6)[1].tolist() == [0, 1]
     assert nms(boxes, torch.tensor([0.9, 0.8]), 0.59)[1].tolist() == [0]
-
-
-def test_the_offset_makes_boxes_a_pixel_larger():
-    boxes = torch.tensor([[0.0, 0, 9, 9], [10, 0, 19, 9], [5, 0, 9, 9]])
-    scores = torch.tensor([0.9, 0.8, 0.7])
-    assert nms(boxes, scores, 0.45, offset=0)[1].tolist() == [0, 1, 2]  # 36 / 81
-    assert nms(boxes, scores, 0.45, offset=1)[1].tolist() == [0, 1]  # 50 / 100
-
-
-def test_nms_takes_a_least_score_a_limit_and_numpy_arrays():
-    boxes, scores = crowd()
-    dets, kept = nms(boxes.numpy(), scores.numpy(), 0.5, score_threshold=0.4, max_num=5)
-    above = np.flatnonzero(scores.numpy() > 0.4)
-    expected = references.nms(boxes.numpy()[above], scores.numpy()[above], 0.5)[:5]
-    assert isinstance(dets, np.ndarray)
-    assert kept.tolist() == above[expected].tolist()
 
 
 @pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
@@ -104,24 +88,6 @@ def test_nms_match_equals_mmcvs_loop(threshold, kind):
 def test_nms_match_takes_an_overlap_of_just_the_threshold():
     dets = torch.tensor([[0, 0, 10, 10, 0.9], [0, 0, 10, 5, 0.8]])
     assert [g.tolist() for g in nms_match(dets, 0.5)] == [[0, 1]]
-
-
-@pytest.mark.parametrize("split_thr", [10000, 10])
-@pytest.mark.parametrize("class_agnostic", [False, True])
-def test_batched_nms_is_nms_of_each_class(split_thr, class_agnostic):
-    boxes, scores = crowd()
-    classes = torch.arange(60) % 3
-    config = {"type": "nms", "iou_threshold": 0.4, "split_thr": split_thr}
-    dets, kept = batched_nms(boxes, scores, classes, config, class_agnostic)
-    # boxes beyond split_thr are always handled class by class
-    parts = [classes == c for c in range(3)] if split_thr == 10 or not class_agnostic else [...]
-    expected = []
-    for part in parts:
-        indices = torch.arange(60)[part]
-        found = references.nms(boxes[part].numpy(), scores[part].numpy(), 0.4)
-        expected += indices[found].tolist()
-    assert kept.tolist() == sorted(expected, key=lambda i: -scores[i])
-    assert torch.equal(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
 
 
 @pytest.mark.parametrize("mode", ["iou", "iof"])
