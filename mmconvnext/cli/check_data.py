@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         common.write_json({"files": data.report}, args.json)
     data.raise_refusals()
-    print(f"annotation files that can be used: {len(data.report)}")
+    # a file of several splits is checked, and reported, for each
+    files = {Path(each["file"]).resolve() for each in data.report}
+    print(f"annotation files that can be used: {len(files)}")
     if args.oracle:
         _evaluate_oracle(cfg)
 

@@ -4,173 +4,239 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from mmconvnext.data.categories import Entries, Ids, check_categories, key_of
-from mmconvnext.data.faults import FAULTS
-from mmconvnext.data.findings import Findings
+from mmconvnext.data.findings import FAULTS, Findings
+from mmconvnext.data.names import key_of, name_list, nearest_name
 from mmconvnext.data.objects import check_object, is_finite
+from mmconvnext.data.pictures import Picture, Size, check_pictures
 
 REQUIRED_KEYS = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id"),
     "categories": ("id", "name"),
 }
-NO_OBJECTS = "no objects"
 # Shares of boxes that are corners (x1, y1, x2, y2) within the picture, and that reach beyond it as
 # (x, y, width, height), from which on a file is taken to have corners.
 CORNERS, BEYOND = 0.95, 0.25
 
-
-class Checked(NamedTuple):
-    """What :func:`check_annotations` returns.
-
-    Attributes:
-        content: the file as it should be; the given one where nothing had to be changed.
-        findings: what was wrong.
-        classes: the names of the labels 0, 1, 2, ...
-    """
-
-    content: dict[str, Any]
-    findings: Findings
-    classes: tuple[str, ...]
-
-
-Size = tuple[int, int]  # width and height of a picture as it is loaded, in pixels
+Entries = list[dict[str, Any]]
+Ids = dict[str | None, int | None]  # the new ids by what :func:`key_of` makes of the old ones
+Reader = Callable[[list[str]], Mapping[str, Picture]]  # of pictures by ``file_name``
 
 
 def check_annotations(
     content: Any,
     classes: Sequence[str] | None = None,
     masks: bool = True,
-    pictures: Mapping[str, Size] | None = None,
+    read: Reader | None = None,
     labels: Sequence[str] | None = None,
-) -> Checked:
+) -> tuple[dict[str, Any], Findings]:
     """Check the content of a COCO annotation file and repair what can be repaired.
 
     In what it returns, label ``i`` of MMDetection, which numbers the categories in the order of the
     file, is ``labels[i]``; ids are whole numbers, used once; every object has what training and
-    evaluation ask for.
+    evaluation ask for. Where nothing has to be changed, it is the given content itself.
 
     Args:
         content: what the file has, not changed.
         classes: of the config's ``metainfo``; None for those of the file.
         masks: whether objects need masks.
-        pictures: sizes by ``file_name``, where pictures were read.
+        read: gives the pictures of names; None to leave them.
         labels: all classes of the detector in its order, where ``classes`` are some of them.
     """
-    findings = Findings()
-    if not _check_structure(content, findings):
-        return Checked(content, findings, tuple(classes or ()))
-    categories, category_ids, classes = check_categories(content, classes, labels, findings)
-    images, image_ids = _check_images(content["images"], pictures or {}, findings)
+    findings = Findings(classes=tuple(classes or ()))
+    if fault := structure_fault(content):
+        findings.add("not COCO", text=fault)
+        return content, findings
+    findings.objects = len(content["annotations"])
+    images, image_ids = _check_images(content["images"], read, findings)
+    categories, category_ids = _check_categories(content, classes, labels, findings)
     if findings.of("error"):
-        return Checked(content, findings, classes)
-    annotations = _check_references(content["annotations"], image_ids, category_ids, findings)
+        return content, findings
+    objects = _check_references(content["annotations"], image_ids, category_ids, findings)
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}
-    _check_box_form([entry for _, entry in annotations], sizes, findings)
+    _check_box_form([entry for _, entry in objects], sizes, findings)
     if findings.of("error"):
-        return Checked(content, findings, classes)
-    annotations = _check_objects(annotations, sizes, masks, findings)
-    kept = [annotation for _, annotation in annotations]
-    _check_crowds(kept, findings)
-    kept = _check_annotation_ids(kept, findings)
-    if not findings.of("repair", "fill") and len(kept) == len(content["annotations"]):
-        return Checked(content, findings, classes)
-    repaired = {**content, "images": images, "annotations": kept, "categories": categories}
-    return Checked(repaired, findings, classes)
+        return content, findings
+    kept = _check_objects(objects, sizes, masks, findings)
+    if not findings.of("repair", "fill") and len(kept) == findings.objects:
+        return content, findings
+    changed = {"images": images, "annotations": kept, "categories": categories}
+    return {**content, **changed}, findings
 
 
-def _check_structure(content: Any, findings: Findings) -> bool:
-    def fault(text: str) -> bool:
-        findings.add("not COCO", text=text)
-        return False
-
+def structure_fault(content: Any) -> str:
+    """Why the content of a JSON file is not COCO's, or nothing."""
     if not isinstance(content, dict):
         names = ", ".join(REQUIRED_KEYS)
-        return fault(f"it has a {type(content).__name__}, not an object with {names}")
+        return f"it has a {type(content).__name__}, not an object with {names}"
     for name, keys in REQUIRED_KEYS.items():
         entries = content.get(name)
         if not isinstance(entries, list):
             found = ", ".join(map(str, list(content)[:8])) or "nothing"
-            return fault(f"it has no list {name!r} (found: {found})")
+            return f"it has no list {name!r} (found: {found})"
         for index, entry in enumerate(entries):
             missing = [k for k in keys if not isinstance(entry, dict) or k not in entry]
             if missing:
-                return fault(f"{name}[{index}] has no {missing[0]!r}")
-    return True
+                return f"{name}[{index}] has no {missing[0]!r}"
+    return ""
 
 
-def _check_images(
-    entries: Entries, pictures: Mapping[str, Size], findings: Findings
-) -> tuple[Entries, Ids]:
+def _with(entry: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with these values; the entry itself where it has them, of the same types."""
+    same = all(type(entry.get(k)) is type(v) and entry[k] == v for k, v in changes.items())
+    return entry if same else {**entry, **changes}
+
+
+def _check_images(entries: Entries, read: Reader | None, findings: Findings) -> tuple[Entries, Ids]:
     """The images with sizes and with numbers as ids, and the new ids by the old ones."""
-    seen: dict[str, str] = {}
+    ids: dict[str, str] = {}
     names: dict[str, str] = {}
-    images = []
+    found = []
     for index, entry in enumerate(entries):
-        key, name = key_of(entry["id"]), entry["file_name"]
-        record = f"images[{index}] with id {entry['id']!r}, {name!r}"
+        record = f"images[{index}] with id {entry['id']!r}, {entry['file_name']!r}"
+        key, name = key_of(entry["id"]), _check_file_name(entry["file_name"], record, findings)
         if key is None:
             findings.add("image id", record)
-            continue
-        if key in seen:
-            findings.add("one image id", f"{seen[key]} and {record}")
-        name = check_file_name(name, record, findings)
-        if name in names:
-            findings.add("one file name", f"{names[name]} and {record}")
-        seen[key] = names[name] = record
-        size = _check_size(entry, pictures.get(name), record, findings)
-        changed = {"file_name": name, "width": size[0], "height": size[1]}
-        same = all(type(entry.get(k)) is type(v) and entry[k] == v for k, v in changed.items())
-        images.append(entry if same else {**entry, **changed})
+        for kind, value, known in (("one image id", key, ids), ("one file name", name, names)):
+            if value is not None and value in known:
+                findings.add(kind, f"{known[value]} and {record}")
+            known[value] = record
+        if name is not None:
+            given = (_whole(entry.get("width")), _whole(entry.get("height")))
+            found.append((entry, name, given, record))
+    actual: dict[str, Size] = {}
+    if read is not None:
+        pictures = read([name for _, name, _, _ in found])
+        findings.turn = check_pictures(pictures, {n: size for _, n, size, _ in found}, findings)
+        for name, picture in pictures.items():
+            if not picture.fault:
+                actual[name] = picture.loaded if findings.turn else picture.stored
+    images = []
+    for entry, name, given, record in found:
+        width, height = _check_size(entry, given, actual.get(name), record, findings)
+        images.append(_with(entry, {"file_name": name, "width": width, "height": height}))
     if all(type(image["id"]) is int for image in images):
         return images, {key_of(image["id"]): image["id"] for image in images}
     findings.add("image ids")
-    ids = {key_of(image["id"]): index for index, image in enumerate(images, start=1)}
-    return [{**image, "id": ids[key_of(image["id"])]} for image in images], ids
+    images = [{**image, "id": index} for index, image in enumerate(images, start=1)]
+    return images, {key_of(each[0]["id"]): index for index, each in enumerate(found, start=1)}
 
 
-def check_file_name(name: Any, record: str, findings: Findings) -> str:
-    """A picture's path below the data set's folder, with slashes; others are errors."""
+def _check_file_name(name: Any, record: str, findings: Findings) -> str | None:
+    """A picture's path below the data set's folder, with slashes; None where it is none."""
     if not isinstance(name, str) or not name.strip():
         findings.add("file name", record)
-        return str(name)
-    if "://" in name:
+    elif "://" in name:
         findings.add("URL as file name", record)
-        return name
-    if "\\" in name:
-        findings.add("backslashes in file names", record)
-        name = name.replace("\\", "/")
-    if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in name.split("/"):
+    else:
+        path = name.replace("\\", "/")
+        if path != name:
+            findings.add("backslashes in file names", record)
+        absolute = path.startswith("/") or re.match(r"[A-Za-z]:/", path)
+        if not absolute and ".." not in path.split("/"):
+            return path
         findings.add("file name outside", record)
-    return name
+    return None
+
+
+def _whole(value: Any) -> int | None:
+    """A number of pixels, also as text or with a fraction of zero; None for what is none."""
+    text = key_of(value) or ""
+    return int(text) or None if text.isdecimal() and len(text) < 16 else None
 
 
 def _check_size(
-    entry: Mapping[str, Any], actual: Size | None, record: str, findings: Findings
+    entry: Mapping[str, Any],
+    given: tuple[int | None, int | None],
+    actual: Size | None,
+    record: str,
+    findings: Findings,
 ) -> Size:
-    """Width and height of an image: what the file says, and what the picture has."""
-    given = [entry.get("width"), entry.get("height")]
-    given = [int(v) if isinstance(v, str) and v.strip().isdigit() else v for v in given]
-    if not all(is_finite(v) and v > 0 and v == int(v) for v in given):
+    """Width and height of an image: what the file says, or what the picture has."""
+    if None in given:
         if actual is None:
-            findings.add("image size", f"{record}: {given[0]!r} x {given[1]!r}")
+            wrong = f"{entry.get('width')!r} x {entry.get('height')!r}"
+            findings.add("image size", f"{record}: {wrong}")
             return 1, 1
         findings.add("no image size", record)
         return actual
-    size = (int(given[0]), int(given[1]))
     if any(type(entry[key]) is not int for key in ("width", "height")):
         findings.add("image sizes of another type", record)
-    if actual is not None and size != actual:
-        swapped = size == actual[::-1]
+    if actual is not None and given != actual:
+        swapped = given == actual[::-1]
         kind = "width and height swapped" if swapped else "another size than the picture's"
-        sizes = "{}x{}, the picture has {}x{}".format(*size, *actual)
+        sizes = "{}x{}, the picture has {}x{}".format(*given, *actual)
         findings.add(kind, f"{record}: {sizes}")
-    return size
+    return given
+
+
+def _check_categories(
+    content: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    findings: Findings,
+) -> tuple[Entries, Ids]:
+    """The categories in the order of the labels, and the new ids by the old ones.
+
+    None stands for a category that is no class: its objects are left out.
+    """
+    entries = content["categories"]
+    by_id: dict[str, str] = {}
+    by_name: dict[str, dict[str, Any]] = {}
+    sound = True
+    for entry in entries:
+        key, name = key_of(entry["id"]), entry["name"]
+        if key is None or not isinstance(name, str) or not name.strip():
+            findings.add("category", f"id {entry['id']!r}, name {name!r}")
+            sound = False
+            continue
+        if key in by_id:
+            findings.add("one category id", f"{key}: {by_id[key]!r} and {name!r}")
+        if name in by_name:
+            findings.add("one category name", f"{name!r}: {by_name[name]['id']} and {key}")
+        sound = sound and key not in by_id and name not in by_name
+        by_id[key], by_name[name] = name, entry
+    names = [entry["name"] for entry in entries]
+    classes = tuple(names if classes is None else classes)
+    findings.classes = labels = tuple(classes if labels is None else labels)
+    if not sound:
+        return entries, {}
+    counts = Counter(key_of(a["category_id"]) for a in content["annotations"])
+    _check_class_names(classes, {name: counts[key] for key, name in by_id.items()}, findings)
+    in_order = [name for name in names if name in classes] == [*labels]
+    if in_order and all(type(entry["id"]) is int for entry in entries):
+        return entries, {key_of(entry["id"]): entry["id"] for entry in entries}
+    findings.add("order of categories")
+    new = [{**by_name.get(c, {}), "id": i, "name": c} for i, c in enumerate(labels, start=1)]
+    ids = {entry["name"]: entry["id"] for entry in new if entry["name"] in classes}
+    return new, {key: ids.get(name) for key, name in by_id.items()}
+
+
+def _check_class_names(
+    classes: Sequence[str], objects: Mapping[str, int], findings: Findings
+) -> None:
+    """Compare the config's classes with the categories of the file and their counts of objects."""
+    for name, count in Counter(classes).items():
+        if count > 1:
+            findings.add("class twice", repr(name))
+    missing = [name for name in classes if name not in objects]
+    extra = [name for name in objects if name not in classes]
+    if missing and len(missing) == len(classes):
+        found = name_list([*objects]) or "none"
+        findings.add("other classes", f"{name_list(classes)}, in the file {found}")
+        return
+    for name in missing:
+        if near := nearest_name(name, extra):
+            findings.add("misspelt class", f"{name!r}, in the file {near!r}")
+        else:
+            findings.add("class without category", repr(name))
+    for name in extra:
+        findings.add("category without class", f"{name!r} with {objects[name]} objects")
 
 
 def _check_references(
@@ -181,53 +247,31 @@ def _check_references(
     for index, entry in enumerate(entries):
         image, category = key_of(entry["image_id"]), key_of(entry["category_id"])
         if image not in image_ids:
-            findings.add("unknown image", object_name(entry, index), index)
+            findings.add("unknown image", _object_name(entry, index))
+            findings.repaired += 1
         elif category not in category_ids:
-            record = f"{object_name(entry, index)}, category {entry['category_id']!r}"
-            findings.add("unknown category", record, index)
+            record = f"{_object_name(entry, index)}, category {entry['category_id']!r}"
+            findings.add("unknown category", record)
+            findings.repaired += 1
         elif category_ids[category] is not None:
             new = {"image_id": image_ids[image], "category_id": category_ids[category]}
-            if any(type(entry[k]) is not int for k in new):
-                findings.add("ids of another type", object_name(entry, index))
-            same = all(type(entry[k]) is int and entry[k] == v for k, v in new.items())
-            kept.append((index, entry if same else {**entry, **new}))
+            if any(type(entry[key]) is not int for key in new):
+                findings.add("ids of another type", _object_name(entry, index))
+            kept.append((index, _with(entry, new)))
     return kept
 
 
-def object_name(entry: Mapping[str, Any], index: int) -> str:
-    """What messages call an object."""
-    if "id" in entry:
-        return f"annotation {entry['id']!r} of image {entry['image_id']!r}"
-    return f"annotations[{index}] of image {entry['image_id']!r}"
+def _object_name(entry: Mapping[str, Any], index: int) -> str:
+    own = f"annotation {entry['id']!r}" if "id" in entry else f"annotations[{index}]"
+    return f"{own} of image {entry['image_id']!r}"
 
 
-def _check_objects(
-    entries: list[tuple[int, dict[str, Any]]],
-    sizes: Mapping[int, tuple[int, int]],
-    masks: bool,
-    findings: Findings,
-) -> list[tuple[int, dict[str, Any]]]:
-    kept = []
-    for index, entry in entries:
-        repaired, kinds = check_object(entry, *sizes[entry["image_id"]], masks)
-        severities = {FAULTS[kind][0] for kind in kinds}
-        for kind in kinds:
-            findings.add(kind, object_name(entry, index), index)
-        if repaired is not None:
-            kept.append((index, repaired if severities - {"note"} else entry))
-    return kept
-
-
-def _check_box_form(
-    entries: Entries, sizes: Mapping[int, tuple[int, int]], findings: Findings
-) -> None:
+def _check_box_form(entries: Entries, sizes: Mapping[int, Size], findings: Findings) -> None:
     """Find out whether the boxes of a file are corners (x1, y1, x2, y2) and not (x, y, w, h)."""
     usable = [
         entry
         for entry in entries
-        if isinstance(entry.get("bbox"), list)
-        and len(entry["bbox"]) == 4
-        and all(map(is_finite, entry["bbox"]))
+        if isinstance(box := entry.get("bbox"), list) and len(box) == 4 and all(map(is_finite, box))
     ]
     if len(usable) < 3:
         return
@@ -236,21 +280,33 @@ def _check_box_form(
     over = (boxes[:, :2] + boxes[:, 2:] > limits + 1).any(1)
     corners = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)).all(1)
     if corners.mean() >= CORNERS and over.mean() >= BEYOND:
-        findings.add("boxes of corners", object_name(usable[0], 0))
+        findings.add("boxes of corners", _object_name(usable[0], 0))
 
 
-def _check_crowds(entries: Entries, findings: Findings) -> None:
-    if not entries:
-        findings.add(NO_OBJECTS)
-    elif all(entry["iscrowd"] for entry in entries):
+def _check_objects(
+    objects: list[tuple[int, dict[str, Any]]],
+    sizes: Mapping[int, Size],
+    masks: bool,
+    findings: Findings,
+) -> Entries:
+    """The objects that are kept, repaired where needed."""
+    kept = []
+    for index, entry in objects:
+        repaired, kinds = check_object(entry, *sizes[entry["image_id"]], masks)
+        severities = {FAULTS[kind][0] for kind in kinds}
+        findings.repaired += "repair" in severities
+        for kind in kinds:
+            findings.add(kind, _object_name(entry, index))
+        if repaired is not None:
+            kept.append(repaired if severities - {"note"} else entry)
+    if not kept:
+        findings.add("no objects")
+    elif all(entry["iscrowd"] for entry in kept):
         findings.add("only crowds")
-
-
-def _check_annotation_ids(entries: Entries, findings: Findings) -> Entries:
-    ids = [entry.get("id") for entry in entries]
-    sound = [each for each in ids if type(each) is int and each > 0]
-    once = sum(count == 1 for count in Counter(sound).values())
+    ids = [entry.get("id") for entry in kept]
+    counts = Counter(each for each in ids if type(each) is int and each > 0)
+    once = sum(count == 1 for count in counts.values())
     if once == len(ids):
-        return entries
+        return kept
     findings.add("annotation ids", f"{len(ids) - once} of {len(ids)}")
-    return [{**entry, "id": index} for index, entry in enumerate(entries, start=1)]
+    return [{**entry, "id": index} for index, entry in enumerate(kept, start=1)]

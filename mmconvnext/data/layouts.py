@@ -43,9 +43,10 @@ def read_layout(root: Path) -> tuple[str, dict[str, Split]]:
     if not found:
         files = [path for path in root.rglob("*") if path.is_file()]
         pictures = sum(path.suffix.lower() in PICTURES for path in files)
+        inside = f" among its {len(files)} files, {pictures} of them pictures"
         raise DataError(
-            f"{root} has no annotations of a known layout among its {len(files)} files, "
-            f"{pictures} of them pictures; looked for were {EXPECTED}"
+            f"{root} has no annotations of a known layout{inside if files else ': it is empty'}; "
+            f"looked for were {EXPECTED}"
         )
     if len(found) > 1:
         listed = "; ".join(f"{name}: {_shown(root, files)}" for name, files in found.items())
@@ -53,13 +54,13 @@ def read_layout(root: Path) -> tuple[str, dict[str, Split]]:
             f"{root} has annotations of several layouts ({listed}): remove all but one, or give "
             "the folder of one"
         )
-    (name,) = found
+    ((name, files),) = found.items()
     try:
         return name, FORMATS[name].read(root)
     except FAULTY as error:
         raise DataError(
             f"{root}: its annotations are not {name}'s, though they look like it "
-            f"({_shown(root, found[name])}): {type(error).__name__}: {error}"
+            f"({_shown(root, files)}): {type(error).__name__}: {error}"
         ) from error
 
 
@@ -105,7 +106,7 @@ def write_layout(splits: Mapping[str, Split], name: str, root: Path) -> list[str
     except OSError as error:
         raise DataError(f"cannot write {root}: {error.strerror or error}") from error
     except FAULTY as error:
-        places = ", ".join(str(split.path or split.folder) for split in splits.values())
+        places = ", ".join(str(split.place) for split in splits.values())
         raise DataError(
             f"{places}: an image or object is faulty ({type(error).__name__}: {error}); "
             "mmconvnext check-data says which"
@@ -117,7 +118,7 @@ def _check_stems(splits: Mapping[str, Split]) -> None:
         names: dict[str, str] = {}
         for image in split.content["images"]:
             name = image["file_name"]
-            other = names.setdefault(stem_of(image), name)
+            other = names.setdefault(stem_of(name), name)
             if other != name:
                 raise DataError(
                     f"{split.folder}: {' and '.join(sorted((name, other)))} differ in their ending "
@@ -130,8 +131,8 @@ def _has_other_box(mask: Any, box: Sequence[float]) -> bool:
     if not mask or isinstance(mask, Mapping):
         return False
     x, y, w, h = extent(mask)
-    given = (box[0], box[1], box[0] + box[2], box[1] + box[3])
-    return any(abs(a - b) > BOX_TOLERANCE for a, b in zip(given, (x, y, x + w, y + h), strict=True))
+    differences = (x - box[0], y - box[1], x + w - box[0] - box[2], y + h - box[1] - box[3])
+    return max(map(abs, differences)) > BOX_TOLERANCE
 
 
 def _losses(splits: Mapping[str, Split], name: str) -> list[str]:

@@ -34,23 +34,24 @@ def check_object(
 
     Returns:
         The object, repaired where needed, or None where it must be left out; and the kinds of its
-        faults, keys of :data:`mmconvnext.data.faults.FAULTS`.
+        faults, keys of :data:`mmconvnext.data.findings.FAULTS`.
     """
     kinds: list[str] = []
-    repaired = dict(annotation)
+    mask = mask_box = None
     try:
-        mask_box = None
         if masks:
             mask = _mask(annotation.get("segmentation"), width, height, kinds)
             encoded = encode(mask, width, height)
             area = int(coco_mask.area(encoded))
             if not area:
                 raise UnsoundError("mask without a pixel")
-            repaired["segmentation"], mask_box = mask, extent(mask, encoded)
+            mask_box = extent(mask, encoded)
         box = _box(annotation.get("bbox"), mask_box, width, height, kinds)
     except UnsoundError as fault:
         return None, list(dict.fromkeys([*kinds, str(fault)]))
-    repaired["bbox"], repaired["iscrowd"] = box, _crowd(annotation, kinds)
+    repaired = {**annotation, "bbox": box, "iscrowd": _crowd(annotation, kinds)}
+    if mask is not None:
+        repaired["segmentation"] = mask
     if annotation.get("ignore"):
         del repaired["ignore"]
     given = annotation.get("area")
@@ -176,7 +177,7 @@ def _run_lengths(given: Mapping, width: int, height: int) -> dict[str, Any]:
     if size != [height, width]:
         raise UnsoundError("run lengths of another size")
     lengths = read_counts(counts) if isinstance(counts, str) else counts
-    sound = isinstance(lengths, Sequence) and all(type(n) is int and n >= 0 for n in lengths)
+    sound = isinstance(lengths, list) and all(type(n) is int and n >= 0 for n in lengths)
     if not sound or sum(lengths) != width * height:
         raise UnsoundError("broken run lengths")
     return {"size": [height, width], "counts": counts}

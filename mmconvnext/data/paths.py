@@ -47,6 +47,11 @@ def picture_folder(dataset: Mapping[str, Any]) -> Path:
     return Path(dataset.get("data_root") or "", prefix)
 
 
+def is_remote(path: str) -> bool:
+    """Whether a path is one of MMEngine's other file systems, such as ``s3://``."""
+    return "://" in path
+
+
 def check_class_names(classes: Any, owner: object) -> None:
     """Check that ``metainfo.classes`` is not one string, or DataError is raised."""
     if isinstance(classes, str):
@@ -57,12 +62,9 @@ def check_class_names(classes: Any, owner: object) -> None:
 
 
 def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the files and folders of a complete config's data sets exist.
+    """Check that the files and folders of a complete config's data sets exist, or raise DataError.
 
     ``splits`` are out of ``train``, ``val`` and ``test``; those without a data loader are skipped.
-
-    Raises:
-        DataError: a path is missing; the message shows the layout that is expected.
     """
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")
@@ -72,17 +74,17 @@ def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
             _check_dataset_paths(dataset, split)
         for metric in metrics_of(cfg.get(f"{split}_evaluator")):
             ann_file = metric.get("ann_file")
-            if isinstance(ann_file, str) and not _is_remote(ann_file):
+            if isinstance(ann_file, str) and not is_remote(ann_file):
                 _check_file(Path(ann_file), f"{split}_evaluator.ann_file")
 
 
 def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:
     root, ann_file = dataset.get("data_root") or "", dataset.get("ann_file")
-    if _is_remote(root):
+    if is_remote(root):
         return
     prefix = (dataset.get("data_prefix") or {}).get("img")
-    layout = ", ".join(str(p) for p in (ann_file, prefix) if p)
     if root and not Path(root).is_dir():
+        layout = ", ".join(str(p) for p in (ann_file, prefix) if p)
         raise DataError(
             f"the data folder {root} ({split}_dataloader) does not exist; it should have {layout}. "
             "Give another one with --data-root"
@@ -104,16 +106,8 @@ def _check_file(path: Path, setting: str) -> None:
         )
 
 
-def _is_remote(path: str) -> bool:
-    return "://" in path
-
-
 def check_dataset(dataset: Any) -> None:
-    """Check a data set built by MMDetection: it has images, and the first one is there.
-
-    Raises:
-        DataError: there is nothing to train or test on.
-    """
+    """Check that a data set built by MMDetection has images and its first one is there."""
     name = getattr(dataset, "ann_file", type(dataset).__name__)
     metainfo = getattr(dataset, "metainfo", None)
     classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
@@ -128,7 +122,7 @@ def check_dataset(dataset: Any) -> None:
     if len(dataset) == 0:
         raise DataError(f"{name} has no image to use (images without annotations are left out)")
     first = dataset.get_data_info(0).get("img_path") if hasattr(dataset, "get_data_info") else None
-    if first and not _is_remote(first) and not Path(first).is_file():
+    if first and not is_remote(first) and not Path(first).is_file():
         raise DataError(
             f"{first}, an image of {name}, does not exist; set data_prefix=dict(img=...) of the "
             "data set to the folder of its images"
@@ -140,5 +134,8 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # no other process, on no other machine of a shared disk, has this name
     part = path.with_name(f".{path.name}.{uuid4().hex}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -23,19 +23,22 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
+Size = tuple[int, int]  # width and height in pixels
+
+
 class Picture(NamedTuple):
     """A picture file.
 
     Attributes:
-        stored: width and height in pixels.
+        stored: size of the pixels in the file.
         loaded: the same as OpenCV gives them, which turns pictures as EXIF says.
         orientation: EXIF's, 1 to 8.
         mode: Pillow's: ``RGB``, ``L``, ``I;16``, ...
         fault: why it cannot be used, or nothing.
     """
 
-    stored: tuple[int, int] = (0, 0)
-    loaded: tuple[int, int] = (0, 0)
+    stored: Size = (0, 0)
+    loaded: Size = (0, 0)
     orientation: int = 1
     mode: str = ""
     fault: str = ""
@@ -66,12 +69,8 @@ def read_picture(path: Path) -> Picture:
         return Picture(fault=_explain(error))
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as it is loaded, turned as EXIF says; the header is read.
-
-    Raises:
-        DataError: it is absent or no picture.
-    """
+def picture_size(path: Path) -> Size:
+    """Size of a picture as it is loaded, by its header; DataError where it is none."""
     try:
         with Image.open(path) as image:
             return image.size[::-1] if image.getexif().get(ORIENTATION, 1) > 4 else image.size
@@ -82,9 +81,9 @@ def picture_size(path: Path) -> tuple[int, int]:
 def _explain(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "does not exist"
-    return (
-        "is no picture" if isinstance(error, UnidentifiedImageError) else f"cannot be read: {error}"
-    )
+    if isinstance(error, UnidentifiedImageError):
+        return "is no picture"
+    return f"cannot be read: {error}"
 
 
 def _has_end(path: Path, end: bytes) -> bool:
@@ -102,24 +101,19 @@ def read_pictures(folder: Path, names: Iterable[str]) -> dict[str, Picture]:
 
 
 def check_pictures(
-    pictures: Mapping[str, Picture],
-    sizes: Mapping[str, tuple[int, int] | None],
-    findings: Findings,
+    pictures: Mapping[str, Picture], sizes: Mapping[str, tuple], findings: Findings
 ) -> bool:
-    """Note what is wrong with pictures, and decide whether EXIF's orientation is to be applied.
+    """Note what is wrong with pictures; True where they are to be turned as EXIF says.
 
-    Annotations are in the coordinates of what their tool showed: of the turned picture as a rule,
-    of the stored one in some. The size in the annotation file tells which.
+    That is what MMDetection does. Annotations are in the coordinates of what their tool showed: of
+    the turned picture as a rule, of the stored one in some, as the sizes in their file tell.
 
     Args:
         pictures: by ``file_name``.
-        sizes: width and height that the annotation file says, where it does.
+        sizes: width and height that the annotation file says, or None.
         findings: what is wrong is added.
-
-    Returns:
-        True where pictures are to be turned as EXIF says, which is what MMDetection does.
     """
-    turned, stored = [], []
+    rotated, turned, stored = [], [], []
     for name, picture in pictures.items():
         if picture.fault:
             findings.add("broken picture", f"{name} {picture.fault}")
@@ -130,14 +124,13 @@ def check_pictures(
             findings.add("picture of other colours", f"{name} ({picture.mode})")
         if max(picture.stored) > LONGEST * min(picture.stored):
             findings.add("very long picture", name)
+        rotated += [name] * (picture.orientation != 1)
         if picture.stored != picture.loaded:
-            if sizes.get(name) == picture.loaded:
-                turned.append(name)
-            elif sizes.get(name) == picture.stored:
-                stored.append(name)
-    rotated = [n for n, p in pictures.items() if p.orientation != 1 and not p.fault]
+            turned += [name] * (sizes.get(name) == picture.loaded)
+            stored += [name] * (sizes.get(name) == picture.stored)
     if turned and stored:
         findings.add("mixed EXIF orientation", f"{turned[0]} against {stored[0]}")
-    for name in rotated if not (turned and stored) else ():
+        return False
+    for name in rotated:
         findings.add("EXIF orientation" if stored else "turned picture", name)
     return not stored

@@ -12,11 +12,13 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
-from mmconvnext.data.categories import check_known
-from mmconvnext.data.files import CheckedFile, CheckOptions, check_file
+from mmconvnext.data.files import CheckOptions, check_file
+from mmconvnext.data.findings import Findings
+from mmconvnext.data.names import check_known
 from mmconvnext.data.paths import (
     annotation_path,
     check_class_names,
+    is_remote,
     kinds_of,
     leaf_datasets,
     metrics_of,
@@ -42,11 +44,14 @@ class PreparedData:
     refusals: list[str] = field(default_factory=list)
     report: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, path: Path, checked: CheckedFile, options: CheckOptions) -> bool:
+    def add(self, path: Path, found: Findings, options: CheckOptions) -> bool:
         """Add what was found in a file, each line once; False if the file is refused."""
-        self.report.append(checked.to_json(path))
-        errors = checked.errors(options)
-        lines = [f"{path}: {line}" for line in errors or checked.findings]
+        findings = [{**vars(each), "count": len(each.records)} for each in found]
+        about = {"file": str(path), "used": found.path, "classes": found.classes}
+        counts = {"objects": found.objects, "repaired_objects": found.repaired}
+        self.report.append({**about, **counts, "findings": findings})
+        errors = options.refusals(found)
+        lines = [f"{path}: {line}" for line in errors or found]
         if len(errors) > 1:
             lines = [f"{path} cannot be used:\n" + "\n".join(f"- {error}" for error in errors)]
         known = self.refusals if errors else self.notes
@@ -80,13 +85,13 @@ def prepare_data(
         return PreparedData(["data_checks: off, annotation files are taken as they are"])
     data, labels = PreparedData(), labels or training_classes(cfg)
 
-    def check(path: Path, folder: Path | None, classes: Any, masks: bool) -> CheckedFile | None:
+    def check(path: Path, folder: Path | None, classes: Any, masks: bool) -> Findings | None:
         known = None
         # where it is another detector's data, the numbers of classes in its heads tell
         if labels and classes and {*classes} & {*labels}:
             known = check_known(classes, labels, f"{path} (metainfo.classes)")
-        checked = check_file(path, folder, classes, masks, options, known)
-        return checked if data.add(path, checked, options) else None
+        found = check_file(path, folder, classes, masks, options, known)
+        return found if data.add(path, found, options) else None
 
     for split in splits:
         datasets = _coco_datasets(cfg, split)
@@ -94,23 +99,23 @@ def prepare_data(
         metrics = [m for m in metrics_of(evaluator) if isinstance(m.get("ann_file"), str)]
         apart = isinstance(evaluator, Mapping) and "metrics" in evaluator
         scored = any("segm" in kinds_of(metric) for metric in metrics)
-        used: dict[Path, CheckedFile] = {}
+        used: dict[Path, Findings] = {}
         for dataset in datasets:
             loads = any(transform.get("with_mask") for transform in dataset.get("pipeline") or ())
             path, masks = annotation_path(dataset), scored or loads
-            if checked := check(path, picture_folder(dataset), _classes(dataset), masks):
-                _use(dataset, checked)
-                used[path.resolve()] = checked
+            if found := check(path, picture_folder(dataset), _classes(dataset), masks):
+                _use(dataset, found)
+                used[path.resolve()] = found
         classes = _classes(datasets[0]) if datasets else None
         for metric in metrics:
             path = Path(metric["ann_file"])
-            checked = used.get(path.resolve())
-            if checked is None and not data.refusals:
-                checked = check(path, None, classes, "segm" in kinds_of(metric))
-            if checked and used and (path.resolve() not in used or (not apart and len(used) > 1)):
-                _check_images(checked, path, list(used.values()), split, apart)
-            if checked:
-                metric["ann_file"] = checked.path
+            found = used.get(path.resolve())
+            if found is None and not data.refusals:
+                found = check(path, None, classes, "segm" in kinds_of(metric))
+            if found and used and (path.resolve() not in used or (not apart and len(used) > 1)):
+                _check_images(found, path, list(used.values()), split, apart)
+            if found:
+                metric["ann_file"] = found.path
     return data
 
 
@@ -125,23 +130,24 @@ def training_classes(cfg: Config) -> tuple[str, ...] | None:
     return _classes(datasets[0]) if datasets else None
 
 
-def _use(dataset: Mapping[str, Any], checked: CheckedFile) -> None:
-    dataset["ann_file"] = checked.path
-    dataset["metainfo"] = {**(dataset.get("metainfo") or {}), "classes": checked.classes}
+def _use(dataset: Mapping[str, Any], found: Findings) -> None:
+    dataset["ann_file"] = found.path
+    dataset["metainfo"] = {**(dataset.get("metainfo") or {}), "classes": found.classes}
     # MMDetection's own default has another key, which its CocoDataset then misses.
     dataset["data_prefix"] = {"img": "", **(dataset.get("data_prefix") or {})}
-    if checked.turn:
-        return
     for transform in dataset.get("pipeline") or ():
-        if str(transform.get("type")).endswith("LoadImageFromFile"):
+        if not found.turn and str(transform.get("type")).endswith("LoadImageFromFile"):
             transform["color_type"] = STORED
 
 
 def _check_images(
-    metric: CheckedFile, path: Path, used: Sequence[CheckedFile], split: str, apart: bool
+    metric: Findings, path: Path, used: Sequence[Findings], split: str, apart: bool
 ) -> None:
     """Refuse a metric whose file has other images than the data sets that it evaluates."""
-    wanted, found = _image_ids(metric.path), [_image_ids(each.path) for each in used]
+    wanted, *found = (
+        {image["id"] for image in json.loads(Path(each.path).read_bytes())["images"]}
+        for each in (metric, *used)
+    )
     if wanted == set().union(*found) or (apart and wanted in found):
         return
     fix = "give both the same file"
@@ -154,16 +160,11 @@ def _check_images(
     )
 
 
-def _image_ids(path: str) -> set[Any]:
-    return {image["id"] for image in json.loads(Path(path).read_bytes())["images"]}
-
-
 def is_local_coco(dataset: Mapping[str, Any]) -> bool:
     """Whether a data set's settings are those of a ``CocoDataset`` whose file lies on the disk."""
-    kind = _type_of(dataset)
-    path = f"{dataset.get('data_root') or ''}{dataset.get('ann_file') or ''}"
+    kind, file = _type_of(dataset), dataset.get("ann_file")
     coco = isinstance(kind, type) and issubclass(kind, CocoDataset)
-    return coco and bool(dataset.get("ann_file")) and "://" not in path
+    return coco and bool(file) and not is_remote(f"{dataset.get('data_root') or ''}{file}")
 
 
 def _type_of(dataset: Mapping[str, Any]) -> Any:

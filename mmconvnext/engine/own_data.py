@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from mmengine.config import Config, ConfigDict
 
 from mmconvnext.compat.config_names import PREFIX, config_dir
-from mmconvnext.data.categories import check_known, name_list
 from mmconvnext.data.layouts import read_layout
+from mmconvnext.data.names import check_known, did_you_mean, name_list
 from mmconvnext.data.own import OwnData, make_own
 from mmconvnext.data.paths import metrics_of, write_whole
 from mmconvnext.engine.classes import SPLITS, only_dataset, separate_test, set_classes
@@ -85,8 +85,8 @@ def _check_chosen(classes: Sequence[str], own: Sequence[str], root: Path) -> lis
     for name in classes:
         if name not in own:
             raise DataError(
-                f"{root} has no class {name!r}, which the config's `classes` names; it has "
-                f"{name_list(own)}. Without `classes` all of them are used"
+                f"{root} has no class {name!r}{did_you_mean(name, own)}, which the config's "
+                f"`classes` names; it has {name_list(own)}. Without `classes` all of them are used"
             )
     others = [name for name in own if name not in classes]
     return [f"left out, as the config's `classes` lacks them: {name_list(others)}"] * bool(others)

@@ -12,8 +12,9 @@ from mmdet.structures import DetDataSample
 from pycocotools import mask as coco_mask
 
 from mmconvnext.data.checks import check_annotations
-from mmconvnext.data.faults import FAULTS
+from mmconvnext.data.findings import FAULTS
 from mmconvnext.data.objects import read_counts
+from mmconvnext.data.pictures import Picture
 from mmconvnext.data.transforms import FastLoadAnnotations, FastPackDetInputs
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
 from mmconvnext.evaluation.oracle import answer
@@ -53,20 +54,20 @@ def oracle_ap(path: str) -> dict[str, float]:
 )
 @given(content=faulty_files())
 def check_generated(tmp_path, content):
-    checked = check_annotations(content, CLASSES)
-    errors = checked.findings.of("error")
-    for finding in checked.findings:
+    used, found = check_annotations(content, CLASSES)
+    errors = found.of("error")
+    for finding in found:
         assert "\n" not in str(finding)
     if errors:
         COUNTS["refused"] += 1
         return
     COUNTS["used"] += 1
     path = tmp_path / "a.json"
-    path.write_text(json.dumps(checked.content))
+    path.write_text(json.dumps(used))
     for name, value in oracle_ap(str(path)).items():
-        assert value in (1, -1), (name, value, [str(f) for f in checked.findings])
-    again = check_annotations(json.loads(path.read_text()), CLASSES)
-    assert not again.findings.of("error", "repair", "fill")
+        assert value in (1, -1), (name, value, [str(f) for f in found])
+    _, again = check_annotations(json.loads(path.read_text()), CLASSES)
+    assert not again.of("error", "repair", "fill")
 
 
 def test_generated_files_have_the_right_ap_or_are_refused(tmp_path):
@@ -78,14 +79,14 @@ def test_generated_files_have_the_right_ap_or_are_refused(tmp_path):
 @settings(max_examples=100, deadline=None)
 @given(content=clean_files())
 def test_a_clean_file_is_used_as_it_is(content):
-    checked = check_annotations(content, CLASSES)
-    assert checked.content is content
-    assert not checked.findings.of("error", "repair", "fill")
+    used, found = check_annotations(content, CLASSES)
+    assert used is content
+    assert not found.of("error", "repair", "fill")
 
 
 def messages(content: dict, classes=CLASSES, **kwargs) -> dict[str, str]:
     """The findings of a file by their kinds."""
-    return {f.kind: str(f) for f in check_annotations(content, classes, **kwargs).findings}
+    return {f.kind: str(f) for f in check_annotations(content, classes, **kwargs)[1]}
 
 
 def file_of(**changes) -> dict:
@@ -141,26 +142,26 @@ OBJECTS = [
 @pytest.mark.parametrize(("key", "value", "kind", "expected"), OBJECTS)
 def test_what_is_done_about_an_object(key, value, kind, expected):
     content = file_of(**{key: value})
-    checked = check_annotations(content, CLASSES)
-    (finding,) = checked.findings
+    used, found = check_annotations(content, CLASSES)
+    (finding,) = found
     assert (finding.kind, finding.severity) == (kind, FAULTS[kind][0])
     assert finding.records == ["annotation 1 of image 1"]
-    objects = {entry["id"]: entry for entry in checked.content["annotations"]}
+    objects = {entry["id"]: entry for entry in used["annotations"]}
     assert objects.pop(2) == content["annotations"][1]
-    assert checked.findings.repaired_objects == ({0} if finding.severity == "repair" else set())
+    assert found.repaired == (finding.severity == "repair")
     left = [] if expected is None else [{**content["annotations"][0], key: expected}]
     assert list(objects.values()) == left
 
 
 def test_what_is_to_be_ignored_is_a_crowd():
-    checked = check_annotations(file_of(ignore=1), CLASSES)
-    assert [finding.kind for finding in checked.findings] == ["ignore"]
-    assert checked.content["annotations"] == file_of(iscrowd=1)["annotations"]
+    used, found = check_annotations(file_of(ignore=1), CLASSES)
+    assert [finding.kind for finding in found] == ["ignore"]
+    assert used["annotations"] == file_of(iscrowd=1)["annotations"]
 
 
 def test_boxes_alone_need_no_masks():
     content = file_of(segmentation=...)
-    assert check_annotations(content, CLASSES, masks=False).content is content
+    assert check_annotations(content, CLASSES, masks=False)[0] is content
 
 
 @pytest.mark.parametrize(
@@ -192,8 +193,8 @@ def test_boxes_alone_need_no_masks():
 def test_what_refuses_a_file(change, kind, named):
     content = file_of()
     change(content)
-    checked = check_annotations(content, CLASSES)
-    errors = {f.kind: str(f) for f in checked.findings.of("error")}
+    _, found = check_annotations(content, CLASSES)
+    errors = {f.kind: str(f) for f in found.of("error")}
     assert named in errors[kind]
 
 
@@ -208,19 +209,19 @@ def test_corners_in_place_of_sizes_refuse_a_file():
 @pytest.mark.parametrize("name", ["image", "category"])
 def test_an_object_of_nothing_is_left_out(name):
     content = file_of(**{f"{name}_id": 9})
-    checked = check_annotations(content, CLASSES)
-    assert [f.kind for f in checked.findings] == [f"unknown {name}"]
-    assert checked.findings.repaired_objects == {0}
-    assert checked.content["annotations"] == content["annotations"][1:]
+    used, found = check_annotations(content, CLASSES)
+    assert [f.kind for f in found] == [f"unknown {name}"]
+    assert found.repaired == 1
+    assert used["annotations"] == content["annotations"][1:]
 
 
 def test_ids_as_text_on_one_side_meet():
     content = file_of()
     for entry in content["annotations"]:
         entry.update(image_id=str(entry["image_id"]), category_id=float(entry["category_id"]))
-    checked = check_annotations(content, CLASSES)
-    assert [f.kind for f in checked.findings] == ["ids of another type"]
-    assert checked.content["annotations"] == file_of()["annotations"]
+    used, found = check_annotations(content, CLASSES)
+    assert [f.kind for f in found] == ["ids of another type"]
+    assert used["annotations"] == file_of()["annotations"]
 
 
 def test_ids_that_are_no_numbers_are_renumbered():
@@ -228,9 +229,9 @@ def test_ids_that_are_no_numbers_are_renumbered():
     for image, entry in zip(content["images"], content["annotations"], strict=True):
         image["id"] = entry["image_id"] = f"img_{image['id']}"
         del entry["id"]
-    checked = check_annotations(content, CLASSES)
-    assert checked.content["images"] == file_of()["images"]
-    assert checked.content["annotations"] == [
+    used, _ = check_annotations(content, CLASSES)
+    assert used["images"] == file_of()["images"]
+    assert used["annotations"] == [
         {**entry, "id": i} for i, entry in enumerate(file_of()["annotations"], start=1)
     ]
 
@@ -239,26 +240,24 @@ def test_ids_that_are_no_numbers_are_renumbered():
 def test_labels_are_numbered_by_the_classes(labels):
     content = file_of()
     chosen = ("dog", "cat")
-    checked = check_annotations(content, chosen, labels=labels)
-    names = [category["name"] for category in checked.content["categories"]]
-    assert tuple(names) == checked.classes == (labels or chosen)
-    by_id = {category["id"]: category["name"] for category in checked.content["categories"]}
-    assert [by_id[a["category_id"]] for a in checked.content["annotations"]] == ["cat", "dog"]
+    used, found = check_annotations(content, chosen, labels=labels)
+    names = [category["name"] for category in used["categories"]]
+    assert tuple(names) == found.classes == (labels or chosen)
+    by_id = {category["id"]: category["name"] for category in used["categories"]}
+    assert [by_id[a["category_id"]] for a in used["annotations"]] == ["cat", "dog"]
     assert "'bird' with 0 objects" in messages(content, chosen)["category without class"]
 
 
 def test_sizes_of_pictures_are_filled_in_and_compared():
     content = file_of()
     del content["images"][0]["height"]
-    pictures = {"1.png": (100, 80), "2.png": (100, 80)}
-    checked = check_annotations(content, CLASSES, pictures=pictures)
-    assert [f.kind for f in checked.findings] == ["no image size"]
-    assert checked.content["images"] == file_of()["images"]
-    pictures["2.png"] = (80, 100)
-    assert (
-        "100x80, the picture has 80x100"
-        in messages(content, pictures=pictures)["width and height swapped"]
-    )
+    pictures = {name: Picture((100, 80), (100, 80), mode="RGB") for name in ("1.png", "2.png")}
+    used, found = check_annotations(content, CLASSES, read=lambda names: pictures)
+    assert [f.kind for f in found] == ["no image size"]
+    assert used["images"] == file_of()["images"]
+    pictures["2.png"] = Picture((80, 100), (80, 100), mode="RGB")
+    said = messages(content, read=lambda names: pictures)["width and height swapped"]
+    assert "100x80, the picture has 80x100" in said
 
 
 @given(mask=st.lists(st.booleans(), min_size=12, max_size=12))
@@ -275,6 +274,6 @@ def test_real_coco_is_used_as_it_is(coco_tiny, split):
     path = coco_tiny / "annotations" / f"instances_{split}2017.json"
     content = json.loads(path.read_text())
     for classes in (CocoDataset.METAINFO["classes"], None):
-        checked = check_annotations(content, classes)
-        assert checked.content is content
-        assert not list(checked.findings)
+        used, found = check_annotations(content, classes)
+        assert used is content
+        assert not list(found)

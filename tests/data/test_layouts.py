@@ -207,6 +207,8 @@ def test_two_files_of_one_split_are_named(tmp_path, made):
 
 
 def test_a_folder_without_annotations_says_what_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"of a known layout: it is empty; looked for"):
+        read_layout(tmp_path)
     picture(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"among its 1 files, 1 of them pictures; looked for"):
         read_layout(tmp_path)

@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmconvnext.data.paths import check_data_paths, check_dataset
+from mmconvnext.data.paths import check_data_paths, check_dataset, write_whole
 from mmconvnext.errors import DataError
 
 COCO = {
@@ -54,6 +54,14 @@ def test_what_is_missing_is_named(tmp_path, paths, split, says):
     make(tmp_path / "nowhere", *paths)
     with pytest.raises(DataError, match=says):
         check_data_paths(config(tmp_path / "nowhere"), (split,))
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "a.json"
+    write_whole(path, "whole")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "half \ud800")
+    assert [(p.name, p.read_text()) for p in path.parent.iterdir()] == [("a.json", "whole")]
 
 
 class DataSet:

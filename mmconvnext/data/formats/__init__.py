@@ -4,18 +4,10 @@ A reader takes a folder and gives its splits, a writer the other way round; what
 format has, faults included, which :mod:`mmconvnext.data.checks` finds.
 """
 
-from __future__ import annotations
-
 from mmconvnext.data.formats import coco, cvat, labelme, labelstudio, voc, yolo
 from mmconvnext.data.formats.common import Split
 
 __all__ = ["FORMATS", "Split"]
 
-FORMATS = {
-    "coco": coco,
-    "yolo": yolo,
-    "voc": voc,
-    "labelstudio": labelstudio,
-    "cvat": cvat,
-    "labelme": labelme,
-}
+FORMATS = {"coco": coco, "yolo": yolo, "voc": voc}
+FORMATS |= {"labelstudio": labelstudio, "cvat": cvat, "labelme": labelme}

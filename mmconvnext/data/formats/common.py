@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 from mmconvnext.data.masks import encode, extent, outlines, run_lengths
 from mmconvnext.data.paths import write_whole
-from mmconvnext.data.pictures import picture_size
+from mmconvnext.data.pictures import Size, picture_size
 from mmconvnext.errors import DataError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -38,7 +38,7 @@ class Split:
 
     Attributes:
         folder: of the pictures; ``file_name`` is relative to it.
-        content: as in a COCO file.
+        content: as in a COCO file: its lists, whose entries have the keys that refer to others.
         path: of the annotation file, where the data is a COCO file as it is.
         notes: what was read otherwise than it is written, in lines.
     """
@@ -47,6 +47,11 @@ class Split:
     content: dict[str, Any]
     path: Path | None = None
     notes: Sequence[str] = ()
+
+    @property
+    def place(self) -> Path:
+        """What messages call it."""
+        return self.path or self.folder
 
 
 class Shape(NamedTuple):
@@ -68,18 +73,11 @@ class Shape(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """A picture and its objects, as every reader gives them and every writer takes them.
-
-    Attributes:
-        split: that it is in.
-        name: of the file, below the split's folder.
-        size: width and height in pixels.
-        shapes: the objects.
-    """
+    """A picture, named below its split's folder, and its objects: what every reader gives."""
 
     split: str
     name: str
-    size: tuple[int, int]
+    size: Size
     shapes: list[Shape]
 
 
@@ -101,13 +99,13 @@ def make_splits(
     splits = {}
     for split, folder in folders.items():
         images, annotations = [], []
-        for each in (picture for picture in pictures if picture.split == split):
-            size = dict(zip(("width", "height"), each.size, strict=True))
-            images.append({"id": len(images) + 1, "file_name": each.name, **size})
-            for shape in each.shapes:
-                keys = {"id": len(annotations) + 1, "image_id": len(images)}
+        for _, name, (width, height), shapes in (p for p in pictures if p.split == split):
+            image = {"id": len(images) + 1, "file_name": name, "width": width, "height": height}
+            images.append(image)
+            for shape in shapes:
+                keys = {"id": len(annotations) + 1, "image_id": image["id"]}
                 keys["category_id"] = ids[shape.label]
-                annotations.append({**keys, **_annotation(shape, *each.size)})
+                annotations.append({**keys, **_annotation(shape, width, height)})
         categories = [{"id": index, "name": name} for name, index in ids.items()]
         content = {"images": images, "annotations": annotations, "categories": categories}
         splits[split] = Split(folder, content)
@@ -141,28 +139,35 @@ def place_pictures(splits: Mapping[str, Split], root: Path, place: str) -> Itera
     Returns:
         Each picture, named relative to ``place``; masks are polygons.
     """
-    names = [{stem_of(i) for i in split.content["images"]} for split in splits.values()]
+    names = [{stem_of(i["file_name"]) for i in s.content["images"]} for s in splits.values()]
     twice = "{split}" not in place and sum(map(len, names)) > len(set().union(*names))
     for split, each in splits.items():
         start = f"{split}/" if twice else ""
         bring_pictures(each, root / place.format(split=split) / start)
         labels = {category["id"]: category["name"] for category in each.content["categories"]}
-        shapes = defaultdict(list)
+        objects = defaultdict(list)
         for entry in each.content["annotations"]:
-            shapes[entry["image_id"]].append((labels[entry["category_id"]], entry))
+            objects[entry["image_id"]].append(entry)
         for image in each.content["images"]:
-            found = [_shape(*pair, image) for pair in shapes[image["id"]]]
             size = (image["width"], image["height"])
-            yield Labelled(split, start + image["file_name"], size, found)
+            shapes = [_shape(labels[e["category_id"]], e, size) for e in objects[image["id"]]]
+            yield Labelled(split, start + image["file_name"], size, shapes)
 
 
-def stem_of(image: Mapping[str, Any]) -> str:
-    """The path of an image without its ending."""
-    return str(Path(image["file_name"]).with_suffix(""))
+def _shape(label: str, entry: Mapping[str, Any], size: Size) -> Shape:
+    mask = entry.get("segmentation") or []
+    if isinstance(mask, Mapping):
+        mask = [polygon.tolist() for polygon in outlines(coco_mask.decode(encode(mask, *size)))]
+    return Shape(label, mask, entry["bbox"], bool(entry.get("iscrowd")), entry.get("score"))
+
+
+def stem_of(name: str) -> str:
+    """The path of a picture without its ending."""
+    return str(Path(name).with_suffix(""))
 
 
 def bring_pictures(split: Split, folder: Path) -> None:
-    """Put the pictures of a split into a folder, as hard links to the same data where possible.
+    """Put a split's pictures into a folder, as hard links to the same data where possible.
 
     Raises:
         DataError: a picture is absent, or its name leaves the folder.
@@ -180,39 +185,30 @@ def bring_pictures(split: Split, folder: Path) -> None:
             shutil.copy2(source, target)
 
 
-def _shape(label: str, entry: Mapping[str, Any], image: Mapping[str, Any]) -> Shape:
-    mask = entry.get("segmentation") or []
-    if isinstance(mask, Mapping):
-        bitmap = coco_mask.decode(encode(mask, image["width"], image["height"]))
-        mask = [polygon.tolist() for polygon in outlines(bitmap)]
-    return Shape(label, mask, entry["bbox"], bool(entry.get("iscrowd")), entry.get("score"))
-
-
 def class_names(splits: Mapping[str, Split]) -> list[str]:
     """The classes of all splits, in the order of the first, then of what others add."""
     names = (c["name"] for split in splits.values() for c in split.content["categories"])
     return list(dict.fromkeys(names))
 
 
-def merged(parts: Iterable[tuple[Hashable, Shape]], size: tuple[int, int]) -> list[Shape]:
-    """Objects of shapes with their groups: those of one group and label are one object.
-
-    Args:
-        parts: in order; those of the group None are objects of their own.
-        size: of the picture.
-    """
+def merged(parts: Iterable[tuple[Hashable, Shape]], size: Size) -> list[Shape]:
+    """Objects of (group, shape): those of one group (but None) and label are parts of one."""
     groups: dict[Hashable, list[Shape]] = defaultdict(list)
     for index, (group, shape) in enumerate(parts):
         groups[index if group is None else (group, shape.label)].append(shape)
     return [shapes[0] if len(shapes) == 1 else _union(shapes, size) for shapes in groups.values()]
 
 
-def _union(shapes: Sequence[Shape], size: tuple[int, int]) -> Shape:
-    masks = [shape.polygons or [corners(shape.box)] for shape in shapes]
+def _union(shapes: Sequence[Shape], size: Size) -> Shape:
+    masks = [shape.polygons or [_corners(*shape.box)] for shape in shapes]
     if any(isinstance(mask, Mapping) for mask in masks):
         whole = coco_mask.merge([encode(mask, *size) for mask in masks])
         return shapes[0]._replace(polygons=run_lengths(coco_mask.decode(whole)), box=None)
     return shapes[0]._replace(polygons=list(chain.from_iterable(masks)), box=None)
+
+
+def _corners(x: float, y: float, w: float, h: float) -> list[float]:
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
 
 
 def score_of(value: Any) -> float | None:
@@ -224,13 +220,7 @@ def score_of(value: Any) -> float | None:
     return score if 0 <= score <= 1 else None
 
 
-def corners(box: Sequence[float]) -> list[float]:
-    """The polygon of a box (x, y, width, height)."""
-    x, y, w, h = box
-    return [x, y, x + w, y, x + w, y + h, x, y + h]
-
-
-def whole_mask(bitmap: NDArray, left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:
+def whole_mask(bitmap: NDArray, left: int, top: int, size: Size) -> dict[str, Any]:
     """Run-length codes of a bitmap (height, width) that lies somewhere in a picture."""
     whole = np.zeros(size[::-1], np.uint8)
     place = whole[top : top + bitmap.shape[0], left : left + bitmap.shape[1]]
@@ -260,11 +250,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 class PictureFinder:
-    """Finds the pictures that annotation files name, wherever they lie below a folder.
-
-    Args:
-        root: the folder.
-    """
+    """Finds the pictures that annotation files name, wherever they lie below a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -273,13 +259,11 @@ class PictureFinder:
             for name in (path.name, path.stem):
                 self._known[name].append(path)
 
-    def find(self, owner: Path, *names: str) -> tuple[str, tuple[int, int]]:
-        """The picture of the first of some names, as paths, alone, or without the ending.
+    def find(self, owner: Path, *names: str) -> tuple[str, Size]:
+        """The path below the folder, and the size, of the picture of the first of some names.
 
-        Of pictures of one name, that which is nearest to the annotation file is meant.
-
-        Returns:
-            Its path below the folder, and its size.
+        A name is a path, the end of one, or that without the ending. Of pictures of one name, that
+        which is nearest to the annotation file, ``owner``, is meant.
 
         Raises:
             DataError: there is none, or there are several.
@@ -317,28 +301,22 @@ def split_of(name: str) -> str | None:
 def split_folders(root: Path) -> dict[str, Path]:
     """The folders of splits in a folder; the whole folder as ``train`` where there are none."""
     found: dict[str, Path] = {}
-    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        split = split_of(folder.name)
-        if split and split in found:
-            raise DataError(f"{found[split]} and {folder} are both {split}: remove one of them")
-        if split:
-            found[split] = folder
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and split_of(p.name)):
+        other = found.setdefault(split_of(folder.name), folder)
+        if other != folder:
+            raise DataError(f"{other} and {folder} are both {split_of(folder.name)}: remove one")
     return found or {"train": root}
 
 
 def read_json(path: Path, start: bytes = b"", word: bytes = b"") -> Any:
-    """Read a JSON file; None where it does not start so, or lacks a word in its first megabyte.
-
-    Raises:
-        DataError: it is not JSON.
-    """
+    """Read a JSON file; None where it does not start so, or lacks a word in its first megabyte."""
     with path.open("rb") as file:
         head = file.read(1 << 20)
     if not head.lstrip().startswith(start) or word not in head:
         return None
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from None
 
 
@@ -348,11 +326,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_xml(path: Path) -> Element:
-    """Read an XML file.
-
-    Raises:
-        DataError: it is none, or has a document type, which could expand without bound.
-    """
+    """Read an XML file, but for one with a document type, which could expand without bound."""
     text = path.read_text(encoding="utf-8", errors="replace")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise DataError(f"{path} has a document type, which annotations need not")
@@ -363,7 +337,7 @@ def read_xml(path: Path) -> Element:
 
 
 def element(tag: str, content: Any = "", **attributes: str) -> Element:
-    """An XML element of text, of elements, or of what a dict has: lists are repeated tags."""
+    """An XML element of text, or of what a dict has: elements, dicts, lists of repeated tags."""
     node = Element(tag, attributes)
     if isinstance(content, Mapping):
         for key, value in content.items():

@@ -14,6 +14,7 @@ import numpy as np
 
 from mmconvnext.data.formats import common
 from mmconvnext.data.formats.common import Labelled, Shape, Split
+from mmconvnext.data.pictures import Size
 from mmconvnext.errors import DataError
 
 KINDS = ("box", "polygon", "mask")
@@ -49,23 +50,23 @@ def _read(path: Path, image: Element) -> Labelled:
     return Labelled(split, name, size, common.merged(shapes, size))
 
 
-def _shape(node: Element, size: tuple[int, int]) -> Shape:
+def _shape(node: Element, size: Size) -> Shape:
     attributes = {each.get("name"): each.text for each in node.iter("attribute")}
     score = common.score_of(attributes.get("score"))
-    shape = Shape(node.get("label", ""), (), None, attributes.get("iscrowd") == "true", score)
+    shape = Shape(node.get("label", ""), crowd=attributes.get("iscrowd") == "true", score=score)
     if node.tag == "mask":
         return shape._replace(polygons=_mask(node, size))
     if node.tag == "box":
-        x1, y1, x2, y2 = (float(node.get(k)) for k in ("xtl", "ytl", "xbr", "ybr"))
+        x1, y1, x2, y2 = (float(node.get(key)) for key in ("xtl", "ytl", "xbr", "ybr"))
         return shape._replace(box=[x1, y1, x2 - x1, y2 - y1])
     values = node.get("points").replace(";", ",").split(",")
     return shape._replace(polygons=[list(map(float, values))])
 
 
-def _mask(shape: Element, size: tuple[int, int]) -> dict[str, Any]:
+def _mask(node: Element, size: Size) -> dict[str, Any]:
     """COCO's codes for CVAT's, which run along the rows of a box."""
-    left, top, width, height = (int(shape.get(k)) for k in ("left", "top", "width", "height"))
-    counts = [int(count) for count in shape.get("rle").split(",")]
+    left, top, width, height = (int(node.get(key)) for key in ("left", "top", "width", "height"))
+    counts = [int(count) for count in node.get("rle").split(",")]
     bits = np.repeat(np.arange(len(counts)) % 2, counts)[: width * height]
     return common.whole_mask(bits.reshape(height, width), left, top, size)
 
@@ -75,11 +76,12 @@ def write(splits: Mapping[str, Split], root: Path) -> None:
     labels = [_label(name) for name in common.class_names(splits)]
     meta = {"task": {"labels": {"label": labels}}}
     tree = common.element("annotations", {"version": "1.1", "meta": meta})
-    for index, picture in enumerate(common.place_pictures(splits, root, "images")):
-        width, height = map(str, picture.size)
-        facts = {"name": picture.name, "subset": picture.split, "width": width, "height": height}
-        image = common.element("image", id=str(index), **facts)
-        for group, shape in enumerate(picture.shapes, start=1):
+    for index, (split, name, size, shapes) in enumerate(
+        common.place_pictures(splits, root, "images")
+    ):
+        size = dict(zip(("width", "height"), map(str, size), strict=True))
+        image = common.element("image", id=str(index), name=name, subset=split, **size)
+        for group, shape in enumerate(shapes, start=1):
             image.extend(_parts(shape, group))
         tree.append(image)
     common.write_xml(root / "annotations.xml", tree)
@@ -95,18 +97,17 @@ def _label(name: str) -> dict[str, Any]:
 
 
 def _parts(shape: Shape, group: int) -> list[Element]:
-    several, source = len(shape.polygons) > 1, "manual" if shape.score is None else "auto"
+    source = "manual" if shape.score is None else "auto"
     facts = {"label": shape.label, "source": source, "occluded": "0", "z_order": "0"}
-    facts["group_id"] = str(group if several else 0)
+    facts["group_id"] = str(group if len(shape.polygons) > 1 else 0)
     x, y, w, h = shape.box
     ends = {"xtl": x, "ytl": y, "xbr": x + w, "ybr": y + h}
     places = [
         {"points": ";".join(f"{x:.12g},{y:.12g}" for x, y in common.points_of(polygon))}
         for polygon in shape.polygons
     ] or [{key: f"{value:.12g}" for key, value in ends.items()}]
-    parts = [
-        common.element("polygon" if shape.polygons else "box", **facts, **each) for each in places
-    ]
+    kind = "polygon" if shape.polygons else "box"
+    parts = [common.element(kind, **facts, **place) for place in places]
     for part in parts:
         if shape.crowd:
             part.append(common.element("attribute", "true", name="iscrowd"))

@@ -9,6 +9,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from mmconvnext.data.formats import common
 from mmconvnext.data.formats.common import Labelled, Shape, Split
+from mmconvnext.data.pictures import Size
 from mmconvnext.errors import DataError
 
 CIRCLE_CORNERS = 64
@@ -44,7 +46,7 @@ def read(root: Path) -> dict[str, Split]:
     return common.make_splits(pictures, root)
 
 
-def _shape(path: Path, entry: Mapping[str, Any], size: tuple[int, int]) -> Shape:
+def _shape(path: Path, entry: Mapping[str, Any], size: Size) -> Shape:
     points, kind = entry["points"], entry.get("shape_type", "polygon")
     crowd = bool((entry.get("flags") or {}).get("iscrowd"))
     word, _, score = str(entry.get("description") or "").partition(" ")
@@ -64,35 +66,29 @@ def _shape(path: Path, entry: Mapping[str, Any], size: tuple[int, int]) -> Shape
         raise DataError(
             f"{path}: a shape of type {kind!r} has no area; use polygon, rectangle, circle or mask"
         )
-    return shape._replace(polygons=[[float(value) for point in points for value in point]])
+    return shape._replace(polygons=[list(map(float, chain.from_iterable(points)))])
 
 
-def _mask(path: Path, shape: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+def _mask(path: Path, entry: Mapping[str, Any], size: Size) -> dict[str, Any]:
     """Run-length codes of a bitmap that lies between two points."""
     try:
-        data = base64.b64decode(shape["mask"])
+        data = base64.b64decode(entry["mask"])
         bitmap = np.asarray(Image.open(io.BytesIO(data)).convert("L")) > 0
     except (KeyError, ValueError, OSError) as error:
-        raise DataError(f"{path}: the mask of {shape.get('label')!r} is broken: {error}") from None
-    left, top = (int(value) for value in shape["points"][0])
+        raise DataError(f"{path}: the mask of {entry.get('label')!r} is broken: {error}") from None
+    left, top = map(int, entry["points"][0])
     return common.whole_mask(bitmap, left, top, size)
 
 
 def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write splits as folders of pictures and files; masks become polygons."""
     place = "{split}" if len(splits) > 1 else ""
-    for picture in common.place_pictures(splits, root, place):
-        objects = enumerate(picture.shapes)
-        content = {
-            "version": "5.5.0",
-            "flags": {},
-            "shapes": [part for group, shape in objects for part in _parts(shape, group)],
-            "imagePath": Path(picture.name).name,
-            "imageData": None,
-            "imageHeight": picture.size[1],
-            "imageWidth": picture.size[0],
-        }
-        path = root / place.format(split=picture.split) / picture.name
+    for split, name, (width, height), shapes in common.place_pictures(splits, root, place):
+        path = root / place.format(split=split) / name
+        content = {"version": "5.5.0", "flags": {}}
+        content["shapes"] = [part for i, shape in enumerate(shapes) for part in _parts(shape, i)]
+        content |= {"imagePath": path.name, "imageData": None}
+        content |= {"imageHeight": height, "imageWidth": width}
         common.write_json(path.with_suffix(".json"), content)
 
 

@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 from mmconvnext.data.formats import common
 from mmconvnext.data.formats.common import Labelled, Shape, Split
 from mmconvnext.data.paths import write_whole
+from mmconvnext.data.pictures import Size
 from mmconvnext.errors import DataError
 
 KINDS = ("polygonlabels", "rectanglelabels")
@@ -51,18 +52,18 @@ def _read(path: Path, task: Mapping[str, Any], finder: common.PictureFinder) -> 
     name, size = finder.find(path, place, Path(place).name.partition("-")[2])
     done = [a for a in task.get("annotations") or () if not a.get("was_cancelled")]
     chosen = (done or task.get("predictions") or [{}])[0]
-    predicted = not done  # what somebody has looked at is no prediction any more
-    regions = [r for r in chosen.get("result") or () if "value" in r and r.get("type") != "choices"]
     shapes = []
-    for region in regions:
-        shape = _shape(path, name, region, size)
-        shape = shape._replace(score=common.score_of(region.get("score")) if predicted else None)
-        shapes.append((region.get("parentID") or region.get("id"), shape))
+    for region in chosen.get("result") or ():
+        if "value" in region and region.get("type") != "choices":
+            shape = _shape(path, name, region, size)
+            # what somebody has looked at is no prediction any more
+            score = None if done else common.score_of(region.get("score"))
+            shapes.append((region.get("parentID") or region.get("id"), shape._replace(score=score)))
     split = str((task.get("meta") or {}).get("split") or "train")
     return Labelled(split, name, size, common.merged(shapes, size))
 
 
-def _shape(path: Path, name: str, region: Mapping[str, Any], size: tuple[int, int]) -> Shape:
+def _shape(path: Path, name: str, region: Mapping[str, Any], size: Size) -> Shape:
     kind, value = region.get("type"), region["value"]
     if kind not in KINDS:
         raise DataError(f"{path}: a region of type {kind} is no polygon or box: export it as COCO")
@@ -75,7 +76,7 @@ def _shape(path: Path, name: str, region: Mapping[str, Any], size: tuple[int, in
     return shape._replace(polygons=[_pixels(chain.from_iterable(value["points"]), size)])
 
 
-def _pixels(values: Iterable[float], size: tuple[int, int]) -> list[float]:
+def _pixels(values: Iterable[float], size: Size) -> list[float]:
     return [round(value, 9) for value in common.scaled(values, (size[0] / 100, size[1] / 100))]
 
 
@@ -85,21 +86,21 @@ def write(splits: Mapping[str, Split], root: Path) -> None:
     The labeling interface that the tasks need is written beside it, as ``label_config.xml``.
     """
     tasks = []
-    for picture in common.place_pictures(splits, root, "images"):
-        objects = enumerate(picture.shapes)
-        made = {"result": [r for i, s in objects for r in _regions(s, picture.size, f"r{i}")]}
-        scores = [shape.score for shape in picture.shapes if shape.score is not None]
+    for split, name, size, shapes in common.place_pictures(splits, root, "images"):
+        regions = [r for i, shape in enumerate(shapes) for r in _regions(shape, size, f"r{i}")]
+        made: dict[str, Any] = {"result": regions}
+        scores = [shape.score for shape in shapes if shape.score is not None]
         if scores:
             made |= {"model_version": "mmconvnext", "score": fmean(scores)}
-        place = f"/data/local-files/?d=images/{picture.name}"
+        place = f"/data/local-files/?d=images/{name}"
         kind = "predictions" if scores else "annotations"
-        tasks.append({"data": {"image": place}, "meta": {"split": picture.split}, kind: [made]})
+        tasks.append({"data": {"image": place}, "meta": {"split": split}, kind: [made]})
     common.write_json(root / "tasks.json", tasks)
     labels = "".join(f"<Label value={quoteattr(name)}/>" for name in common.class_names(splits))
     write_whole(root / "label_config.xml", CONFIG.format(labels=labels))
 
 
-def _regions(shape: Shape, size: tuple[int, int], name: str) -> list[dict[str, Any]]:
+def _regions(shape: Shape, size: Size, name: str) -> list[dict[str, Any]]:
     factors = (100 / size[0], 100 / size[1])
     facts: dict[str, Any] = {"to_name": "image", "image_rotation": 0}
     facts |= {"original_width": size[0], "original_height": size[1]}

@@ -30,19 +30,16 @@ def read(root: Path) -> dict[str, Split]:
     lists = {s: p for s in common.SPLIT_NAMES if (p := root / LISTS / f"{s}.txt").is_file()}
     files = {split: _listed(path, root / "Annotations") for split, path in lists.items()}
     if not lists:
-        files = {
-            s: sorted(folder.rglob("*.xml")) for s, folder in common.split_folders(root).items()
-        }
+        folders = common.split_folders(root)
+        files = {split: sorted(folder.rglob("*.xml")) for split, folder in folders.items()}
     trees = {path: common.read_xml(path) for paths in files.values() for path in paths}
     ends = [box.findtext(k, "") for t in trees.values() for box in t.iter("bndbox") for k in ENDS]
     first = 0 if any(end.strip() in ("0", "0.0") for end in ends) else 1
     finder, pictures = common.PictureFinder(root), []
-    for split, paths in files.items():
-        for path in paths:
-            tree = trees[path]
-            name, size = finder.find(path, tree.findtext("filename") or "", path.stem)
-            shapes = [_shape(path, each, first) for each in tree.iter("object")]
-            pictures.append(Labelled(split, name, size, shapes))
+    for split, path in ((split, path) for split, paths in files.items() for path in paths):
+        name, size = finder.find(path, trees[path].findtext("filename") or "", path.stem)
+        shapes = [_shape(path, each, first) for each in trees[path].iter("object")]
+        pictures.append(Labelled(split, name, size, shapes))
     return common.make_splits(pictures, root)
 
 
@@ -68,21 +65,19 @@ def _shape(path: Path, node: Element, first: int) -> Shape:
 def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write splits; masks are left out, as these files have none."""
     stems: dict[str, list[str]] = defaultdict(list)
-    for picture in common.place_pictures(splits, root, "JPEGImages"):
-        stem = Path(picture.name).with_suffix("").as_posix()
-        stems[picture.split].append(f"{stem}\n")
-        size = dict(zip(("width", "height", "depth"), (*picture.size, 3), strict=True))
-        objects = [_element(shape) for shape in picture.shapes]
-        tree = {"filename": picture.name, "size": size, "object": objects}
-        common.write_xml(root / "Annotations" / f"{stem}.xml", common.element("annotation", tree))
+    for split, name, size, shapes in common.place_pictures(splits, root, "JPEGImages"):
+        stem = Path(name).with_suffix("").as_posix()
+        stems[split].append(f"{stem}\n")
+        size = dict(zip(("width", "height", "depth"), (*size, 3), strict=True))
+        content = {"filename": name, "size": size, "object": [_object(shape) for shape in shapes]}
+        tree = common.element("annotation", content)
+        common.write_xml(root / "Annotations" / f"{stem}.xml", tree)
     for split in splits:
         write_whole(root / LISTS / f"{split}.txt", "".join(stems[split]))
 
 
-def _element(shape: Shape) -> Element:
+def _object(shape: Shape) -> dict:
     x, y, w, h = shape.box
     ends = [f"{value:.12g}" for value in (x + 1, y + 1, x + w, y + h)]
     box = dict(zip(ENDS, ends, strict=True))
-    return common.element(
-        "object", {"name": shape.label, "difficult": int(shape.crowd), "bndbox": box}
-    )
+    return {"name": shape.label, "difficult": int(shape.crowd), "bndbox": box}

@@ -15,7 +15,7 @@ import yaml
 from mmconvnext.data.formats import common
 from mmconvnext.data.formats.common import Labelled, Shape, Split
 from mmconvnext.data.paths import write_whole
-from mmconvnext.data.pictures import picture_size
+from mmconvnext.data.pictures import Size, picture_size
 from mmconvnext.errors import DataError
 
 DIGITS = 9  # of shares: a billionth of the picture
@@ -70,15 +70,15 @@ def _labels(picture: Path) -> Path:
     return Path(f"{above}/labels/{below}" if images else below)
 
 
-def _shapes(path: Path, size: tuple[int, int], classes: Sequence[str]) -> list[Shape]:
-    shapes, names = [], dict(enumerate(classes))
+def _shapes(path: Path, size: Size, classes: Sequence[str]) -> list[Shape]:
+    shapes = []
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             label, *values = line.split()
-            name = names[int(label)]
+            name = dict(enumerate(classes))[int(label)]
             pixels = [round(v, 6) for v in common.scaled(map(float, values), size)]
         except (ValueError, KeyError):
             raise DataError(
@@ -98,18 +98,16 @@ def _shapes(path: Path, size: tuple[int, int], classes: Sequence[str]) -> list[S
 def write(splits: Mapping[str, Split], root: Path) -> None:
     """Write splits without crowds, which the format has not; an object is one polygon."""
     names = common.class_names(splits)
-    for picture in common.place_pictures(splits, root, "images/{split}"):
-        lines = [
-            _line(s, names.index(s.label), picture.size) for s in picture.shapes if not s.crowd
-        ]
-        path = root / "labels" / picture.split / picture.name
+    for split, name, size, shapes in common.place_pictures(splits, root, "images/{split}"):
+        lines = [_line(s, names.index(s.label), size) for s in shapes if not s.crowd]
+        path = root / "labels" / split / name
         write_whole(path.with_suffix(".txt"), "".join(lines))
     settings = {"names": dict(enumerate(names)), **{split: f"images/{split}" for split in splits}}
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
     write_whole(root / "data.yaml", text)
 
 
-def _line(shape: Shape, label: int, size: tuple[int, int]) -> str:
+def _line(shape: Shape, label: int, size: Size) -> str:
     x, y, w, h = shape.box
     values = _joined(shape.polygons) if shape.polygons else [x + w / 2, y + h / 2, w, h]
     shares = common.scaled(values, (1 / size[0], 1 / size[1]))

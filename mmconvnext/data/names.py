@@ -1,0 +1,55 @@
+"""Names of classes and ids, as people spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from mmconvnext.errors import DataError
+
+NEAR = 0.66  # likeness of names from which one is taken for a misspelling of the other
+
+
+def key_of(value: Any) -> str | None:
+    """An id as text, the same for 7, 7.0 and "7"; None for what is no id."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is int:
+        return str(value)
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def plain_name(name: str) -> str:
+    """A class's name without case, and with one blank for blanks, underscores and hyphens."""
+    return " ".join(name.replace("_", " ").replace("-", " ").split()).casefold()
+
+
+def nearest_name(name: str, others: Iterable[str]) -> str | None:
+    """That of other names which one is a misspelling of, if any."""
+    plain = {plain_name(other): other for other in others}
+    near = get_close_matches(plain_name(name), plain, n=1, cutoff=NEAR)
+    return plain[near[0]] if near else None
+
+
+def did_you_mean(name: str, others: Iterable[str]) -> str:
+    """A question to add to a message, or nothing where no other name is near."""
+    near = nearest_name(name, others)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def name_list(names: Sequence[str]) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(map(repr, names[:8])) + ", ..." * (len(names) > 8)
+
+
+def check_known(classes: Sequence[str], labels: Sequence[str], owner: object) -> tuple[str, ...]:
+    """The labels of a detector that knows all classes of some data; others are a DataError."""
+    unknown = [name for name in classes if name not in labels]
+    if unknown:
+        raise DataError(
+            f"{owner}: the detector has no class {unknown[0]!r}{did_you_mean(unknown[0], labels)}, "
+            f"but {len(labels)} others, {name_list(labels)}; name the classes alike in training, "
+            "validation and test, or train on this data"
+        )
+    return tuple(labels)
