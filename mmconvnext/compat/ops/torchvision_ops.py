@@ -39,16 +39,11 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def add_gradients(
-    function: Callable[..., Tensor],
-    inputs: Sequence[Tensor],
-    grad_output: Tensor,
-    buffers: Sequence[Tensor],
-) -> None:
-    """Add to ``buffers`` the gradients that torch finds of a function of ``inputs``."""
+def add_gradients(function: Callable, inputs: Sequence, grad: Tensor, buffers: Sequence) -> None:
+    """Add to ``buffers`` what torch finds as the gradients of a function of ``inputs``."""
     inputs = [widened(t.detach()).requires_grad_() for t in inputs]
     with torch.enable_grad():
         output = function(*inputs)
-    grads = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
-    for buffer, grad in zip(buffers, grads, strict=True):
-        buffer += grad
+    grads = torch.autograd.grad(output, inputs, grad.to(output.dtype))
+    for buffer, each in zip(buffers, grads, strict=True):
+        buffer += each
