@@ -221,16 +221,16 @@ class ModernizedResNet(Stages):
         for stage, outputs in enumerate(design.out_channels[: self.out_indices[-1] + 1]):
             self.downsample_layers.append(_downsampling(design, in_channels, stage))
             stride = 2 if stage else 1
-            if design.separate_downsampling:
+            if stage and design.separate_downsampling:
                 stride, channels = 1, outputs
-            blocks = []
+            blocks = nn.Sequential()
             for rate in islice(rates, design.depths[stage]):
-                block = RoadmapBlock(
-                    design, channels, outputs, stride, DropPath(rate), layer_scale_init_value
+                drop = DropPath(rate)
+                blocks.append(
+                    RoadmapBlock(design, channels, outputs, stride, drop, layer_scale_init_value)
                 )
-                blocks.append(block)
                 stride, channels = 1, outputs
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(blocks)
         for index in self.out_indices:
             norm = LayerNorm2d if design.separate_downsampling else nn.Identity
             self.add_module(f"norm{index}", norm(self.out_channels[index]))

@@ -1,5 +1,7 @@
 """The walk from ResNet to ConvNeXt: what each step costs, and both its ends."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -8,7 +10,7 @@ from torch import nn
 
 from mmconvnext.analysis.walk import cost
 from mmconvnext.models import ConvNeXt, ModernizedResNet
-from mmconvnext.models.roadmap import STEPS, WALKS
+from mmconvnext.models.roadmap import STEPS, WALKS, Design
 from mmconvnext.optim import LayerDecayOptimWrapperConstructor
 from tests.models import peers
 from tests.models.common import distance
@@ -155,6 +157,17 @@ def test_each_step_trains_freezes_and_reloads(step, tmp_path):
     again.init_weights()
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("switch", [f.name for f in fields(Design) if not f.default])
+def test_a_switch_works_without_those_before_it(switch):
+    model = ModernizedResNet("resnet", switches={**SMALL, switch: True})
+    outs = model(torch.randn(2, 3, 64, 64))
+    assert [tuple(out.shape[1:3]) for out in outs] == [
+        *zip(model.out_channels, (16, 8, 4, 2), strict=True)
+    ]
+    gradients(model, outs)
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
 def test_layer_wise_decay_knows_each_parameter():
