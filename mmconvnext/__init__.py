@@ -12,6 +12,7 @@ from mmconvnext.compat.imports import after_import, lazy_names
 if TYPE_CHECKING:
     from mmconvnext.compat.config_names import config_path
     from mmconvnext.evaluation.coco_metric import FastCocoMetric
+    from mmconvnext.inference.detector import Detector
     from mmconvnext.models.convnext import ConvNeXt
     from mmconvnext.models.roadmap import ModernizedResNet
     from mmconvnext.models.swin import MixerSwinTransformer
@@ -22,6 +23,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "ConvNeXt",
+    "Detector",
     "FastCocoMetric",
     "InstanceTTAModel",
     "LayerDecayOptimWrapperConstructor",
@@ -35,6 +37,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "ConvNeXt": "models.convnext",
+        "Detector": "inference.detector",
         "FastCocoMetric": "evaluation.coco_metric",
         "InstanceTTAModel": "models.tta",
         "LayerDecayOptimWrapperConstructor": "optim.layer_decay",

@@ -15,11 +15,11 @@ PACKAGE = Path(mmconvnext.__file__).parent
 LAYERS = (
     ("errors", "variants"),
     *(("compat",), ("weights",), ("models",), ("optim",), ("data",)),
-    *(("evaluation",), ("engine",), ("analysis",), ("cli",)),
+    *(("evaluation",), ("engine",), ("inference",), ("analysis",), ("cli",)),
 )
 # Without what reads, checks and converts data (data/, engine/own_data.py and the like) some 7,500.
 # It may not grow unnoticed.
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 14_700, 400, 60
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 15_300, 400, 60
 
 
 def module_of(path: Path) -> str:

@@ -27,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict and write; the exit code is 1 if a picture could not be used."""
     from mmconvnext.data.layouts import check_target, write_layout
-    from mmconvnext.engine.prelabel import load_detector, predict
     from mmconvnext.errors import DataError, UserError
+    from mmconvnext.inference.detector import Detector
+    from mmconvnext.inference.prelabel import predict
 
     images, out = Path(args.images), Path(args.out)
     if args.tolerance < 0 or not 0 <= args.score_thr <= 1:
@@ -36,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     if not images.is_dir():
         raise DataError(f"there is no folder {images}")
     check_target(out)
-    model, classes = load_detector(common.read_config(args), args.checkpoint)
-    split, faults = predict(model, classes, images, args.score_thr, args.tolerance)
+    detector = Detector(common.read_config(args), args.checkpoint)
+    split, faults = predict(detector, images, args.score_thr, args.tolerance)
     if not split.content["images"]:
         raise DataError(f"none of {len(faults)} pictures can be used: {faults[0]}")
     write_layout({"train": split}, args.to, out)

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+
+
+class Crop(NamedTuple):
+    """A mask without what is empty around it.
+
+    Attributes:
+        left: its first column in the picture.
+        top: its first row.
+        bitmap: of shape (height, width), bool.
+    """
+
+    left: int
+    top: int
+    bitmap: NDArray
+
+
+def cropped(mask: NDArray, left: int = 0, top: int = 0) -> Crop:
+    """Cut a mask (height, width), which lies there in a picture, to its pixels."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return Crop(left, top, np.zeros((0, 0), dtype=bool))
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Crop(left + int(columns[0]), top + int(rows[0]), part.astype(bool))
 
 
 def outlines(mask: NDArray) -> list[NDArray]:

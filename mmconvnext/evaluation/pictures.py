@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,11 +17,14 @@ from mmengine.structures import InstanceData
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from mmconvnext.data.masks import Crop, cropped
+
 MIN_SIDE = 480  # pixels of an image's longer side, as drawn
 FONT_SIZE, TITLE_SIZE, TITLE_HEIGHT = 15, 18, 30
 DARK, LIGHT = (24, 24, 24), (255, 255, 255)
 MASK_OPACITY = 0.35
 STRIPE = 5  # pixels, of what marks a crowd
+MARGIN = 2  # pixels around a mask, for its outline
 
 
 @VISUALIZERS.register_module()
@@ -48,28 +51,71 @@ class ComparisonVisualizer(DetLocalVisualizer):
     ) -> NDArray:
         predicted = "scores" in instances
         title = f"prediction, score over {self._threshold:g}" if predicted else "ground truth"
-        factor = max(1, -(-MIN_SIDE // max(image.shape[:2])))
-        panel = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
         labels = instances.labels.tolist()
-        colors = get_palette(palette, max(labels, default=0) + 1)
-        boxes = _boxes(instances) * factor
+        objects = Objects(
+            _boxes(instances),
+            [classes[label] if classes is not None else f"class {label}" for label in labels],
+            [get_palette(palette, max(labels) + 1)[label] for label in labels],
+            [cropped(mask) for mask in _masks(instances)],
+            instances.scores.tolist() if predicted else None,
+        )
         crowds = None if predicted else self._crowds
-        marks = []  # text, place and colour of each label
-        if crowds is not None:
-            for mask in _masks(crowds, factor):
-                y, x = np.nonzero(mask)
-                dark = (x + y) // STRIPE % 2 == 0
-                panel[y, x] = np.where(dark[:, None], DARK, LIGHT)
-            marks += [("crowd", box[:2], LIGHT) for box in _boxes(crowds) * factor]
-        for label, mask in zip(labels, _masks(instances, factor), strict=False):
-            _fill(panel, mask, colors[label])
-        for index, label in enumerate(labels):
-            text = classes[label] if classes is not None else f"class {label}"
-            text += f" {instances.scores[index]:.2f}" if predicted else ""
-            marks.append((text, boxes[index, :2], colors[label]))
-            low, high = boxes[index].reshape(2, 2).round().astype(int).tolist()
-            cv2.rectangle(panel, low, high, colors[label], 2, cv2.LINE_AA)
-        return _annotate(panel, title, marks)
+        crowds = None if crowds is None else (_boxes(crowds), map(cropped, _masks(crowds)))
+        return draw_objects(image, objects, title, crowds)
+
+
+class Objects(NamedTuple):
+    """What is drawn on a picture.
+
+    Attributes:
+        boxes: (n, 4), xyxy in pixels.
+        names: of the classes.
+        colors: RGB, 0-255.
+        masks: n, or none where there are boxes alone.
+        scores: of predictions.
+    """
+
+    boxes: NDArray
+    names: Sequence[str]
+    colors: Sequence[Sequence[int]]
+    masks: Iterable[Crop] = ()
+    scores: Sequence[float] | None = None
+
+
+def draw_objects(
+    image: NDArray,
+    objects: Objects,
+    title: str = "",
+    crowds: tuple[NDArray, Iterable[Crop]] | None = None,
+) -> NDArray:
+    """Draw objects on an enlarged copy of an image, with a title above it.
+
+    Args:
+        image: RGB, (height, width, 3).
+        objects: to draw, each with a label.
+        title: may be empty, which leaves the image's proportions.
+        crowds: their boxes and masks, which are striped.
+    """
+    factor = max(1, -(-MIN_SIDE // max(image.shape[:2])))
+    panel = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    marks = []  # text, place and colour of each label
+    if crowds is not None:
+        for mask in crowds[1]:
+            place, part = _enlarged(mask, factor, panel)
+            y, x = np.nonzero(part)
+            dark = (x + y) // STRIPE % 2 == 0
+            place[y, x] = np.where(dark[:, None], DARK, LIGHT)
+        marks += [("crowd", box[:2], LIGHT) for box in crowds[0] * factor]
+    for color, mask in zip(objects.colors, objects.masks, strict=False):
+        _fill(*_enlarged(mask, factor, panel), color)
+    for index, (box, name, color) in enumerate(
+        zip(objects.boxes * factor, objects.names, objects.colors, strict=True)
+    ):
+        text = name if objects.scores is None else f"{name} {objects.scores[index]:.2f}"
+        marks.append((text, box[:2], color))
+        low, high = box.reshape(2, 2).round().astype(int).tolist()
+        cv2.rectangle(panel, low, high, color, 2, cv2.LINE_AA)
+    return _annotate(panel, title, marks)
 
 
 def contact_sheet(pictures: Sequence[Path], columns: int = 3, width: int = 640) -> Image.Image:
@@ -89,37 +135,46 @@ def _boxes(instances: InstanceData) -> NDArray:
     return (boxes.tensor if isinstance(boxes, BaseBoxes) else boxes).numpy()
 
 
-def _masks(instances: InstanceData, factor: int) -> list[NDArray]:
-    """Masks at a multiple of their size, bool; none where there are boxes alone."""
+def _masks(instances: InstanceData) -> NDArray:
+    """Masks (n, height, width); none where there are boxes alone."""
     masks = instances.get("masks", ())
-    if isinstance(masks, BaseInstanceMasks):
-        masks = masks.to_ndarray()
+    return np.asarray(masks.to_ndarray() if isinstance(masks, BaseInstanceMasks) else masks)
+
+
+def _enlarged(mask: Crop, factor: int, panel: NDArray) -> tuple[NDArray, NDArray]:
+    """The part of a panel around a mask, and the mask enlarged in it, bool."""
     # enlarged as a picture, and cut at a half: edges are smooth
     scale = {"fx": factor, "fy": factor, "interpolation": cv2.INTER_LINEAR}
-    return [cv2.resize(np.asarray(mask, np.float32), None, **scale) > 0.5 for mask in masks]
+    padded = np.pad(mask.bitmap, MARGIN).astype(np.float32)
+    part = cv2.resize(padded, None, **scale) > 0.5
+    left, top = (mask.left - MARGIN) * factor, (mask.top - MARGIN) * factor
+    part = part[max(-top, 0) : panel.shape[0] - top, max(-left, 0) : panel.shape[1] - left]
+    left, top = max(left, 0), max(top, 0)
+    return panel[top : top + part.shape[0], left : left + part.shape[1]], part
 
 
-def _fill(panel: NDArray, mask: NDArray, color: tuple[int, int, int]) -> None:
+def _fill(panel: NDArray, mask: NDArray, color: Sequence[int]) -> None:
     panel[mask] = (1 - MASK_OPACITY) * panel[mask] + MASK_OPACITY * np.array(color)
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(panel, contours, -1, color, 2, cv2.LINE_AA)
 
 
 def _annotate(
-    panel: NDArray, title: str, marks: Sequence[tuple[str, NDArray, tuple[int, int, int]]]
+    panel: NDArray, title: str, marks: Sequence[tuple[str, NDArray, Sequence[int]]]
 ) -> NDArray:
-    """Write labels, each with its place and colour, and put the title above."""
+    """Write labels, each with its place and colour, and put the title, if any, above."""
     height, width = panel.shape[:2]
-    canvas = Image.new("RGB", (width, height + TITLE_HEIGHT), DARK)
-    canvas.paste(Image.fromarray(panel), (0, TITLE_HEIGHT))
+    above = TITLE_HEIGHT if title else 0
+    canvas = Image.new("RGB", (width, height + above), DARK)
+    canvas.paste(Image.fromarray(panel), (0, above))
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(TITLE_SIZE)
-    draw.text((width // 2, TITLE_HEIGHT // 2), title, LIGHT, font, anchor="mm")
+    draw.text((width // 2, above // 2), title, LIGHT, font, anchor="mm")
     font = ImageFont.load_default(FONT_SIZE)
     for text, (x, y), color in marks:
         length = draw.textlength(text, font) + 6
         left = min(max(float(x), 0), max(width - length, 0))
-        top = max(float(y), FONT_SIZE + 4) + TITLE_HEIGHT - FONT_SIZE - 4  # above the box
+        top = max(float(y), FONT_SIZE + 4) + above - FONT_SIZE - 4  # above the box
         draw.rectangle((left, top, left + length, top + FONT_SIZE + 4), fill=tuple(color))
         text_color = DARK if np.dot(color, (0.3, 0.6, 0.1)) > 128 else LIGHT
         draw.text((left + 3, top + (FONT_SIZE + 4) / 2), text, text_color, font, anchor="lm")

@@ -9,6 +9,8 @@ from mmdet.structures.mask import encode_mask_results
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from mmconvnext.data.masks import Crop
+
 
 def encode_masks(masks: NDArray) -> list[dict[str, Any]]:
     """Encode masks as MMDetection's ``encode_mask_results`` does, to the byte.
@@ -27,6 +29,20 @@ def encode_masks(masks: NDArray) -> list[dict[str, Any]]:
     height, width = masks.shape[1:]
     codes = ({"size": [height, width], "counts": _runs(mask)} for mask in masks)
     return [mask_utils.frPyObjects(code, height, width) for code in codes]
+
+
+def encode_crop(mask: Crop, width: int, height: int) -> dict[str, Any]:
+    """Encode a mask of a picture from its crop alone, as :func:`encode_masks` does the whole."""
+    strip = np.zeros((height, mask.bitmap.shape[1]), dtype=bool)
+    strip[mask.top : mask.top + len(mask.bitmap)] = mask.bitmap
+    counts = _runs(strip).tolist() if strip.size else [0]
+    counts[0] += mask.left * height
+    rest = width * height - sum(counts)
+    if len(counts) % 2:  # it ends with zeros
+        counts[-1] += rest
+    elif rest:
+        counts.append(rest)
+    return mask_utils.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
 def _runs(mask: NDArray) -> NDArray:

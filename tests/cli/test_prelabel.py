@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
@@ -14,9 +15,10 @@ from mmconvnext.cli.prelabel import FORMATS
 from mmconvnext.data.formats.common import Labelled, Shape, make_splits
 from mmconvnext.data.layouts import read_layout
 from mmconvnext.data.masks import encode
-from mmconvnext.engine import prelabel
 from mmconvnext.engine.classes import set_classes
 from mmconvnext.engine.config import load_config
+from mmconvnext.inference import prelabel
+from mmconvnext.inference.detector import Detector
 
 CONFIG, NAMES = "mask_rcnn_convnext_shapes", ("große Scheibe", "三角")
 SIZE = (96, 128)
@@ -82,13 +84,10 @@ def objects(split):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_was_predicted_is_read_back(checkpoint, images, tmp_path, capsys, monkeypatch, name):
-    def answer(model, path):
-        sample = run(model, path)
-        sample.pred_instances = ellipses()
-        return sample
+    def answer(detector, parts):
+        return [DetDataSample(pred_instances=ellipses()) for _ in parts]
 
-    run = prelabel.inference_detector
-    monkeypatch.setattr(prelabel, "inference_detector", answer)
+    monkeypatch.setattr(Detector, "_forward", answer)
     assert call(checkpoint, images, tmp_path / "out", to=name) == 0
     assert "2 pictures, 4 objects" in capsys.readouterr().out
     found_name, splits = read_layout(tmp_path / "out")

@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import arrays
 from mmdet.structures.mask import encode_mask_results
 from pycocotools import mask as mask_utils
 
-from mmconvnext.evaluation.rle import encode_masks
+from mmconvnext.data.masks import cropped
+from mmconvnext.evaluation.rle import encode_crop, encode_masks
 
 SHAPES = st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9))
 
@@ -18,6 +19,13 @@ SHAPES = st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9))
 def test_any_masks(masks):
     assert encode_masks(masks) == encode_mask_results(masks)
     assert len(encode_masks(masks)) == len(masks)
+
+
+@given(arrays(np.bool_, SHAPES))
+@settings(deadline=None, max_examples=300)
+def test_any_masks_from_what_is_cut_out_of_them(masks):
+    codes = [encode_crop(cropped(mask), *mask.shape[::-1]) for mask in masks]
+    assert codes == encode_mask_results(masks)
 
 
 def test_large_masks_wherever_they_touch_the_border():
