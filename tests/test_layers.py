@@ -15,7 +15,7 @@ PACKAGE = Path(mmconvnext.__file__).parent
 LAYERS = (
     ("errors", "variants"),
     *(("compat",), ("weights",), ("models",), ("optim",), ("data",)),
-    *(("evaluation",), ("engine",), ("inference",), ("analysis",), ("cli",)),
+    *(("evaluation",), ("engine",), ("inference",), ("analysis",), ("report",), ("cli",)),
 )
 # Without what reads, checks and converts data (data/, engine/own_data.py and the like) some 7,500.
 # It may not grow unnoticed.

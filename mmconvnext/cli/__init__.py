@@ -17,6 +17,7 @@ COMMANDS = (
     "train",
     "test",
     "predict",
+    "report",
     "check-data",
     "convert-data",
     "prelabel",

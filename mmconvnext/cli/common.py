@@ -96,12 +96,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add where the data is and how it is checked."""
+def add_data_arguments(parser: argparse.ArgumentParser, own: bool = True) -> None:
+    """Add where the data is, maybe in a layout of its own, and how it is checked."""
     where = parser.add_mutually_exclusive_group().add_argument
     where("--data-root", help="folder of the data set, in place of the config's data_root")
-    own = "folder of pictures and annotations in any known layout; classes are taken from it"
-    where("--dataset", metavar="DIR", help=own)
+    if own:
+        text = "folder of pictures and annotations in any known layout; classes are taken from it"
+        where("--dataset", metavar="DIR", help=text)
     parser.add_argument(
         "--data-checks",
         choices=["strict", "repair", "off"],

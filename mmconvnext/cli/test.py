@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to a pickle file")
     parser.add_argument("--show-dir", help="draw predictions beside the ground truth into a folder")
     parser.add_argument("--tta", action="store_true", help="test with flipped images, too")
+    parser.add_argument("--report", action="store_true", help="write report.html, see report")
     parser.add_argument("--classwise", action="store_true", help="AP of each class, too")
 
 
@@ -22,9 +23,8 @@ def run(args: argparse.Namespace) -> None:
     from mmengine.dist import is_main_process
 
     from mmconvnext.engine import config as configs
-    from mmconvnext.engine.provenance import write_result
-    from mmconvnext.engine.runner import build_runner, check_checkpoint
-    from mmconvnext.evaluation.coco_metric import with_missing_ap
+    from mmconvnext.engine.runner import check_checkpoint
+    from mmconvnext.engine.testing import run_test
     from mmconvnext.evaluation.tables import ap_table
     from mmconvnext.weights.detector import checkpoint_classes
 
@@ -41,9 +41,11 @@ def run(args: argparse.Namespace) -> None:
         configs.use_tta(cfg)
     if args.out:
         configs.dump_predictions(cfg, args.out)
-    runner = build_runner(cfg, ("test",), notes)
-    metrics = with_missing_ap(runner.test(), cfg.test_evaluator)
+    metrics, path = run_test(cfg, notes, args.report)
     if is_main_process():
-        path = write_result(metrics, cfg, args.checkpoint, runner.log_dir)
         print(ap_table(metrics))
         print(f"written to {path}")
+        if args.report:
+            from mmconvnext.report import write_report
+
+            print(f"written to {write_report(path)}")

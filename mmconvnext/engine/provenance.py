@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import mmengine
 import torch
@@ -61,8 +62,14 @@ def write_run_info(cfg: Config, folder: str) -> Path:
     return path
 
 
-def write_result(metrics: Mapping[str, float], cfg: Config, checkpoint: str, folder: str) -> Path:
-    """Write a run's metrics (MMEngine's, in 0-1) and their origin into its folder.
+def write_result(
+    metrics: Mapping[str, float],
+    cfg: Config,
+    checkpoint: str,
+    folder: str,
+    more: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a run's metrics (MMEngine's, in 0-1), their origin and more into its folder.
 
     Returns:
         ``result.json`` in the config's ``work_dir``: a copy of the last result, found without
@@ -75,6 +82,7 @@ def write_result(metrics: Mapping[str, float], cfg: Config, checkpoint: str, fol
         "unit": "AP in 0-1; -1 where there is no object",
         **found,
         "checkpoint": checkpoint,
+        **(more or {}),
         "run": run_info(cfg),
     }
     path = Path(cfg.work_dir) / "result.json"

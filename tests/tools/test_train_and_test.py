@@ -99,6 +99,19 @@ def test_testing_prints_the_table_and_writes_it(tested):
     assert len(predictions(out / "predictions.pkl")) == 3
 
 
+def test_a_report_of_the_training_has_the_numbers_of_the_test(run_tool, coco_tiny, trained, tested):
+    output = succeeded(run_tool("report.py", trained[0], "--data-root", coco_tiny))
+    page = trained[0] / "report" / "report.html"
+    assert f"written to {page}" in output
+    found, expected = (
+        json.loads((folder / "result.json").read_text()) for folder in (page.parent, tested[0])
+    )
+    assert found["metrics"] == expected["metrics"]
+    assert "loss_mask" in page.read_text(), "the curves of the training"
+    again = succeeded(run_tool("report.py", trained[0], "--pictures", 3))
+    assert "is not tested again" in again
+
+
 def test_mirrored_images_are_tested_too(run_tool, coco_tiny, trained, tmp_path):
     arguments = ["test.py", CONFIG, trained[0] / "iter_2.pth", "--data-root", coco_tiny, "--tta"]
     dump = ["--out", tmp_path / "predictions.pkl", "--work-dir", tmp_path]

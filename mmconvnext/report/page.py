@@ -1,0 +1,101 @@
+"""A report as one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from mmdet.visualization.palette import get_palette
+
+from mmconvnext.data.paths import write_whole
+from mmconvnext.evaluation.tables import COLUMNS, KINDS
+from mmconvnext.report import history
+from mmconvnext.report.gallery import gallery_of
+from mmconvnext.report.numbers import numbers_of
+from mmconvnext.report.results import read_results
+
+COCO_CLASSES = 80
+FOLDER = Path(__file__).parent / "template"
+# Of the numbers of a kind, what only the choice of pictures needs.
+NOT_SHOWN = ("images", "found", "wanted")
+SECTIONS = {
+    "ap": "AP", "curves": "Training", "pictures": "Pictures", "classes": "Classes",
+    "precision": "Precision and recall", "errors": "Errors", "confusion": "Confusion",
+    "calibration": "Calibration", "slices": "Slices", "labels": "Label errors",
+    "data": "Data checks", "run": "Config and versions",
+}  # fmt: skip
+
+
+def write_report(
+    result: Path, out: Path | None = None, pictures: int = 60, score: float = 0.3
+) -> Path:
+    """Write the report of a test.
+
+    Args:
+        result: ``result.json`` of a test that kept its detections.
+        out: file to write; by default ``report.html`` beside the result.
+        pictures: in the gallery, at most.
+        score: from which on a detection counts in the confusion matrix, as a label error, and is
+            shown at first.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: see :func:`mmconvnext.report.results.read_results`.
+    """
+    results = read_results(result)
+    kinds = {kind: numbers_of(results, kind, score) for kind in results.detections}
+    first = next(iter(kinds))
+    gallery = gallery_of(results, first, kinds[first], pictures)
+    names = [category["name"] for category in results.classes]
+    palette = results.palette or ("coco" if len(names) <= COCO_CLASSES else "random")
+    colors = get_palette(palette, len(names))
+    folder = Path(results.result["checkpoint"]).parent
+    data = {
+        "kinds": {k: {n: v for n, v in found.items() if n not in NOT_SHOWN}
+                  for k, found in kinds.items()},
+        "classes": names,
+        "colors": [f"rgb{tuple(color)}" for color in colors],
+        "gallery": gallery,
+        "curves": history.curves_of(folder),
+        "score": score,
+    }  # fmt: skip
+    run = results.result["run"]
+    facts = {
+        "title": Path(run["config"]).stem,
+        "images": len(results.truth["images"]),
+        "classes": len(names),
+        "kinds": list(kinds),
+        "gallery": len(gallery),
+        "score": score,
+        "sections": SECTIONS,
+        "objects": sum(row["objects"] for row in kinds[first]["classes"]),
+        "labels": {"segm": "Masks", "bbox": "Boxes"},
+        "rows": {KINDS[kind]: found["ap"] for kind, found in kinds.items()},
+        "columns": COLUMNS,
+        "published": history.published_line(run["config"], len(names)),
+        "result": results.result,
+        "run": run,
+        "runs": list(history.runs_of(folder)),
+        "command": history.typed(run["command"]),
+        "changes": history.config_difference(run["config"], results.config),
+        "findings": history.findings_of(result.parent) or history.findings_of(folder),
+    }
+    out = out or result.with_name("report.html")
+    write_whole(out, render(data, facts))
+    return out
+
+
+def render(data: dict[str, Any], facts: dict[str, Any]) -> str:
+    """Fill the template: what the scripts draw, and what the page says as it is."""
+    loader = jinja2.FileSystemLoader(FOLDER)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    # a name such as </script> must not end the element that the data is in
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    inner = {
+        name: (FOLDER / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")
+    }
+    return environment.get_template("report.html").render(data=text, **inner, **facts)

@@ -1,0 +1,131 @@
+"""What a report is made from: detections and ground truth of one test, compared by hotcoco."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mmdet.registry import METRICS
+from mmengine.config import Config
+from numpy.typing import NDArray
+
+from mmconvnext.data.paths import metrics_of
+from mmconvnext.errors import UserError
+from mmconvnext.evaluation import hotcoco_eval
+from mmconvnext.evaluation.coco_metric import is_coco_metric
+
+if TYPE_CHECKING:
+    import hotcoco
+
+KINDS = ("segm", "bbox")
+
+
+@dataclass
+class Results:
+    """A test, as it is shown.
+
+    Attributes:
+        result: the content of ``result.json``.
+        config: with everything resolved, as the test used it.
+        truth: content of the annotation file.
+        pictures: folder of them.
+        detections: of ``segm`` and ``bbox``, as in COCO's files of results.
+        evaluations: of the same, evaluated and accumulated.
+    """
+
+    result: dict[str, Any]
+    config: Config
+    truth: dict[str, Any]
+    pictures: Path
+    detections: dict[str, list[dict[str, Any]]]
+    evaluations: dict[str, hotcoco.COCOeval]
+
+    @property
+    def palette(self) -> Sequence | str | None:
+        """Of the config's ``metainfo``."""
+        return (self.config.test_dataloader.dataset.get("metainfo") or {}).get("palette")
+
+    @property
+    def classes(self) -> list[dict[str, Any]]:
+        """The categories that count, in the order of their ids, which is that of the arrays."""
+        used = set(next(iter(self.evaluations.values())).params.catIds)
+        return sorted((c for c in self.truth["categories"] if c["id"] in used), key=_id)
+
+
+def _id(entry: Mapping[str, Any]) -> int:
+    return entry["id"]
+
+
+def read_results(path: Path) -> Results:
+    """Read ``result.json`` of a test that kept its detections, and compare them again.
+
+    The numbers are those of the test to the last bit.
+
+    Raises:
+        UserError: the file, or one that it names, is missing or of another kind; nothing was
+            detected; or the ground truth is such as only pycocotools takes.
+    """
+    if find_spec("hotcoco") is None:
+        raise UserError("a report needs hotcoco: pip install 'mmconvnext[fast]'")
+    result = _read(path)
+    sources = result.get("detections") if isinstance(result, dict) else None
+    if not sources:
+        raise UserError(
+            f"{path} is no result of a test that kept its detections: mmconvnext test CONFIG "
+            "CHECKPOINT --report, or mmconvnext report with the work folder of a training"
+        )
+    truth = _read(Path(sources["ann_file"]))
+    config = Config.fromfile(sources["config"], lazy_import=False)
+    detections = {
+        kind: _read(Path(sources["files"][kind])) for kind in KINDS if kind in sources["files"]
+    }
+    settings = next(filter(is_coco_metric, metrics_of(config.test_evaluator)))
+    detections = {
+        kind: found
+        for kind, found in detections.items()
+        if found and kind in np.atleast_1d(settings.get("metric", "bbox"))
+    }
+    if not detections:
+        raise UserError(f"{path}: nothing was detected, so that there is nothing to show")
+    dataset = config.test_dataloader.dataset
+    classes = (dataset.get("metainfo") or {}).get("classes")
+    evaluations = _evaluate(truth, detections, settings, classes)
+    return Results(result, config, truth, Path(sources["pictures"]), detections, evaluations)
+
+
+def _evaluate(
+    truth: dict[str, Any], detections: Mapping[str, list], settings: Mapping, classes: Any
+) -> dict[str, hotcoco.COCOeval]:
+    metric = METRICS.build({**settings, "outfile_prefix": None})
+    images = [image["id"] for image in truth["images"]]
+    categories = [c["id"] for c in truth["categories"] if classes is None or c["name"] in classes]
+    limits = (images, categories, metric.proposal_nums, np.atleast_1d(metric.iou_thrs))
+    evaluations = {}
+    try:
+        ground_truth = hotcoco_eval.read_truth(truth)
+        for kind, found in detections.items():
+            masks = [entry["segmentation"] for entry in found] if kind == "segm" else None
+            detected = hotcoco_eval.load_detections(ground_truth, as_table(found), masks)
+            evaluations[kind] = hotcoco_eval.evaluate(kind, ground_truth, detected, *limits)
+    except hotcoco_eval.UnusualDataError as error:
+        raise UserError(f"no report of this data, which hotcoco does not take: {error}") from error
+    return evaluations
+
+
+def as_table(detections: list[dict[str, Any]]) -> NDArray:
+    """Detections as :func:`mmconvnext.evaluation.hotcoco_eval.load_detections` takes them."""
+    return np.array([[d["image_id"], *d["bbox"], d["score"], d["category_id"]] for d in detections])
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
