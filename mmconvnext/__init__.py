@@ -50,16 +50,10 @@ __getattr__ = lazy_names(
 
 # A package whose import fills registries -> the modules of ours that add to the same registries.
 REGISTERED_WITH = {
-    "mmdet.models": (
-        "models.convnext",
-        "models.mask_head",
-        "models.roadmap",
-        "models.swin",
-        "models.tta",
-    ),
-    "mmdet.datasets.transforms": ("data.transforms",),
-    "mmdet.evaluation": ("evaluation.coco_metric", "evaluation.evaluator"),
-    "mmengine.optim": ("optim.layer_decay",),
+    "mmdet.models": [f"models.{m}" for m in ("convnext", "mask_head", "roadmap", "swin", "tta")],
+    "mmdet.datasets.transforms": ["data.transforms"],
+    "mmdet.evaluation": ["evaluation.coco_metric", "evaluation.evaluator"],
+    "mmengine.optim": ["optim.layer_decay"],
 }
 
 compat.install()

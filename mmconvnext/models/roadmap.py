@@ -118,13 +118,8 @@ class Pointwise(nn.Linear):
 class RoadmapBlock(nn.Module):
     """A block on the way from ResNet's bottleneck to ConvNeXt's, with the names of the latter.
 
-    Args:
-        design: the switches.
-        inputs: channels in.
-        outputs: channels out.
-        stride: of the spatial convolution and of the shortcut.
-        drop_path: drops whole samples of the branch in training.
-        layer_scale: the initial value of ``gamma``; 0 for none.
+    ``stride`` is that of the spatial convolution and of the shortcut, ``drop_path`` drops whole
+    samples of the branch in training, and ``layer_scale`` is where ``gamma`` begins; 0 for none.
     """
 
     def __init__(

@@ -19,15 +19,8 @@ BLOCKS_PER_LAYER = 3
 class Stages(LoadsAnyLayout, BaseModule):
     """A backbone of ``downsample_layers``, ``stages`` and output norms ``norm{i}``.
 
-    Subclasses fill these; stages after the last of ``out_indices`` are not built.
-
-    Args:
-        depths: blocks of each of the four stages.
-        out_indices: the stages whose features are returned.
-        frozen_stages: as in MMDetection's ResNet: -1 freezes nothing, 0 the stem, k the stem and
-            the first k stages. Frozen parts stay in eval mode.
-        with_cp: recompute each block in the backward pass.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)``, or None.
+    Subclasses fill these; stages after the last of ``out_indices`` are not built. ``depths`` are
+    blocks of each stage, the other arguments those of :class:`mmconvnext.ConvNeXt`.
 
     Raises:
         ValueError: an argument is out of range.

@@ -63,11 +63,8 @@ class DynamicDepthwiseConv(nn.Module):
 class DepthwiseMixer(nn.Module):
     """What stands for window attention, with the names of DWNet's checkpoints.
 
-    Args:
-        channels: of the tokens.
-        kernel_size: of the depthwise convolution.
-        dynamic: whether its filters are predicted from its input.
-        drop: drops whole samples in training, as after attention.
+    ``dynamic`` predicts the filters of the depthwise convolution from its input; ``drop`` drops
+    whole samples in training, as after attention.
     """
 
     def __init__(self, channels: int, kernel_size: int, dynamic: bool, drop: nn.Module):
