@@ -305,7 +305,8 @@ def test_demo_configs_know_the_classes_of_shapes(name):
     assert tuple(load(name).train_dataloader.dataset.metainfo.classes) == CLASSES
 
 
-@pytest.mark.parametrize("name", [*COCO, *SHAPES, "cascade_convnext_overfit"])
+# One of each data set; the hook is said once, in _base_/default_runtime.py.
+@pytest.mark.parametrize("name", ["cascade_convnext_t_coco", *SHAPES, "cascade_convnext_overfit"])
 def test_heads_of_another_number_of_classes_are_refused(name):
     cfg = load(name)
     (hook,) = map(HOOKS.build, cfg.custom_hooks)
