@@ -1,10 +1,11 @@
-"""No text of a checkpoint is run, wherever MMEngine would parse it as Python."""
+"""A run that mmengine saves is resumed; no text in it is run, wherever MMEngine would parse it."""
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.infer import BaseInferencer, infer
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -13,7 +14,6 @@ from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.compat.config_text import read_settings
 from mmconvnext.errors import UnreadableCheckpointError
 from tests.compat.test_checkpoint_io import Call
-from tests.compat.test_resume import make_runner, saved  # noqa: F401 (a fixture)
 
 RUNS_CODE = (
     "for x in [open({mark!r}, 'w')]: pass",
@@ -29,6 +29,65 @@ RUNS_CODE = (
 )
 
 
+class Line(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def forward(self, x, mode="loss"):
+        return {"loss": self.layer(x).square().mean()}
+
+
+def make_runner(folder, epochs: int, **options) -> Runner:
+    points = [{"x": torch.full((2,), i / 4)} for i in range(4)]
+    return Runner(
+        model=Line(),
+        work_dir=str(folder),
+        train_dataloader=dict(
+            dataset=points,
+            sampler=dict(type="DefaultSampler", shuffle=True),
+            batch_size=2,
+            collate_fn=dict(type="default_collate"),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.1)),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=2),
+            dict(type="MultiStepLR", milestones=[1, 2]),
+        ],
+        default_scope="mmengine",
+        log_level="WARNING",
+        experiment_name=f"resume_{epochs}",
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> str:
+    """A checkpoint after two epochs, with numpy's numbers in the log as metrics leave them."""
+    folder = tmp_path_factory.mktemp("run")
+    runner = make_runner(folder, epochs=2)
+    runner.message_hub.update_info("best", np.float64(0.25))
+    runner.message_hub.update_scalar("val/ap", np.float64(0.5))
+    runner.train()
+    return str(folder / "epoch_2.pth")
+
+
+def test_a_run_is_resumed_where_it_stopped(saved, tmp_path):
+    runner = make_runner(tmp_path, epochs=3, resume=True, load_from=saved)
+    runner.load_or_resume()
+    before = read_checkpoint(saved)
+    assert (runner.epoch, runner.iter) == (2, 4)
+    assert torch.equal(runner.model.layer.weight, before["state_dict"]["layer.weight"])
+    runner.train()
+    assert runner.iter == 6
+    losses = runner.message_hub.get_scalar("train/loss")
+    assert len(losses.data[0]) == 6
+    assert losses.min() <= losses.mean() <= losses.max()
+    assert runner.message_hub.get_info("best") == 0.25
+    assert runner.message_hub.get_scalar("val/ap").current() == 0.5
+
+
 def strings_replaced(node, text: str):
     """A copy of nested settings with every string, key or value, beside a hostile one."""
     if isinstance(node, dict):
@@ -39,7 +98,7 @@ def strings_replaced(node, text: str):
 
 
 @pytest.mark.parametrize("template", RUNS_CODE)
-def test_resume_runs_nothing_out_of_meta(template, saved, tmp_path, monkeypatch):  # noqa: F811
+def test_resume_runs_nothing_out_of_meta(template, saved, tmp_path, monkeypatch):
     mark, evil = tmp_path / "mark", tmp_path / "evil.py"
     evil.write_text(f"open({str(mark)!r}, 'w')")
     (tmp_path / "evil_module.py").write_text(f"open({str(mark)!r}, 'w')")
@@ -59,13 +118,12 @@ def test_resume_runs_nothing_out_of_meta(template, saved, tmp_path, monkeypatch)
     assert mark.exists()
     mark.unlink()
     runner = make_runner(tmp_path, 3, resume=True, load_from=str(tmp_path / "hostile.pth"))
-    assert isinstance(runner, Runner)
     runner.load_or_resume()
     assert runner.iter == 4
     assert not mark.exists()
 
 
-def test_what_a_run_writes_is_kept(saved):  # noqa: F811
+def test_what_a_run_writes_is_kept(saved):
     written = torch.load(saved, weights_only=False)["meta"]["cfg"]
     assert CheckpointLoader.load_checkpoint(saved, "cpu")["meta"]["cfg"] == written != ""
 
