@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -32,3 +35,19 @@ def assert_near(ours: dict, theirs: dict, tolerance: float = 1e-4) -> None:
 
 def assert_all_near(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance: float) -> None:
     assert_near(dict(enumerate(ours)), dict(enumerate(theirs)), tolerance)
+
+
+def saved(function: Callable, x: Tensor, params: Iterator[Tensor], dtype=None) -> dict[int, int]:
+    """The bytes of each storage that is saved for the backward pass, but for the parameters'."""
+    sizes, known = {}, {p.untyped_storage().data_ptr() for p in params}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    autocast = torch.autocast("cpu", dtype) if dtype else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+        function(x)
+    return sizes

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ from mmconvnext.models import ConvNeXt, fused_block, tiles
 from mmconvnext.models.block import Block
 from mmconvnext.models.fused_block import FusedBlock
 from mmconvnext.models.tiles import divide
-from tests.models.common import KINDS, assert_near, distance
+from tests.models.common import KINDS, assert_near, distance, saved
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -230,22 +228,6 @@ def test_tiles_cover_each_row_once(scales, limit, by_sample):
 
 
 # ---- what is saved
-
-
-def saved(function: Callable, x: Tensor, params: Iterator[Tensor], dtype=None) -> dict[int, int]:
-    """The bytes of each storage that is saved for the backward pass, but for the parameters'."""
-    sizes, known = {}, {p.untyped_storage().data_ptr() for p in params}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    autocast = torch.autocast("cpu", dtype) if dtype else nullcontext()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
-        function(x)
-    return sizes
 
 
 @pytest.mark.parametrize(("kind", "norms"), [("V1", 0), ("V2", 2 * 4 * 16 * 4)])
