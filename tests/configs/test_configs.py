@@ -328,7 +328,7 @@ def build_small(cfg: Config) -> torch.nn.Module:
     replace_types(cfg, ["SyncBN"], "BN")
     # another test pads images to their full size
     cfg.model.data_preprocessor.batch_augments = None
-    if isinstance(cfg.model.backbone.arch, str):
+    if isinstance(cfg.model.backbone.get("arch"), str):
         widths = tuple(w // 8 for w in cfg.model.neck.in_channels)
         cfg.model.backbone.arch = {"depths": (1, 1, 4, 1), "widths": widths}
         cfg.model.neck.in_channels = list(widths)

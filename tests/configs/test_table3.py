@@ -1,20 +1,13 @@
 """The peers of the paper's table 3: what they cost, and the recipe by which they are trained."""
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 import torch
-from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from mmconvnext.analysis.cost import count_config
-from mmconvnext.engine.config import drop_pretrained, replace_types
+from tests.configs.test_configs import CONFIGS, build_small, load
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FOLDER = CONFIGS / "table3"
 # FACTS section 10: G multiply-adds and M parameters, counted and published. Its 107.0 M of Swin-S
 # are 106.948 M rounded twice: timm's 49,606,258 less its classifier, and the other parts.
 COSTS = {
@@ -49,23 +42,14 @@ RECIPES = {
 }
 
 
-@cache
-def parse(name: str) -> Config:
-    return Config.fromfile(FOLDER / f"{name}.py")
-
-
-def load(name: str) -> Config:
-    return parse(name).copy()
-
-
 def test_every_config_is_tested():
-    assert {path.stem for path in FOLDER.glob("*.py")} == set(COSTS) == set(RECIPES)
+    assert {path.stem for path in (CONFIGS / "table3").glob("*.py")} == set(COSTS) == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", COSTS)
 def test_detectors_cost_what_was_counted_and_published(name):
     flops, params, *published = COSTS[name]
-    cost = count_config(load(name))
+    cost = count_config(load(f"table3/{name}"))
     assert cost.flops / 1e9 == pytest.approx(flops, abs=0.05)
     assert cost.params / 1e6 == pytest.approx(params, abs=0.05)
     assert cost.flops / 1e9 == pytest.approx(published[0], rel=0.007 if "_l_" in name else 0.005)
@@ -75,8 +59,8 @@ def test_detectors_cost_what_was_counted_and_published(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_all_but_backbone_neck_and_optimizer_is_that_of_convnext(name):
     kind = name.split("_", maxsplit=1)[0].replace("mask", "mask_rcnn")
-    ours = Config.fromfile(CONFIGS / f"{kind}_convnext_t_coco.py").to_dict()
-    cfg = load(name).to_dict()
+    ours = load(f"{kind}_convnext_t_coco").to_dict()
+    cfg = load(f"table3/{name}").to_dict()
     checkpoint, drop_path, width = RECIPES[name]
     backbone = cfg["model"].pop("backbone")
     assert backbone["init_cfg"] == {"type": "Pretrained", "checkpoint": checkpoint}
@@ -96,14 +80,8 @@ TRAINED = ["cascade_resnet50_coco", "mask_rcnn_swin_t_coco", "cascade_dwnet_t_dy
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_trains_a_step_without_decaying_norms(name):
-    cfg = load(name)
-    drop_pretrained(cfg)
-    replace_types(cfg, ["SyncBN"], "BN")
-    rcnn = cfg.model.train_cfg.rcnn
-    for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
-        stage.sampler.num = 16  # regions
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    cfg = load(f"table3/{name}")
+    model = build_small(cfg)
     wrapper = build_optim_wrapper(model, {**cfg.optim_wrapper, "type": "OptimWrapper"})
     decay = {}
     names = {param: name for name, param in model.named_parameters()}
