@@ -38,21 +38,9 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         command = commands.add_parser(name, aliases=aliases, help=purpose, description=described)
         command.set_defaults(module=module)
         if {name, old} & {*arguments[:1]}:
-            _add_common(command)
+            _module("comparison").add_common_arguments(command)
             _module(module).add_arguments(command)
     return parser.parse_args(arguments)
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    from benchmarks.comparison import available_cores, positive
-
-    add = parser.add_argument
-    add("--rounds", type=positive, default=5, help="runs of each; default: %(default)s")
-    add("--warmup", type=int, default=1, help="runs before that; default: %(default)s")
-    cores = {"default": available_cores(), "help": "of each process; default: all, %(default)s"}
-    add("--threads", type=positive, **cores)
-    add("--json", metavar="FILE", help="write everything measured to a file, too")
-    add("--markdown", action="store_true", help="print GitHub's markdown")
 
 
 def _module(module: str) -> Any:

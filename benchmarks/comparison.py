@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -24,29 +25,25 @@ Arrays = Mapping[str, np.ndarray]
 Check = Callable[[str, Arrays, Arrays], Mapping[str, float]]
 
 
+OURS = "ours"
+# The parts of COCO that comparisons of detectors read.
+VAL = ("annotations/instances_val2017.json", "val2017")
+
+
 class UnequalResultsError(BenchmarkError):
     """Two candidates computed different results, so that their times mean nothing."""
 
 
 @dataclass
 class Results:
-    """What a comparison brought.
-
-    Attributes:
-        title: of the table.
-        timings: by candidate, ours first: one timing for each round.
-        distances: by candidate, without ours: what ``check`` returned.
-        facts: by candidate: numbers that are no timings.
-        missing: by candidate that was left out: why.
-        threads: that each candidate might use.
-    """
+    """What a comparison brought, by candidate, ours first."""
 
     title: str
-    timings: dict[str, list[Timing]]
-    distances: dict[str, dict[str, float]] = field(default_factory=dict)
-    facts: dict[str, dict[str, float]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    threads: int = 1
+    timings: dict[str, list[Timing]]  # one for each round
+    distances: dict[str, Mapping[str, float]] = field(default_factory=dict)  # what `check` gave
+    facts: dict[str, dict[str, float]] = field(default_factory=dict)  # numbers that are no timings
+    missing: dict[str, str] = field(default_factory=dict)  # who was left out, and why
+    threads: int = 1  # that each might use
 
     @property
     def ours(self) -> str:
@@ -86,9 +83,7 @@ class Results:
 
 def run(
     candidates: Sequence[Candidate],
-    rounds: int,
-    warmup: int,
-    threads: int,
+    args: argparse.Namespace,
     check: Check | None = None,
     title: str = "",
 ) -> Results:
@@ -96,11 +91,10 @@ def run(
 
     Args:
         candidates: ours first; names differ.
-        rounds: how many runs each has. Who begins changes from round to round.
-        warmup: runs before that, which are not counted.
-        threads: that each candidate may use.
-        check: compares what ``check()`` of each candidate gave with what ours gave, before
-            anything is timed; None where there is nothing to compare (then no ``check()`` runs).
+        args: the command line's: ``rounds`` that are timed (who begins changes), those before that
+            are not (``warmup``), and the ``threads`` that each candidate may use.
+        check: compares what ``check()`` of each gave with what ours gave, before anything is timed;
+            None where there is nothing to compare.
         title: of the table.
 
     Raises:
@@ -108,31 +102,43 @@ def run(
         BenchmarkError: a candidate failed; others than ours whose library is not installed are
             left out.
     """
-    results = Results(title, {}, threads=threads)
+    results = Results(title, {}, threads=args.threads)
     with ExitStack() as stack:
         # all at once: importing and building is the slow part
-        started = [stack.enter_context(Process(each, threads)) for each in candidates]
-        processes = _installed(started, results.missing)
+        started = [stack.enter_context(Process(each, args.threads)) for each in candidates]
+        processes = _built(started, results.missing)
         if check:
-            results.distances = _distances([p for p in processes if p.candidate.compared], check)
-        results.facts = {process.name: process.call("facts") for process in processes}
-        results.timings = alternate({p.name: p.timing for p in processes}, rounds, warmup)
+            results.distances = _distances(processes, check)
+        results.facts = {p.name: {**p.call("facts"), **p.candidate.facts} for p in processes}
+        timings = {process.name: process.timing for process in processes}
+        results.timings = alternate(timings, args.rounds, args.warmup)
     return results
 
 
-def run_options(args: argparse.Namespace) -> dict[str, int]:
-    """What every command line says of how to :func:`run`."""
-    if args.warmup < 0:
-        raise BenchmarkError(f"--warmup {args.warmup} must be at least 0")
-    return {"rounds": args.rounds, "warmup": args.warmup, "threads": args.threads}
+def _built(processes: Sequence[Process], missing: dict[str, str]) -> list[Process]:
+    """Wait for all; who cannot be built for lack of a library is left out, but for ours."""
+    built = []
+    for process in processes:
+        say(f"starting {process.name}")
+        try:
+            process.wait_until_built()
+            built.append(process)
+        except NotInstalledError as error:
+            if process is processes[0]:
+                raise NotInstalledError(f"{process.name} cannot run: {error}") from None
+            missing[process.name] = str(error)
+            say(f"{process.name} is left out: {error}")
+    return built
 
 
-def positive(text: str) -> int:
-    """Read the number of an option, which must be at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
+def _distances(processes: Sequence[Process], check: Check) -> dict[str, Mapping[str, float]]:
+    first, *others = (each for each in processes if each.candidate.compared)
+    say(f"computing what {first.name} gives")
+    ours, found = first.call("check"), {}
+    for process in others:
+        say(f"comparing with {process.name}")
+        found[process.name] = check(process.name, ours, process.call("check"))
+    return found
 
 
 def alternate(
@@ -148,15 +154,8 @@ def alternate(
         left = warmup + rounds - index - 1
         last_round = sum(each[-1].seconds for each in found.values())
         label = f"round {index + 1 - warmup} of {rounds}" if index >= warmup else "warm-up"
-        _say(f"{label} done, about {left * last_round:.0f} s left")
+        say(f"{label} done, about {left * last_round:.0f} s left")
     return {name: each[warmup:] for name, each in found.items()}
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # absent on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def demand(condition: object, otherwise: str) -> None:
@@ -165,14 +164,14 @@ def demand(condition: object, otherwise: str) -> None:
         raise UnequalResultsError(f"{otherwise}; nothing was timed")
 
 
-def close_to(limit: float, label: Callable[[str], str] = str, together: bool = False) -> Check:
+def close_to(limit: float, together: bool = False) -> Check:
     """Demand that each array is ours but for rounding.
+
+    The first word of an array's name says what it is. Of each, the largest distance is reported.
 
     Args:
         limit: of the L2 norm of the difference, divided by that of ours.
-        label: under which name an array's distance is reported; of those with the same name, the
-            largest is.
-        together: take the arrays with the same label as one, in place of each for itself.
+        together: take the arrays of what is the same as one, in place of each for itself.
     """
 
     def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
@@ -181,7 +180,7 @@ def close_to(limit: float, label: Callable[[str], str] = str, together: bool = F
             shapes = [each[key].shape if key in each else None for each in (theirs, ours)]
             other = f"{name} and ours differ in {key}: its shape is {shapes[0]}, ours {shapes[1]}"
             demand(shapes[0] == shapes[1], other)
-            groups.setdefault(label(key) if together else key, []).append(key)
+            groups.setdefault(key.partition(" ")[0] if together else key, []).append(key)
         distances: dict[str, float] = {}
         for group, keys in groups.items():
             reference, other = (
@@ -194,39 +193,62 @@ def close_to(limit: float, label: Callable[[str], str] = str, together: bool = F
                 f"{name} and ours differ in {group}: their relative distance is {distance:.3g}, at "
                 f"most {limit:g} is allowed",
             )
-            shown = label(keys[0])
-            distances[shown] = max(distances.get(shown, 0.0), distance)
+            kind = group.partition(" ")[0]
+            distances[kind] = max(distances.get(kind, 0.0), distance)
         return distances
 
     return check
 
 
-def _installed(processes: Sequence[Process], missing: dict[str, str]) -> list[Process]:
-    """Those that could be built, ours must be; of the others, it is noted why not."""
-    present = []
-    for process in processes:
-        _say(f"starting {process.name}")
-        try:
-            process.wait_until_built()
-            present.append(process)
-        except NotInstalledError as error:
-            if process is processes[0]:
-                raise NotInstalledError(f"{process.name} cannot run: {error}") from None
-            missing[process.name] = str(error)
-            _say(f"{process.name} is left out: {error}")
-    return present
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all commands have."""
+    add = parser.add_argument
+    add("--rounds", type=at_least(1), default=5, help="runs of each; default: %(default)s")
+    add("--warmup", type=at_least(0), default=1, help="runs before that; default: %(default)s")
+    has_affinity = hasattr(os, "sched_getaffinity")  # absent on macOS
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    of_each = "of each process; default: all, %(default)s"
+    add("--threads", type=at_least(1), default=cores, help=of_each)
+    add("--json", metavar="FILE", help="write everything measured to a file, too")
+    add("--markdown", action="store_true", help="print GitHub's markdown")
 
 
-def _distances(processes: Sequence[Process], check: Check) -> dict[str, dict[str, float]]:
-    first, *others = processes
-    _say(f"computing what {first.name} gives")
-    ours = first.call("check")
-    distances = {}
-    for process in others:
-        _say(f"comparing with {process.name}")
-        distances[process.name] = dict(check(process.name, ours, process.call("check")))
-    return distances
+def add_data_arguments(
+    parser: argparse.ArgumentParser,
+    images: int | None = None,
+    split: str = "val2017",
+    data_root: str | None = "data/coco/",
+    purpose: str = "",
+) -> None:
+    """Add the folder of COCO and, with a default, the number of images of a run."""
+    where = f"folder of COCO 2017, or of a subset of it{purpose}"
+    parser.add_argument("--data-root", default=data_root, help=where)
+    if images:
+        how_many = f"of a run, from {split}; default: %(default)s"
+        parser.add_argument("--images", type=at_least(1), default=images, help=how_many)
 
 
-def _say(text: str) -> None:
+def at_least(least: int) -> Callable[[str], int]:
+    """Make a reader of an option's number, for argparse."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
+        return int(text)
+
+    return number
+
+
+def check_coco(data_root: str, *parts: str) -> None:
+    """Raise BenchmarkError where a file or folder of COCO is absent."""
+    for part in parts:
+        if not Path(data_root, part).exists():
+            raise BenchmarkError(
+                f"--data-root {data_root} has no {part}: name the folder of COCO 2017, or of a "
+                f"subset of it, with {' and '.join(parts)}"
+            )
+
+
+def say(text: str) -> None:
+    """Tell those who wait, on stderr."""
     print(f"  {text}", file=sys.stderr, flush=True)

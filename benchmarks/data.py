@@ -20,10 +20,9 @@ from mmengine.registry import DefaultScope
 from mmengine.utils.dl_utils import set_multi_processing
 from numpy.typing import NDArray
 
-from benchmarks.comparison import Arrays, Results, demand, positive, run, run_options
-from benchmarks.peers import OURS
-from benchmarks.report import Column, Report, fact_column, rate_column
-from benchmarks.worker import BenchmarkError, Candidate
+from benchmarks.comparison import OURS, Arrays, add_data_arguments, check_coco, demand, run
+from benchmarks.report import Column, Report, fact_column
+from benchmarks.worker import Candidate
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "datasets"
 BITMAPS, POLYGONS = "MMDetection, its default", "MMDetection, poly2mask=False"
@@ -38,7 +37,7 @@ RECIPES: Mapping[str, tuple[str, bool]] = {
     "coco_instance": ("coco_instance", False),
     "lsj": ("coco_instance_lsj", True),
 }
-ANNOTATIONS = "annotations/instances_train2017.json"
+TRAIN = ("annotations/instances_train2017.json", "train2017")
 BOX_TOLERANCE = 1e-3  # pixels
 LEAST_MEAN_IOU = 0.99
 # Where boxes are taken anew from bitmaps, see NOTES: the share of the boxes that must be near, and
@@ -56,7 +55,7 @@ NOTES = (
     "rest are of parts thinner than a pixel, which bitmaps lose",
 )
 COLUMNS = (
-    rate_column("images/s", "images"),
+    fact_column("images/s", "images", form=".0f", per_second=True),
     Column(f"of it {IMAGES}", lambda r, name: f"{r.median_ratio(IMAGES, base=name):.0%}"),
     fact_column("objects", "objects", form=".0f"),
     fact_column("IoU with our masks: 1 %", "iou_1_percent", form=".3f"),
@@ -109,7 +108,11 @@ class Pipeline:
         """
         arrays: dict[str, np.ndarray] = {}
         for image in range(min(self._images, MOST_CHECKED)):
-            found = self._numbered(image)
+            data = self._dataset.get_data_info(image % len(self._dataset))
+            for number, instance in enumerate(data["instances"]):
+                instance["bbox_label"] = number  # to know which is which, where some are dropped
+            _seed(image)
+            found = self._dataset.pipeline(data)
             if found is None:
                 continue
             sample = found["data_samples"]
@@ -131,17 +134,6 @@ class Pipeline:
     def facts(self) -> dict[str, float]:
         """Return how many images there are."""
         return {"images": self._images}
-
-    def _numbered(self, image: int) -> dict | None:
-        """What the pipeline makes of an image, with the objects' numbers in place of their classes.
-
-        So one knows which object is which, where some are filtered out.
-        """
-        data = self._dataset.get_data_info(image % len(self._dataset))
-        for number, instance in enumerate(data["instances"]):
-            instance["bbox_label"] = number
-        _seed(image)
-        return self._dataset.pipeline(data)
 
 
 def steps(pipeline: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -188,39 +180,28 @@ def _seed(image: int) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     parser.set_defaults(threads=1)  # as in a worker of a data loader
-    add = parser.add_argument
-    add("--data-root", default="data/coco/", help="folder of COCO 2017")
-    images = "of a run, from train2017; default: %(default)s"
-    add("--images", type=positive, default=80, help=images)
-    add("--recipe", nargs="+", choices=RECIPES, default=[*RECIPES], help="default: both")
+    recipes = {"choices": RECIPES, "default": [*RECIPES], "help": "default: both"}
+    parser.add_argument("--recipe", nargs="+", **recipes)
+    add_data_arguments(parser, images=80, split="train2017")
 
 
 def compare(args: argparse.Namespace) -> Report:
     """Run a comparison for each recipe that the command line names; may raise BenchmarkError."""
-    if not Path(args.data_root, ANNOTATIONS).is_file():
-        raise BenchmarkError(
-            f"--data-root {args.data_root} has no {ANNOTATIONS}: name the folder of COCO 2017, "
-            "with that file and train2017/"
-        )
-    options = run_options(args)
-    tables = [compare_one(recipe, args.data_root, args.images, **options) for recipe in args.recipe]
+    check_coco(args.data_root, *TRAIN)
+    tables = []
+    for config, recomputed in map(RECIPES.get, args.recipe):
+        arguments = {"recipe": config, "data_root": args.data_root, "images": args.images}
+        candidates = [
+            Candidate(kind, Pipeline, {"kind": kind, **arguments}, compared=kind != IMAGES)
+            for kind in KINDS
+        ]
+        equality = Equality(recomputed)
+        title = f"{config}, {args.images} images of train2017"
+        results = run(candidates, args, equality, title)
+        for name, facts in equality.facts.items():
+            results.facts[name] |= facts
+        tables.append(results)
     return Report(tables, COLUMNS, NOTES)
-
-
-def compare_one(recipe: str, data_root: str, images: int, **options: int) -> Results:
-    """Compare, then time; the results have the facts that :class:`Equality` finds, too."""
-    config, recomputed = RECIPES[recipe]
-    arguments = {"recipe": config, "data_root": data_root, "images": images}
-    candidates = [
-        Candidate(kind, Pipeline, {"kind": kind, **arguments}, compared=kind != IMAGES)
-        for kind in KINDS
-    ]
-    equality = Equality(recomputed)
-    title = f"{config}, {images} images of train2017"
-    results = run(candidates, check=equality, title=title, **options)
-    for name, facts in equality.facts.items():
-        results.facts[name] |= facts
-    return results
 
 
 class Equality:
@@ -246,14 +227,6 @@ class Equality:
             demand(np.array_equal(ours[image], theirs[image]), f"{image} of {name} is another")
         boxes = _common("box", ours, theirs)
         demand(boxes, f"{name} and ours have no objects in common")
-        facts = self._compare_masks(name, boxes, ours, theirs)
-        facts |= self._compare_boxes(name, boxes, ours, theirs)
-        self.facts[name] = facts
-        return {"boxes": facts["box_max"], "masks": 1 - facts["iou_mean"]}
-
-    def _compare_masks(
-        self, name: str, boxes: Sequence[str], ours: Arrays, theirs: Arrays
-    ) -> dict[str, float]:
         masks, others, outline = (
             [each[key.replace("box", kind)] for key in boxes]
             for each, kind in ((ours, "mask"), (theirs, "mask"), (ours, "outline"))
@@ -272,26 +245,26 @@ class Equality:
                 f"{LEAST_MEAN_IOU} is demanded",
             )
         self.facts.setdefault(OURS, {"iou_mean_of_outlines": of_ours})
-        return {
+        self.facts[name] = {
             "objects": len(ious),
             "iou_1_percent": float(np.quantile(ious, 0.01)),
             "iou_median": float(np.median(ious)),
             "iou_mean": float(ious.mean()),
             "iou_mean_of_outlines": of_theirs,
+            **self._compare_boxes(name, ours, theirs),
         }
+        return {"boxes": self.facts[name]["box_max"], "masks": 1 - self.facts[name]["iou_mean"]}
 
-    def _compare_boxes(
-        self, name: str, boxes: Sequence[str], ours: Arrays, theirs: Arrays
-    ) -> dict[str, float]:
+    def _compare_boxes(self, name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         # with poly2mask=False MMDetection loses the masks of crowds, and boxes with them
         kinds = ("box", "ignored") if name == BITMAPS else ("box",)
         boxes = [key for kind in kinds for key in _common(kind, ours, theirs)]
         alone = sum(key.startswith(kinds) for key in {*ours} ^ {*theirs})
         gaps = np.array([np.abs(ours[key] - theirs[key]).max() for key in boxes])
-        scales = np.array([ours[f"scale {key.split()[1]}"] for key in boxes])
-        rounded = self.recomputed and name == BITMAPS
-        limit, least = (1 + scales, LEAST_NEAR) if rounded else (BOX_TOLERANCE, 1.0)
-        most_alone = MOST_ALONE * len(gaps) if rounded else 0
+        limit, least, most_alone = BOX_TOLERANCE, 1.0, 0.0
+        if self.recomputed and name == BITMAPS:
+            limit = 1 + np.array([ours[f"scale {key.split()[1]}"] for key in boxes])
+            least, most_alone = LEAST_NEAR, MOST_ALONE * len(gaps)
         near = np.mean(gaps <= limit)
         demand(
             near >= least and alone <= most_alone,
@@ -299,8 +272,7 @@ class Equality:
             f"be, and they differ by up to {gaps.max():.3g} pixels; {alone} objects are in one of "
             f"both only, at most {most_alone:.0f} may be",
         )
-        middle, most = float(np.median(gaps)), float(gaps.max())
-        return {"alone": alone, "box_median": middle, "box_max": most}
+        return {"alone": alone, "box_median": float(np.median(gaps)), "box_max": float(gaps.max())}
 
 
 def _common(kind: str, ours: Arrays, theirs: Arrays) -> list[str]:

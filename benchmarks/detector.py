@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import mmdet.models  # noqa: F401  registers
@@ -21,11 +21,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import roofline
-from benchmarks.comparison import Arrays, Results, demand, positive, run, run_options
+from benchmarks.backbone import SEED, fill
+from benchmarks.comparison import OURS, VAL, Arrays, add_data_arguments, check_coco, demand, run
 from benchmarks.data import BITMAPS, steps
-from benchmarks.peers import OURS, SEED, fill, python_path
-from benchmarks.report import Report, fact_column, rate_column
-from benchmarks.worker import BenchmarkError, Candidate
+from benchmarks.report import Report, fact_column
+from benchmarks.worker import Candidate, python_path
+from mmconvnext.analysis.flops import count_flops
 from mmconvnext.compat.ops import roi_align_cpu
 from mmconvnext.engine.config import drop_pretrained, load_config, set_data_root
 from mmconvnext.engine.device import convolutions_to_channels_last
@@ -34,30 +35,25 @@ from mmconvnext.engine.device import convolutions_to_channels_last
 LAST_LAYERS_STD = {"fc_cls.weight": 0.2, "conv_logits.weight": 0.3}
 SAME = "MMDetection, mmpretrain"
 RECIPE = "mmdet::convnext/{}-p4-w7_fpn_{}amp-ms-crop-3x_coco.py"
+SWIN_T = "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py"
+CASCADE_R50 = "mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py"
 # kind -> name -> config, and the published frames a second on an A100 of a detector of this kind
 # ("A ConvNet for the 2020s", table 3)
 DETECTORS: Mapping[str, Mapping[str, tuple[str, float | None]]] = {
     "mask_rcnn": {
         OURS: ("mask_rcnn_convnext_t_coco.py", 25.6),
         SAME: (RECIPE.format("mask-rcnn_convnext-t", ""), 25.6),
-        "MMDetection, Swin-T": (
-            "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",
-            23.1,
-        ),
+        "MMDetection, Swin-T": (SWIN_T, 23.1),
         "MMDetection, ResNet-50": ("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", None),
     },
     "cascade": {
         OURS: ("cascade_convnext_t_coco.py", 13.5),
         SAME: (RECIPE.format("cascade-mask-rcnn_convnext-t", "4conv1fc-giou_"), 13.5),
-        "MMDetection, ResNet-50": (
-            "mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py",
-            16.2,
-        ),
+        "MMDetection, ResNet-50": (CASCADE_R50, 16.2),
     },
 }
 # boxes in pixels; masks: the share of the pixels of ours
 LIMITS = {"boxes": 1e-3, "scores": 1e-4, "masks": 1e-3}
-KINDS = (*LIMITS, "labels")
 NOTES = (
     "detectors have random weights and, by those of their classifiers, detections on every image; "
     "ours and MMDetection's ConvNeXt have the same weights",
@@ -68,9 +64,8 @@ NOTES = (
     roofline.NOTE,
 )
 COLUMNS = (
-    rate_column("images/s", "images", form=".3f"),
+    fact_column("images/s", "images", form=".3f", per_second=True),
     fact_column("published", "published_ratio", form=".2f"),
-    *roofline.COLUMNS,
 )
 
 
@@ -83,7 +78,7 @@ class Detector:
     Args:
         config: a file, or the name of one of ours or of MMDetection's (``mmdet::…``).
         data_root: folder of COCO.
-        images: how many of its validation split.
+        images: how many of val2017.
         device: in torch's words.
         reference: for a peer, our config, whose images are used; then transforms, metric, layout of
             weights and, where mmcv has no compiled kernels, RoIAlign are not ours either.
@@ -148,14 +143,24 @@ class Detector:
         return arrays
 
     def facts(self) -> dict[str, float]:
-        """Return the number of images, of operations, and of detections once they were checked.
+        """Return the work of a run, and the detections once they were checked.
 
-        Counted are torch's convolutions and matrix products; a multiply-add is two operations.
+        Operations are those of torch's convolutions and matrix products, two for a multiply-add;
+        multiply-adds are those of the papers, for an image of the first one's pixels (padded).
         """
         with FlopCounterMode(display=False) as counter:
             self.run()
-        counted = {"images": len(self._indices), "operations": counter.get_total_flops()}
-        return {**counted, "detections": self._num_detections}
+        batch = self._model.data_preprocessor(pseudo_collate([self._dataset[0]]))
+        shape = tuple(batch["inputs"].shape[-2:])
+        cost = count_flops(self._model, shape)
+        return {
+            "images": len(self._indices),
+            "operations": counter.get_total_flops(),
+            "detections": self._num_detections,
+            "pixels": math.prod(shape),
+            "multiply_adds": cost.flops,
+            "parameters": cost.params,
+        }
 
     @torch.no_grad()
     def _detect(self, index: int) -> Any:
@@ -189,49 +194,38 @@ def _copy(ours: nn.Module, theirs: nn.Module) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
-    add = parser.add_argument
-    add("--kind", nargs="+", choices=DETECTORS, default=[*DETECTORS], help="default: both")
-    add("--data-root", default="data/coco/", help="folder of COCO 2017")
-    add("--images", type=positive, default=4, help="of a run, from val2017; default: %(default)s")
+    kinds = {"choices": DETECTORS, "default": [*DETECTORS], "help": "default: both"}
+    parser.add_argument("--kind", nargs="+", **kinds)
+    add_data_arguments(parser, images=4)
     roofline.add_arguments(parser)
 
 
 def compare(args: argparse.Namespace) -> Report:
     """Run a comparison for each kind that the command line names; may raise BenchmarkError."""
     device = roofline.choose_device(args.device)
-    if not Path(args.data_root).is_dir():
-        raise BenchmarkError(
-            f"--data-root {args.data_root} is no folder: name that of COCO 2017, with "
-            "annotations/instances_val2017.json and val2017/"
-        )
-    options = run_options(args)
+    check_coco(args.data_root, *VAL)
     work = {"data_root": args.data_root, "images": args.images, "device": device}
-    return Report([compare_one(kind, work, **options) for kind in args.kind], COLUMNS, NOTES)
-
-
-def compare_one(kind: str, work: Mapping[str, Any], **options: int) -> Results:
-    """Compare, then time; ``kind`` is a key of ``DETECTORS``, work goes to :class:`Detector`."""
-    title = f"{kind}, ConvNeXt-T, {work['images']} images at full size, {work['device']}"
-    chosen = [*candidates(kind, work), roofline.reference(work["device"], "float32")]
-    results = run(chosen, check=check, title=title, **options)
-    if SAME in results.facts:  # the same work, counted where it is torch's operators alone
-        results.facts[OURS]["operations"] = results.facts[SAME]["operations"]
-    _, of_ours = DETECTORS[kind][OURS]
-    for name, (_, published) in DETECTORS[kind].items():
-        if published and name in results.facts:
-            results.facts[name]["published_ratio"] = of_ours / published
-    return results
+    tables = []
+    for kind in args.kind:
+        title = f"{kind}, ConvNeXt-T, {args.images} images at full size, {device}"
+        results = run(candidates(kind, work), args, check, title)
+        if SAME in results.facts:  # the same work, counted where it is torch's operators alone
+            results.facts[OURS]["operations"] = results.facts[SAME]["operations"]
+        tables.append(results)
+    return Report(tables, (*COLUMNS, *roofline.COLUMNS), NOTES)
 
 
 def candidates(kind: str, work: Mapping[str, Any]) -> list[Candidate]:
-    """Describe candidates, ours first."""
-    (_, (ours, _)), *peers = DETECTORS[kind].items()
-    chosen = [Candidate(OURS, Detector, {"config": ours, **work})]
-    for name, (config, _) in peers:
-        peer = {"config": config, "reference": ours, "same": name == SAME}
+    """Describe the detectors of a kind, ours first, and the machine's matrix product."""
+    ours, of_ours = DETECTORS[kind][OURS]
+    chosen = []
+    for name, (config, published) in DETECTORS[kind].items():
+        peer = {} if name == OURS else {"reference": ours, "same": name == SAME}
         path = python_path("mmpretrain") if name == SAME else ()
-        chosen.append(Candidate(name, Detector, {**peer, **work}, path))
-    return chosen
+        facts = {"published_ratio": of_ours / published} if published else {}
+        arguments = {"config": config, **peer, **work}
+        chosen.append(Candidate(name, Detector, arguments, path, facts=facts))
+    return [*chosen, roofline.reference(work["device"], "float32")]
 
 
 def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
@@ -246,7 +240,8 @@ def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     demand(detected, "nothing was detected that could be compared")
     found = []
     for image in images:
-        pair = [{kind: each[f"{kind} {image}"] for kind in KINDS} for each in (ours, theirs)]
+        kinds = (*LIMITS, "labels")
+        pair = [{kind: each[f"{kind} {image}"] for kind in kinds} for each in (ours, theirs)]
         found.append(_distances(image, *pair))
     return {kind: max(each[kind] for each in found) for kind in LIMITS}
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import pickle
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +19,16 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.comparison import Arrays, demand, positive, run, run_options
-from benchmarks.peers import SEED
+from benchmarks.comparison import (
+    VAL,
+    Arrays,
+    add_data_arguments,
+    at_least,
+    check_coco,
+    demand,
+    run,
+    say,
+)
 from benchmarks.report import Report, fact_column
 from benchmarks.worker import BenchmarkError, Candidate
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
@@ -30,7 +36,8 @@ from mmconvnext.evaluation.coco_metric import FastCocoMetric
 CLASSWISE_HEADING = "| category"
 OURS, THEIRS = "ours, hotcoco", "MMDetection, pycocotools"
 METRICS = ("bbox", "segm")
-ANNOTATIONS = "annotations/instances_val2017.json"
+ANNOTATIONS = VAL[0]
+SEED = 0
 TRUTH, DETECTIONS = "truth.json", "detections.pkl"
 JITTER = 0.1  # mean of the shift of detections in sides of the box, and of the change of the sides
 NEAR_OBJECT = 4  # detections near each object, if as many are asked for
@@ -82,21 +89,13 @@ class Evaluation:
 
     def check(self) -> dict[str, np.ndarray]:
         """Return all numbers, those before rounding, and the class-wise table as text."""
-        evaluations: list[COCOeval] = []
-        lines: list[str] = []
-        summarize, logger = COCOeval.summarize, MMLogger.get_current_instance()
-
-        def keep(evaluation: COCOeval) -> None:
-            summarize(evaluation)
-            evaluations.append(evaluation)
-
-        def read(record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-        handle = mock.patch.object(logger, "handle", read)
-        with mock.patch.object(COCOeval, "summarize", keep), handle:
+        watched = {"autospec": True, "side_effect": COCOeval.summarize}
+        summarize = mock.patch.object(COCOeval, "summarize", **watched)
+        handle = mock.patch.object(MMLogger.get_current_instance(), "handle")
+        with summarize as summarized, handle as handled:
             self.run()
-        (evaluation,) = evaluations
+        (evaluation,) = summarized.call_args.args
+        lines = [call.args[0].getMessage() for call in handled.call_args_list]
         (table,) = (line for line in lines if CLASSWISE_HEADING in line)
         return {
             **{name: np.array(value) for name, value in self._numbers.items()},
@@ -121,27 +120,12 @@ class Outline(NamedTuple):
 
 
 def generate(data_root: str, folder: str | Path, images: int, detections: int) -> int:
-    """Write ground truth and detections, the same for the same arguments.
+    """Write ``TRUTH`` and ``DETECTIONS`` into a folder, the same for the same arguments.
 
-    Args:
-        data_root: folder of COCO, with annotations/instances_val2017.json.
-        folder: where ``TRUTH`` and ``DETECTIONS`` go.
-        images: how many; where there are less, they come again.
-        detections: how many in all images, the same number in each but for rounding.
-
-    Returns:
-        How many objects there are.
-
-    Raises:
-        BenchmarkError: there are no annotations to draw from.
+    Where there are less images of val2017, they come again; each has the same number of detections
+    but for rounding. Returns how many objects there are.
     """
-    path = Path(data_root, ANNOTATIONS)
-    if not path.is_file():
-        raise BenchmarkError(
-            f"--data-root {data_root} has no {ANNOTATIONS}: name the folder of COCO 2017, or of a "
-            "subset of it"
-        )
-    real = json.loads(path.read_text(encoding="utf-8"))
+    real = json.loads(Path(data_root, ANNOTATIONS).read_text(encoding="utf-8"))
     owned: dict[int, list[dict]] = {image["id"]: [] for image in real["images"]}
     for annotation in real["annotations"]:
         owned[annotation["image_id"]].append(annotation)
@@ -216,18 +200,18 @@ def _detect(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options; the defaults are those of val2017, 100 detections an image."""
     add = parser.add_argument
-    add("--data-root", default="data/coco/", help="folder of COCO 2017, or of a subset of it")
-    add("--images", type=positive, default=5_000, help="default: %(default)s")
-    add("--detections", type=positive, default=500_000, help="in all; default: %(default)s")
+    add_data_arguments(parser, images=5_000)
+    add("--detections", type=at_least(1), default=500_000, help="in all; default: %(default)s")
     add("--metric", nargs="+", choices=METRICS, default=[*METRICS], help="default: both")
 
 
 def compare(args: argparse.Namespace) -> Report:
     """Run a comparison for each metric, of the same detections; may raise BenchmarkError."""
+    check_coco(args.data_root, ANNOTATIONS)
     images, detections = args.images, args.detections
     tables = []
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        print(f"  drawing {detections:,} detections", file=sys.stderr, flush=True)
+        say(f"drawing {detections:,} detections")
         objects = generate(args.data_root, folder, images, detections)
         scale = f"{images:,} images, {objects:,} objects, {detections:,} detections"
         for metric in args.metric:
@@ -236,8 +220,7 @@ def compare(args: argparse.Namespace) -> Report:
                 Candidate(name, Evaluation, {**arguments, "ours": name == OURS})
                 for name in (OURS, THEIRS)
             ]
-            title = f"{metric}, {scale}"
-            tables.append(run(candidates, check=check, title=title, **run_options(args)))
+            tables.append(run(candidates, args, check, f"{metric}, {scale}"))
     return Report(tables, [fact_column("mAP", "mAP", form=".3f")], NOTES)
 
 
@@ -246,10 +229,9 @@ def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     for key in sorted({*ours, *theirs}):
         alone = f"only {'ours' if key in ours else name} gives {key}"
         demand(key in ours and key in theirs, alone)
-        kinds = [(each[key].dtype, each[key].shape) for each in (ours, theirs)]
-        same = kinds[0] == kinds[1] and ours[key].tobytes() == theirs[key].tobytes()
-        numbers = f"{_shown(theirs[key])} and {_shown(ours[key])}"
-        demand(same, f"{name} and ours differ in {key}: {numbers}")
+        a, b = ours[key], theirs[key]
+        same = (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+        demand(same, f"{name} and ours differ in {key}: {_shown(b)} and {_shown(a)}")
     return {"all": 0.0}
 
 

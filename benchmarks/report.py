@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from terminaltables import GithubFlavoredMarkdownTable
@@ -29,69 +29,55 @@ class Column(NamedTuple):
     cell: Callable[[Results, str], str]
 
 
-def fact_column(heading: str, fact: str, scale: float = 1.0, form: str = ".3g") -> Column:
-    """Make a column of a fact, divided by a scale; candidates may lack it."""
+def fact_column(
+    heading: str, fact: str, scale: float = 1.0, form: str = ".3g", per_second: bool = False
+) -> Column:
+    """Make a column of a fact, divided by a scale, and by the median time; some may lack it."""
 
     def cell(results: Results, name: str) -> str:
         value = results.facts[name].get(fact)
-        return UNKNOWN if value is None else f"{value / scale:{form}}"
-
-    return Column(heading, cell)
-
-
-def rate_column(heading: str, fact: str, scale: float = 1.0, form: str = ".0f") -> Column:
-    """Make a column of a fact in a second of the median time, likewise."""
-
-    def cell(results: Results, name: str) -> str:
-        value = results.facts[name].get(fact)
-        return (
-            UNKNOWN if value is None else f"{value / scale / results.median_seconds(name):{form}}"
-        )
+        if value is None:
+            return UNKNOWN
+        seconds = results.median_seconds(name) if per_second else 1.0
+        return f"{value / scale / seconds:{form}}"
 
     return Column(heading, cell)
 
 
 @dataclass(frozen=True)
 class Report:
-    """The tables of one call of the tool, and under which conditions they came about.
-
-    Attributes:
-        tables: one for each comparison.
-        columns: more columns of every table; where no candidate has one, it is left out.
-        notes: lines below the tables, on how to read them.
-        first: what the first row of a table is; empty where rows are not compared with it.
-        summary: rows of a table before the others, under their title; headings first.
-        extra: more of what was measured, for JSON.
-    """
+    """The tables of one call of the tool, and under which conditions they came about."""
 
     tables: Sequence[Results]
-    columns: Sequence[Column] = ()
-    notes: Sequence[str] = ()
-    first: str = "ours"
+    columns: Sequence[Column] = ()  # of every table; where no candidate has one, it is left out
+    notes: Sequence[str] = ()  # on how to read the tables
+    first: str = "ours"  # what the first row is; empty where rows are not compared with it
+    # rows of a table before the others, under its title; headings first
     summary: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)  # more for JSON
 
     def text(self, markdown: bool = False) -> str:
         """Format tables, notes and conditions, for a terminal or as GitHub's markdown."""
-        blocks = [titled(title, rows, markdown) for title, rows in self.summary.items()]
+        blocks = [_titled(title, rows, markdown) for title, rows in self.summary.items()]
         blocks += [self._table(results, markdown) for results in self.tables]
-        ratio = (
-            f"time / {self.first}: median over the rounds of the time divided by that of "
-            f"{self.first} in the same round"
-        )
-        threads, rounds = (
+        lines = [*self.notes]
+        if self.first and self.tables:
+            lines.append(
+                f"time / {self.first}: median over the rounds of the time divided by that of "
+                f"{self.first} in the same round"
+            )
+        how = [
             " and ".join(map(str, sorted({getattr(results, name) for results in self.tables})))
             for name in ("threads", "rounds")
-        )
-        how = f"{threads} threads each, {rounds} rounds; " * bool(self.tables)
-        when = f"{how}{_today()}; {machine_line()}"
-        lines = [*self.notes, *[ratio] * bool(self.first and self.tables), when]
+        ]
+        how = f"{how[0]} threads each, {how[1]} rounds; " if self.tables else ""
+        lines.append(f"{how}{datetime.date.today()}; {_machine_line()}")
         return "\n\n".join([*blocks, "\n".join("- " * markdown + line for line in lines)])
 
     def to_json(self) -> dict[str, Any]:
         """Collect everything that was measured; times in seconds, memory in bytes."""
         return {
-            "conditions": {**describe(), "date": _today()},
+            "conditions": {**describe(), "date": f"{datetime.date.today()}"},
             "notes": list(self.notes),
             "tables": [_table_json(results) for results in self.tables],
             **self.extra,
@@ -110,7 +96,7 @@ class Report:
                 f"disturbed: other processes kept {busy:.1f} cores busy meanwhile; measure again "
                 "when the machine is quiet"
             )
-        return "\n".join([titled(results.title, rows, markdown), *remarks])
+        return "\n".join([_titled(results.title, rows, markdown), *remarks])
 
     def _row(self, results: Results, name: str) -> list[str]:
         ratios, peak = results.ratios(name), results.peak_bytes(name)
@@ -124,26 +110,6 @@ class Report:
             ", ".join(distances) or UNKNOWN,
             *(column.cell(results, name) for column in self.columns),
         ]
-
-
-def machine_line() -> str:
-    """The machine and the versions in one line."""
-    facts = describe()
-    versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
-    return (
-        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB; GPU: "
-        f"{', '.join(facts['gpus']) or 'none, so nothing was measured on one'}; mmconvnext "
-        f"{facts['git_revision']}; Python {facts['python']}, {versions}"
-    )
-
-
-def titled(title: str, rows: Sequence[Sequence[str]], markdown: bool) -> str:
-    """Format a table below its title, numbers to the right; the first of the rows has headings."""
-    if not markdown:
-        return f"{title}\n{format_table(rows)}"
-    table = GithubFlavoredMarkdownTable([list(row) for row in rows])
-    table.justify_columns = dict.fromkeys(range(1, len(rows[0])), "right")
-    return f"**{title}**\n\n{table.table}"
 
 
 def describe() -> dict[str, Any]:
@@ -164,29 +130,38 @@ def version(package: str) -> str | None:
     return next((distribution.version for distribution in found), None)
 
 
+def _machine_line() -> str:
+    facts = describe()
+    versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    return (
+        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB; GPU: "
+        f"{', '.join(facts['gpus']) or 'none, so nothing was measured on one'}; mmconvnext "
+        f"{facts['git_revision']}; Python {facts['python']}, {versions}"
+    )
+
+
+def _titled(title: str, rows: Sequence[Sequence[str]], markdown: bool) -> str:
+    """Format a table below its title, numbers to the right; the first of the rows has headings."""
+    if not markdown:
+        return f"{title}\n{format_table(rows)}"
+    table = GithubFlavoredMarkdownTable([list(row) for row in rows])
+    table.justify_columns = dict.fromkeys(range(1, len(rows[0])), "right")
+    return f"**{title}**\n\n{table.table}"
+
+
 def _table_json(results: Results) -> dict[str, Any]:
+    candidates = []
+    for name, timings in results.timings.items():
+        ratios = results.ratios(name)
+        measured = {
+            "name": name,
+            "median_seconds": results.median_seconds(name),
+            "peak_bytes": results.peak_bytes(name),
+            "median_ratio": results.median_ratio(name),
+            "min_ratio": min(ratios),
+            "max_ratio": max(ratios),
+        }
+        found = {key: getattr(results, key).get(name, {}) for key in ("distances", "facts")}
+        candidates.append({**measured, **found, "timings": [each._asdict() for each in timings]})
     named = {key: getattr(results, key) for key in ("title", "rounds", "threads", "missing")}
-    return {
-        **named,
-        "cores_busy_with_others": results.busy_cores(),
-        "candidates": [_candidate_json(results, name) for name in results.timings],
-    }
-
-
-def _candidate_json(results: Results, name: str) -> dict[str, Any]:
-    ratios = results.ratios(name)
-    return {
-        "name": name,
-        "median_seconds": results.median_seconds(name),
-        "peak_bytes": results.peak_bytes(name),
-        "median_ratio": results.median_ratio(name),
-        "min_ratio": min(ratios),
-        "max_ratio": max(ratios),
-        "distances": results.distances.get(name, {}),
-        "facts": results.facts.get(name, {}),
-        "timings": [asdict(timing) for timing in results.timings[name]],
-    }
-
-
-def _today() -> str:
-    return datetime.date.today().isoformat()
+    return {**named, "cores_busy_with_others": results.busy_cores(), "candidates": candidates}

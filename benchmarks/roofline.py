@@ -14,16 +14,15 @@ import torch
 from torch.nn import functional
 from torch.utils.benchmark import Timer
 
-from benchmarks.comparison import Results, run, run_options
-from benchmarks.report import Column, Report, rate_column
+from benchmarks.comparison import Results, run
+from benchmarks.report import Column, Report, fact_column
 from benchmarks.worker import BenchmarkError, Candidate
 
 DTYPES = ("float32", "bfloat16")
 # (positions, channels in, channels out), as in the linear layers of the stages
 MATRICES = ((16000, 192, 768), (4000, 384, 1536), (512, 384, 1536), (1000, 3072, 768))
 COPIED_BYTES = 2**28  # larger than caches
-SECONDS_EACH = 0.3
-SECONDS_OF_RUN = 0.5
+SECONDS_EACH, SECONDS_OF_RUN = 0.3, 0.5
 GEMM = "the machine's matrix product"
 NOTE = f"of GEMM: the speed divided by that of {GEMM} in the same round, its fastest"
 
@@ -38,12 +37,10 @@ def compare(args: argparse.Namespace) -> Report:
     device = choose_device(args.device)
     kernels = [reference(device, dtype, f"matrix product, {dtype}") for dtype in DTYPES]
     for name, is_new in (("copy into an existing buffer", False), ("copy into a new one", True)):
-        kernels.append(Candidate(name, Copy, {"device": device, "is_new": is_new}))
-    results = run(kernels, title=f"The machine's limits, {device}", **run_options(args))
-    columns = [
-        rate_column("GFLOP/s", "operations", 1e9),
-        rate_column("GiB/s, read + written", "bytes", 2**30, ".1f"),
-    ]
+        copying = {"make": copies, "fact": "bytes", "device": device, "is_new": is_new}
+        kernels.append(Candidate(name, Fastest, copying))
+    columns = (SPEED, fact_column("GiB/s, read + written", "bytes", 2**30, ".1f", per_second=True))
+    results = run(kernels, args, title=f"The machine's limits, {device}")
     return Report([results], columns, ["a multiply-add is two operations"], first="")
 
 
@@ -65,8 +62,27 @@ def choose_device(name: str | None = None) -> str:
     return name
 
 
-class Kernel:
-    """The factory of an operator of torch that runs for half a second."""
+class Fastest:
+    """The factory of the fastest of some kernels of torch, which runs for half a second.
+
+    What a shared machine sustains changes, so it alternates with the candidates.
+
+    Args:
+        make: gives each kernel and the work it does.
+        fact: what that work is.
+        arguments: for ``make``.
+    """
+
+    def __init__(self, make: Callable, fact: str, **arguments: object):
+        self._kernels, self._fact = [*make(**arguments)], fact
+
+    @torch.inference_mode()
+    def facts(self) -> dict[str, float]:
+        """Choose, now that no process starts any more; return the work of a run."""
+        timed = [(kernel, work, _best_time(kernel)) for kernel, work in self._kernels]
+        self._kernel, work, seconds = max(timed, key=lambda each: each[1] / each[2])
+        self._times = max(int(SECONDS_OF_RUN / seconds), 1)
+        return {self._fact: work * self._times}
 
     @torch.inference_mode()
     def run(self) -> None:
@@ -74,53 +90,32 @@ class Kernel:
         for _ in range(self._times):
             self._kernel()
 
-    def _choose(self, kernel: Callable[[], object], seconds: float) -> int:
-        """Take a kernel, and return how often it goes into a run."""
-        self._kernel, self._times = kernel, max(int(SECONDS_OF_RUN / seconds), 1)
-        return self._times
+
+def products(device: str, dtype: str) -> Iterator[tuple[Callable, int]]:
+    """Make matrix products, with their operations; a multiply-add is two."""
+    for rows, channels_in, channels_out in MATRICES:
+        x, weight = (
+            torch.randn(each, channels_in, device=device).to(getattr(torch, dtype))
+            for each in (rows, channels_out)
+        )
+        image = x.view(1, rows // 8, 8, channels_in).permute(0, 3, 1, 2)  # channels_last
+        kernel = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+        operations = 2 * rows * channels_in * channels_out
+        yield partial(functional.linear, x, weight), operations
+        yield partial(functional.conv2d, image, kernel), operations
 
 
-class Gemm(Kernel):
-    """The fastest matrix product; what a shared machine sustains changes, so it alternates, too."""
-
-    def __init__(self, device: str, dtype: str):
-        self._device, self._dtype = device, getattr(torch, dtype)
-
-    @torch.inference_mode()
-    def facts(self) -> dict[str, float]:
-        """Choose the product, now that no process starts any more; return a run's operations."""
-        products = [(*each, _best_time(each[0])) for each in self._products()]
-        kernel, operations, seconds = max(products, key=lambda each: each[1] / each[2])
-        return {"operations": operations * self._choose(kernel, seconds)}
-
-    def _products(self) -> Iterator[tuple[Callable[[], object], int]]:
-        def draw(*shape: int) -> torch.Tensor:
-            return torch.randn(shape, device=self._device).to(self._dtype)
-
-        for rows, channels_in, channels_out in MATRICES:
-            x, weight = draw(rows, channels_in), draw(channels_out, channels_in)
-            image = x.view(1, rows // 8, 8, channels_in).permute(0, 3, 1, 2)  # channels_last
-            kernel = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
-            operations = 2 * rows * channels_in * channels_out
-            yield partial(functional.linear, x, weight), operations
-            yield partial(functional.conv2d, image, kernel), operations
-
-
-class Copy(Kernel):
-    """Copying memory, into a buffer that is there or into a new one."""
-
-    def __init__(self, device: str, is_new: bool):
-        source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=device)
-        self._copy = source.clone if is_new else partial(torch.zeros_like(source).copy_, source)
-
-    def facts(self) -> dict[str, float]:
-        """Return the bytes that a run reads and writes."""
-        return {"bytes": 2 * COPIED_BYTES * self._choose(self._copy, _best_time(self._copy))}
+def copies(device: str, is_new: bool) -> Iterator[tuple[Callable, int]]:
+    """Make a copy of memory, with the bytes that it reads and writes."""
+    source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=device)
+    kernel = source.clone if is_new else partial(torch.zeros_like(source).copy_, source)
+    yield kernel, 2 * COPIED_BYTES
 
 
 def reference(device: str, dtype: str, name: str = GEMM) -> Candidate:
     """Describe the matrix product that alternates with a comparison's candidates."""
-    return Candidate(name, Gemm, {"device": device, "dtype": dtype}, compared=False)
+    arguments = {"make": products, "fact": "operations", "device": device, "dtype": dtype}
+    return Candidate(name, Fastest, arguments, compared=False)
 
 
 def _best_time(kernel: Callable[[], object]) -> float:
@@ -134,6 +129,6 @@ def _share_of_gemm(results: Results, name: str) -> str:
     return f"{results.median_ratio(GEMM, base=name) * operations:.0%}"
 
 
-# Of comparisons with :func:`reference`, whose candidates have the fact ``operations``, those of a
-# run; a multiply-add is two.
-COLUMNS = (rate_column("GFLOP/s", "operations", 1e9), Column("of GEMM", _share_of_gemm))
+SPEED = fact_column("GFLOP/s", "operations", 1e9, ".0f", per_second=True)
+# Of comparisons with :func:`reference`, whose candidates have the fact ``operations`` of a run.
+COLUMNS = (SPEED, Column("of GEMM", _share_of_gemm))

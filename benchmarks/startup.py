@@ -8,14 +8,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.comparison import Results, run, run_options
-from benchmarks.peers import python_path
+from benchmarks.comparison import Results, run
 from benchmarks.report import Column, Report
-from benchmarks.worker import Candidate, NotInstalledError
+from benchmarks.worker import Candidate, NotInstalledError, python_path
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONAL = ("torchvision", "timm", "transformers", "hotcoco")  # not to be imported before needed
@@ -47,14 +45,8 @@ TOOLS = {
 class Command:
     """The factory of a command, see :class:`benchmarks.worker.Candidate`.
 
-    What is timed is a fresh Python that runs it.
-
-    Args:
-        arguments: of Python.
-        python_path: folders before this package.
-
-    Raises:
-        NotInstalledError: it fails here; the message has the last line that it wrote.
+    What is timed is a fresh Python that runs it, with its arguments and folders before this
+    package. Where it fails here, NotInstalledError has the last line that it wrote.
     """
 
     def __init__(self, arguments: Sequence[str], python_path: Sequence[str] = ()):
@@ -91,29 +83,27 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def compare(args: argparse.Namespace) -> Report:
     """Measure imports and tools; may raise BenchmarkError, as where a command of ours fails."""
-    options = run_options(args)
-    imports = measure("Imports", [command(each, "-c", each) for each in IMPORTS], **options)
-    tools = [command(name, str(path), "--help") for name, path in TOOLS.items()]
-    tables = (imports, measure("Command lines", tools, **options))
+    imports = measure("Imports", {each: ("-c", each) for each in IMPORTS}, args)
+    tools = {name: (str(path), "--help") for name, path in TOOLS.items()}
+    tables = (imports, measure("Command lines", tools, args))
     column = Column(f"of {', '.join(OPTIONAL)}", _imported)
     notes = [more_than_torch(imports), "a fresh process each time, with Python's own start"]
     return Report(tables, (column,), notes)
 
 
-def command(name: str, *arguments: str) -> Candidate:
-    """Describe a command, see :class:`Command`."""
-    path = python_path("mmpretrain") if "mmpretrain" in name else ()
-    return Candidate(name, Command, {"arguments": arguments, "python_path": path})
-
-
-def measure(title: str, commands: Sequence[Candidate], **options: int) -> Results:
-    """Let commands alternate, ours first; options are those of :func:`benchmarks.comparison.run`.
+def measure(title: str, commands: dict[str, Sequence[str]], args: argparse.Namespace) -> Results:
+    """Let commands alternate, given by the arguments of Python, ours first.
 
     Memory is left out: it would be that of the process which starts them.
     """
-    results = run(commands, title=title, **options)
+    candidates = []
+    for name, arguments in commands.items():
+        path = python_path("mmpretrain") if "mmpretrain" in name else ()
+        command = {"arguments": arguments, "python_path": path}
+        candidates.append(Candidate(name, Command, command))
+    results = run(candidates, args, title=title)
     for timings in results.timings.values():
-        timings[:] = [replace(timing, peak_bytes=None) for timing in timings]
+        timings[:] = [timing._replace(peak_bytes=None) for timing in timings]
     return results
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import roofline
-from benchmarks.comparison import Results, positive, run, run_options
-from benchmarks.report import UNKNOWN, Report, fact_column, rate_column
-from benchmarks.worker import BenchmarkError, Candidate
+from benchmarks.comparison import VAL, add_data_arguments, check_coco, run
+from benchmarks.detector import COLUMNS, Detector
+from benchmarks.report import UNKNOWN, Report
+from benchmarks.worker import Candidate
+from mmconvnext.analysis.cost import count_config
+from mmconvnext.engine.config import load_config
 
 TABLE = Path(__file__).with_suffix(".csv")
 TITLE = "table 3 of A ConvNet for the 2020s: published, and ours"
@@ -27,10 +29,6 @@ NOTES_ON_TIME = (
     "detectors have random weights; images, pipeline, heads and test settings are those of ours",
     "published: frames a second on an A100, ConvNeXt's divided by theirs, to be compared with "
     "time / ConvNeXt",
-)
-COLUMNS = (
-    rate_column("images/s", "images", form=".3f"),
-    fact_column("published", "published_ratio", form=".2f"),
 )
 
 
@@ -62,9 +60,6 @@ def read_table() -> list[Row]:
 
 def cells(row: Row, work_dirs: Path) -> list[str]:
     """Count a detector, and look for its training."""
-    from mmconvnext.analysis.cost import count_config
-    from mmconvnext.engine.config import load_config
-
     cost = count_config(load_config(f"{row.config}.py"))
     counted = []
     for number, published in ((cost.params / 1e6, row.params), (cost.flops / 1e9, row.flops)):
@@ -84,44 +79,36 @@ def trained(row: Row, work_dirs: Path) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this command's options."""
-    add = parser.add_argument
+    """Add this command's options; only with a folder of COCO are time and memory measured, too."""
     groups = list(dict.fromkeys(row.group for row in read_table()))
     which = f"{', '.join(groups)}; default: all"
+    add = parser.add_argument
     add("--groups", nargs="+", choices=groups, default=groups, metavar="GROUP", help=which)
     add("--work-dirs", type=Path, default=Path("work_dirs"), help="of trainings: %(default)s")
-    add("--data-root", help="folder of COCO 2017; given, time and memory are measured, too")
-    add("--images", type=positive, default=4, help="of a run, from val2017; default: %(default)s")
+    given = "; given, time and memory are measured, too"
+    add_data_arguments(parser, images=4, data_root=None, purpose=given)
     roofline.add_arguments(parser)
 
 
 def compare(args: argparse.Namespace) -> Report:
     """Make the table and, with ``--data-root``, measure; may raise BenchmarkError."""
-    if args.data_root and not Path(args.data_root).is_dir():
-        raise BenchmarkError(
-            f"--data-root {args.data_root} is no folder: name that of COCO 2017, with "
-            "annotations/instances_val2017.json and val2017/"
-        )
+    if args.data_root:
+        check_coco(args.data_root, *VAL)
     rows = [row for row in read_table() if row.group in args.groups]
     summary = {TITLE: [HEADINGS, *(cells(row, args.work_dirs) for row in rows)]}
     if not args.data_root:
         return Report([], notes=NOTES, summary=summary, extra={"table": summary})
-    device = roofline.choose_device(args.device)
+    device, tables = roofline.choose_device(args.device), []
     work = {"data_root": args.data_root, "images": args.images, "device": device}
-    measured = [measure(group, rows, work, **run_options(args)) for group in args.groups]
+    for group in args.groups:
+        first, *others = (row for row in rows if row.group == group)
+        chosen = []
+        for row in (first, *others):
+            facts = {"published_ratio": first.fps / row.fps} if row.fps else {}
+            arguments = {"config": f"{row.config}.py", **work}
+            chosen.append(Candidate(row.name, Detector, arguments, facts=facts))
+        title = f"{group}, {args.images} images at full size, {device}"
+        # other networks, of which nothing is equal
+        tables.append(run(chosen, args, check=lambda *_: {}, title=title))
     notes = (*NOTES, *NOTES_ON_TIME)
-    return Report(measured, COLUMNS, notes, "ConvNeXt", summary, {"table": summary})
-
-
-def measure(group: str, rows: list[Row], work: Mapping, **options: int) -> Results:
-    """Time the detectors of a group alternately; they are other networks, nothing is equal."""
-    from benchmarks.detector import Detector
-
-    rows = [row for row in rows if row.group == group]
-    chosen = [Candidate(row.name, Detector, {"config": f"{row.config}.py", **work}) for row in rows]
-    title = f"{group}, {work['images']} images at full size, {work['device']}"
-    results = run(chosen, check=lambda *_: {}, title=title, **options)
-    for row in rows:
-        if row.fps and row.name in results.facts:
-            results.facts[row.name]["published_ratio"] = rows[0].fps / row.fps
-    return results
+    return Report(tables, COLUMNS, notes, "ConvNeXt", summary, {"table": summary})

@@ -14,20 +14,17 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 from mmconvnext.errors import UserError
 
 PEERS = Path(sys.prefix) / "peers"  # where `make setup` puts libraries that exclude each other
 THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "OPENCV_FOR_THREADS_NUM",
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"),
     "RAYON_NUM_THREADS",  # hotcoco, tokenizers
 )
 NUM_LINES_OF_LOG = 15
@@ -45,37 +42,30 @@ class NotInstalledError(BenchmarkError):
 class Candidate:
     """Who takes part in a comparison.
 
-    Attributes:
-        name: as shown.
-        factory: called in the candidate's process; what it returns has ``run()``, which is timed,
-            and may have ``check()``, a dict of arrays that must equal the others', and ``facts()``,
-            a dict of numbers.
-        arguments: the factory's keyword arguments.
-        python_path: folders with its library, before everything else.
-        compared: whether its results are; not those of what only relates times to the machine.
+    What ``factory(**arguments)`` returns in its process has ``run()``, which is timed, and may have
+    ``check()``, a dict of arrays that must equal the others', and ``facts()``, a dict of numbers.
     """
 
     name: str
     factory: Callable[..., Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    python_path: tuple[str, ...] = ()
-    compared: bool = True
+    python_path: tuple[str, ...] = ()  # folders with its library, before everything else
+    compared: bool = True  # else it only relates times to the machine
+    facts: Mapping[str, float] = field(default_factory=dict)  # those that are known beforehand
 
 
-@dataclass(frozen=True)
-class Timing:
-    """One timed run.
+def python_path(library: str) -> tuple[str, ...]:
+    """The folder of a library that lies in one of its own, if it does."""
+    return (str(PEERS / library),) if (PEERS / library).is_dir() else ()
 
-    Attributes:
-        seconds: wall time, of the GPU's work too where it is used.
-        peak_bytes: the most memory that it took above what the process had at rest: of the GPU
-            where it is used, else resident; None where the system does not tell.
-        others_seconds: processor time that other processes took meanwhile; likewise.
-    """
 
-    seconds: float
-    peak_bytes: int | None
-    others_seconds: float | None = None
+class Timing(NamedTuple):
+    """One timed run; None is what the system does not tell."""
+
+    seconds: float  # wall time, of the GPU's work too where it is used
+    # the most memory above what the process had at rest: of the GPU where it is used, else resident
+    peak_bytes: int | None = None
+    others_seconds: float | None = None  # processor time that other processes took meanwhile
 
 
 class Process:
@@ -86,38 +76,37 @@ class Process:
 
     def __enter__(self) -> Process:
         """Start the process; it builds the candidate while others start theirs."""
-        self._folder = tempfile.TemporaryDirectory(prefix="benchmark-")
-        self._log = Path(self._folder.name) / "log.txt"
-        arguments = (str(self._log), self.candidate.python_path)
+        self._log = tempfile.NamedTemporaryFile(prefix="benchmark-")
+        arguments = (self._log.name, self.candidate.python_path)
         spawn = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(1, spawn, start_worker, arguments)
         before = multiprocessing.active_children()
         threads = dict.fromkeys(THREAD_VARIABLES, str(self._threads))
         with mock.patch.dict(os.environ, threads):  # read when libraries are imported
-            self._is_built = self._pool.submit(_build, self.candidate)
+            self._built = self._pool.submit(_build, self.candidate)
         (self._child,) = (p for p in multiprocessing.active_children() if p not in before)
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the process."""
         self._pool.shutdown(cancel_futures=True)
-        self._folder.cleanup()
+        self._log.close()
+
+    def wait_until_built(self) -> None:
+        """Wait until the factory has returned; NotInstalledError where a library is absent."""
+        self._ask()
 
     def call(self, method: str) -> dict[str, Any]:
         """Call ``check`` or ``facts``; an empty dict where the candidate has no such method."""
         return self._ask(_call, method)
 
     def timing(self) -> Timing:
-        """Run once, timed."""
+        """Run once, timed; after the first :meth:`call`, which sees what memory is at rest."""
         return self._ask(_timing)
-
-    def wait_until_built(self) -> None:
-        """Wait until the factory has returned; NotInstalledError where a library is absent."""
-        self._ask()
 
     def _ask(self, function: Callable[..., Any] | None = None, *arguments: str) -> Any:
         try:
-            built = self._is_built.result()
+            built = self._built.result()
             return self._pool.submit(function, *arguments).result() if function else built
         except BrokenProcessPool:
             self._child.join()
@@ -126,13 +115,13 @@ class Process:
         if code < 0:
             reason = ", as for lack of memory" * (-code == signal.SIGKILL)
             how = f"was ended by {signal.Signals(-code).name}{reason}"
-        log = self._log.read_text("utf-8", errors="replace")
+        log = Path(self._log.name).read_text("utf-8", errors="replace")
         raise BenchmarkError(f"{self.name} {how}:\n{_tail(log)}")
 
 
 # What follows runs in the process of a candidate.
 _name = ""
-_built: Any = None
+_candidate: Any = None
 _at_rest: int | None = None
 
 
@@ -149,11 +138,11 @@ def start_worker(log: str, python_path: Sequence[str]) -> None:
 
 
 def _build(candidate: Candidate) -> None:
-    global _built, _name
+    global _candidate, _name
     _name = candidate.name
     with _reported():
         try:
-            _built = candidate.factory(**candidate.arguments)
+            _candidate = candidate.factory(**candidate.arguments)
         except ImportError as error:
             raise NotInstalledError(str(error)) from None
 
@@ -161,8 +150,11 @@ def _build(candidate: Candidate) -> None:
 def _call(method: str) -> dict[str, Any]:
     global _at_rest
     with _reported():
-        answer = getattr(_built, method, dict)()
-    _at_rest = _resident_at_rest()
+        answer = getattr(_candidate, method, dict)()
+    gc.collect()
+    with suppress(AttributeError):  # glibc has it: memory that was freed goes back to the system
+        ctypes.CDLL(None).malloc_trim(0)
+    _at_rest = _status_bytes("VmRSS")
     return answer
 
 
@@ -174,20 +166,21 @@ def _timing() -> Timing:
         cuda.reset_peak_memory_stats()
         at_rest = cuda.memory_allocated()
     else:
-        at_rest = _at_rest or _resident_at_rest()
-        at_rest = at_rest if _reset_resident_peak() else None
-    others = _others_seconds()
-    start = time.perf_counter()
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak, see proc(5)
+            at_rest = _at_rest
+        except OSError:  # no Linux, or one that does not allow it
+            at_rest = None
+    others, start = _others_seconds(), time.perf_counter()
     with _reported():
-        _built.run()
+        _candidate.run()
     if cuda:
         cuda.synchronize()
     seconds = time.perf_counter() - start
     if others is not None:
         others = max(_others_seconds() - others, 0.0)
     peak = cuda.max_memory_allocated() if cuda else _status_bytes("VmHWM")
-    is_known = peak is not None and at_rest is not None
-    return Timing(seconds, max(peak - at_rest, 0) if is_known else None, others)
+    return Timing(seconds, None if None in (peak, at_rest) else max(peak - at_rest, 0), others)
 
 
 def _tail(text: str) -> str:
@@ -204,42 +197,17 @@ def _reported() -> Iterator[None]:
         raise BenchmarkError(f"{_name} failed:\n{_tail(traceback.format_exc())}") from None
 
 
-def _resident_at_rest() -> int | None:
-    """Resident memory without what was freed; measured outside of runs, as it empties the heap."""
-    gc.collect()
-    trim: Callable | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    if trim:
-        trim(0)
-    return _status_bytes("VmRSS")
-
-
 def _others_seconds() -> float | None:
     """Processor time that all processes but this one have taken since the system's start."""
-    text = _read("/proc/stat")
-    if not text:
-        return None
-    user, nice, system, _idle, _waiting, *interrupts_and_stolen = map(int, text.split()[1:9])
-    busy = user + nice + system + sum(interrupts_and_stolen)
-    return busy / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
-
-
-def _reset_resident_peak() -> bool:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
-    except OSError:  # no Linux, or one that does not allow it
-        return False
-    return True
+    with suppress(OSError):  # no Linux
+        numbers = map(int, Path("/proc/stat").read_text().split()[1:9])
+        user, nice, system, _idle, _waiting, *interrupts_and_stolen = numbers
+        busy = user + nice + system + sum(interrupts_and_stolen)
+        return busy / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def _status_bytes(name: str) -> int | None:
-    lines = _read("/proc/self/status").splitlines()
-    kilobytes = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-    return int(kilobytes[0]) * 1024 if kilobytes else None
-
-
-def _read(path: str) -> str:
-    """The text of one of Linux's files; empty on other systems."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
+        return int(kilobytes) * 1024

@@ -12,33 +12,26 @@ import pytest
 from benchmarks import worker
 from benchmarks.comparison import Results, UnequalResultsError, alternate, close_to, run
 from benchmarks.worker import BenchmarkError, NotInstalledError, Process, Timing
-from tests.benchmarks.dummies import Plain
+from tests.benchmarks.helpers import MIB, arguments, dummy
 
-ONCE = {"rounds": 1, "warmup": 0, "threads": 1}
+ONCE = arguments("roofline")
+ABSENT = dummy("absent", module="no_such_library.part")
 
 
-def test_candidates_alternate(dummy, capfd):
+def test_candidates_alternate(capfd):
     slow = dummy("slow", seconds=0.2, offset=1e-9)
-    absent = dummy("absent", module="no_such_library.part")
-    beside = dummy("gemm", Plain, compared=False)
-    results = run(
-        [dummy("ours"), slow, absent, beside],
-        rounds=3,
-        warmup=1,
-        check=close_to(1e-4),
-        title="dummies",
-        threads=1,
-    )
+    candidates = [dummy("ours"), slow, ABSENT, dummy("gemm", compared=False, fails_in="check")]
+    args = arguments("roofline", "--rounds", 3, "--warmup", 1)
+    results = run(candidates, args, close_to(1e-4), "dummies")
     assert results.title == "dummies"
     assert list(results.timings) == ["ours", "slow", "gemm"]
     assert results.ours == "ours"
     assert [len(timings) for timings in results.timings.values()] == [3, 3, 3]
-    assert results.facts["gemm"] == {}
     assert results.missing == {"absent": "No module named 'no_such_library'"}
     assert set(results.distances) == {"slow"}
     assert 0 < results.distances["slow"]["sum"] < 1e-8
     assert results.distances["slow"]["environment"] == 0
-    assert results.facts["ours"] == {"runs": 0, "threads": 1}  # before any timing
+    assert results.facts["ours"] == {"runs": 0, "threads": 2, "known": 1}  # before any timing
     assert results.median_seconds("slow") >= 0.2
     out, err = capfd.readouterr()
     assert out == ""  # what workers print stays with them
@@ -51,7 +44,7 @@ def test_who_begins_changes():
 
     def timing(name):
         log.append(name)
-        return Timing(len(log), None)
+        return Timing(len(log))
 
     timings = alternate({n: lambda n=n: timing(n) for n in "abc"}, rounds=2, warmup=1)
     assert "".join(log) == "abc" + "bca" + "cab"
@@ -67,19 +60,33 @@ def test_ratios_are_those_within_a_round():
     assert results.median_seconds("peer") == 4
     assert results.ratios("ours", base="peer") == [1 / 3, 1 / 3, 1 / 4]
     assert results.peak_bytes("peer") == 2
-    assert Results("", {"ours": [Timing(1.0, None)]}).peak_bytes("ours") is None
+    assert Results("", {"ours": [Timing(1.0)]}).peak_bytes("ours") is None
 
 
-def test_difference_comes_before_timing(dummy):
-    other = dummy("other", offset=0.01, fails_in="run")
-    with pytest.raises(UnequalResultsError, match=r"other and ours differ in sum: .* 0\.0053"):
-        run([dummy("ours", fails_in="run"), other], check=close_to(1e-4), **ONCE)
-
-
-@pytest.mark.parametrize("place", ["build", "check", "run"])
-def test_a_failure_names_the_candidate_with_its_traceback(dummy, place):
-    with pytest.raises(BenchmarkError, match=rf"(?s)bad failed:.*dummies\.py.*fails in {place}"):
-        run([dummy("bad", fails_in=place), dummy("other")], check=close_to(1.0), **ONCE)
+@pytest.mark.parametrize(
+    ("candidates", "error", "words"),
+    [
+        (
+            [dummy("ours", fails_in="run"), dummy("other", offset=0.01, fails_in="run")],
+            *(UnequalResultsError, r"other and ours differ in sum: .* 0\.0053"),
+        ),
+        *(
+            (
+                [dummy("bad", fails_in=place), dummy("other")],
+                *(BenchmarkError, rf"(?s)bad failed:.*helpers\.py.*fails in {place}"),
+            )
+            for place in ("build", "check", "run")
+        ),
+        (
+            [ABSENT, dummy("other")],
+            NotInstalledError,
+            "absent cannot run: No module named",
+        ),
+    ],
+)
+def test_a_comparison_fails_with_a_reason(candidates, error, words):
+    with pytest.raises(error, match=words):
+        run(candidates, ONCE, close_to(1e-4))
 
 
 @pytest.mark.parametrize(
@@ -89,52 +96,50 @@ def test_a_failure_names_the_candidate_with_its_traceback(dummy, place):
         ("exit", "(?s)exit status 3:.*the last words of this"),
     ],
 )
-def test_a_process_that_ends_is_named_and_not_asked_again(dummy, place, words):
+def test_a_process_that_ends_is_named_and_not_asked_again(place, words):
     with Process(dummy("bad", fails_in=place), 1) as process:
         for _ in range(2):
             with pytest.raises(BenchmarkError, match=words):
                 process.timing()
 
 
-def test_ours_must_be_installed(dummy):
-    with pytest.raises(NotInstalledError, match="ours cannot run: No module named 'no_such"):
-        run([dummy("ours", module="no_such_library"), dummy("other")], **ONCE)
-
-
-def test_memory_is_that_of_the_timing(dummy):
-    with Process(dummy("large", memory=200), 1) as process:
+def test_memory_and_others_are_those_of_the_timing():
+    with Process(dummy("large", memory=200, seconds=0.6), 1) as process:
         process.call("check")
-        peaks = [process.timing().peak_bytes for _ in range(2)]
-    if None in peaks:
-        pytest.skip("this system does not tell a process's peak memory")
-    assert all(180 < peak / 2**20 < 260 for peak in peaks)
-
-
-def test_what_others_take_is_noticed(dummy):
-    with Process(dummy("sleeper", seconds=0.6), 1) as process:
-        process.timing()
         spin = "import time\nwhile time.process_time() < 5: pass"
         other = subprocess.Popen([sys.executable, "-c", spin])
-        timing = process.timing()
+        timings = [process.timing() for _ in range(2)]
         other.kill()
         other.wait()
-    if timing.others_seconds is None:
+    if None in (*timings[0], *timings[1]):
         pytest.skip("this system does not tell what processes take")
-    assert timing.others_seconds > 0.1
+    assert all(180 < timing.peak_bytes / MIB < 260 for timing in timings)
+    assert all(timing.others_seconds > 0.1 for timing in timings)
+
+
+def test_where_the_system_does_not_tell(monkeypatch):
+    class Elsewhere(type(worker.Path())):
+        def read_text(self, *_):
+            raise FileNotFoundError
+
+        write_text = read_text
+
+    monkeypatch.setattr(worker, "Path", Elsewhere)
+    monkeypatch.setattr(worker, "_candidate", dummy("here").factory())
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert worker._call("facts")["runs"] == 0
+    timing = worker._timing()
+    assert (timing.peak_bytes, timing.others_seconds) == (None, None)
 
 
 def test_equality_of_arrays():
     ours = {"a 1": np.ones(3), "a 2": np.full(1, 100.0)}
     theirs = {"a 1": np.full(3, 1.01), "a 2": np.full(1, 100.0)}
-
-    def label(name):
-        return name[0]
-
-    assert close_to(0.1, label)("x", ours, theirs)["a"] == pytest.approx(0.01)
-    together = close_to(1e-3, label, together=True)("x", ours, theirs)["a"]
-    assert together == pytest.approx((3 * 0.01**2 / (3 + 100**2)) ** 0.5)
+    assert close_to(0.1)("x", ours, theirs) == {"a": pytest.approx(0.01)}
+    together = close_to(1e-3, together=True)("x", ours, theirs)
+    assert together == {"a": pytest.approx((3 * 0.01**2 / (3 + 100**2)) ** 0.5)}
     with pytest.raises(UnequalResultsError, match="x and ours differ in a 1"):
-        close_to(1e-3, label)("x", ours, theirs)
+        close_to(1e-3)("x", ours, theirs)
 
 
 @pytest.mark.parametrize(

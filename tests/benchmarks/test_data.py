@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 
 import cv2
@@ -11,21 +10,11 @@ import pytest
 import torch
 
 from benchmarks import data
-from benchmarks.comparison import Results, UnequalResultsError
-from benchmarks.data import (
-    BITMAPS,
-    IMAGES,
-    KINDS,
-    POLYGONS,
-    RECIPES,
-    Equality,
-    Pipeline,
-    outlines,
-    steps,
-)
-from benchmarks.peers import OURS
-from benchmarks.worker import BenchmarkError, Timing
+from benchmarks.comparison import OURS, Results, UnequalResultsError
+from benchmarks.data import BITMAPS, IMAGES, KINDS, POLYGONS, RECIPES, Equality, Pipeline
+from benchmarks.worker import Timing
 from mmconvnext.data.transforms import FastPolygonMasks
+from tests.benchmarks.helpers import arguments, cells
 
 NUM_IMAGES = 6
 SIZE = (40, 48)
@@ -65,63 +54,54 @@ def test_real_pipelines_are_equal(coco_tiny, recipe):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_needs_no_more_images_than_there_are(coco_tiny, kind):
-    pipeline = Pipeline("coco_instance_lsj", kind, str(coco_tiny), 3)
+    class Recorder:
+        """A data set of two images that notes which was asked for, and a random number."""
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            seen.append((index, np.random.random(), torch.rand(1).item()))
+
     seen = []
-    pipeline._dataset = Recorder(seen)
+    pipeline = Pipeline("coco_instance_lsj", kind, str(coco_tiny), 3)
+    pipeline._dataset = Recorder()
     pipeline.run()
-    assert [index for index, _ in seen] == [0, 1, 0]
+    pipeline.run()
+    assert [index for index, *_ in seen] == [0, 1, 0] * 2
+    assert seen[:3] == seen[3:]  # the same random numbers for the same image
     assert pipeline.facts() == {"images": 3}
-    again = list(seen)
-    seen.clear()
-    pipeline.run()
-    assert seen == again  # the same random numbers for the same image
-
-
-class Recorder:
-    """A data set of two images that notes which was asked for, and a random number."""
-
-    def __init__(self, seen: list):
-        self.seen = seen
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> None:
-        self.seen.append((index, (np.random.random(), torch.rand(1).item())))
 
 
 def test_the_steps_of_each():
-    ours = [
-        {"type": "LoadImageFromFile"},
-        {"type": "FastLoadAnnotations", "with_mask": True},
-        {"type": "FastRandomFlip", "prob": 0.5},
-        {"type": "FilterAnnotations"},
-        {"type": "FastPackDetInputs"},
-    ]
-    assert steps(ours, OURS) == ours
-    assert [step["type"] for step in steps(ours, IMAGES)] == ["LoadImageFromFile", "FastRandomFlip"]
+    types = ["LoadImageFromFile", "FastLoadAnnotations", "FastRandomFlip", "FilterAnnotations"]
+    ours = [{"type": name, "prob": 0.5} for name in (*types, "FastPackDetInputs")]
+    assert data.steps(ours, OURS) == ours
+    assert data.steps(ours, IMAGES) == [ours[0], ours[2]]
     for kind, poly2mask in ((BITMAPS, True), (POLYGONS, False)):
-        theirs = steps(ours, kind)
-        assert [step["type"] for step in theirs] == [s["type"].removeprefix("Fast") for s in ours]
-        assert theirs[1] == {"type": "LoadAnnotations", "with_mask": True, "poly2mask": poly2mask}
-        assert theirs[2]["prob"] == 0.5
+        theirs = [{**step, "type": step["type"].removeprefix("Fast")} for step in ours]
+        theirs[1]["poly2mask"] = poly2mask
+        assert data.steps(ours, kind) == theirs
 
 
 def test_outlines_are_what_is_at_least_half_inside():
     square = [3.0, 5.0, 20.7, 5.0, 20.7, 30.3, 3.0, 30.3]
     masks = FastPolygonMasks([[square], [[40.0, 1, 60, 1, 60, 9]], []], *SIZE)
-    drawn = outlines(masks)
+    drawn = data.outlines(masks)
     expected = np.zeros(SIZE, bool)
     expected[5:30, 3:21] = True
     assert np.array_equal(drawn[0], expected)
     assert drawn[1].any()
     assert not drawn[2].any()
     bitmaps = masks.to_bitmap()
-    assert np.array_equal(outlines(bitmaps), bitmaps.masks)
+    assert np.array_equal(data.outlines(bitmaps), bitmaps.masks)
 
 
 def checked(**changes: object) -> dict[str, np.ndarray]:
-    """What a pipeline might give for two images, of two objects and a crowd each."""
+    """What a pipeline might give for two images, of two objects and a crowd each.
+
+    Changes of the second image, by kind: a function, or None where it is lost.
+    """
     random = np.random.default_rng(0)
     arrays = {}
     for image in range(2):
@@ -134,16 +114,15 @@ def checked(**changes: object) -> dict[str, np.ndarray]:
             arrays[f"mask {image} {number}"] = mask
             arrays[f"outline {image} {number}"] = mask.copy()
     for kind, change in changes.items():
-        for key in arrays:
-            if key.startswith(f"{kind} 1"):
-                arrays[key] = change(arrays[key])
+        for key in [key for key in arrays if key.startswith(f"{kind} 1")]:
+            array = arrays.pop(key)
+            if change:
+                arrays[key] = change(array)
     return arrays
 
 
-def lost(*kinds: str) -> dict[str, np.ndarray]:
-    """The same without these of the second image."""
-    starts = tuple(f"{kind} 1" for kind in kinds)
-    return {key: value for key, value in checked().items() if not key.startswith(starts)}
+def plus(amount: float) -> object:
+    return lambda array: array + amount
 
 
 @pytest.mark.parametrize("name", [BITMAPS, POLYGONS])
@@ -156,19 +135,15 @@ def test_the_same_are_equal(name):
 @pytest.mark.parametrize(
     ("name", "theirs", "words"),
     [
-        (POLYGONS, checked(image=lambda a: a + 1), "image 1 of .* is another"),
+        (POLYGONS, checked(image=plus(1)), "image 1 of .* is another"),
         (POLYGONS, checked(image=lambda a: a[:, 1:]), "image 1 of .* is another"),
-        (POLYGONS, checked(box=lambda a: a + 2e-3), r"of 4 boxes of .*, 50.0% are near .* 0.002"),
-        (POLYGONS, checked(box=lambda a: a * np.nan), "of 4 boxes of"),
-        (POLYGONS, lost("box", "mask"), "2 objects are in one of both only"),
-        (
-            POLYGONS,
-            checked(mask=lambda a: a ^ 1),
-            r"a mean IoU of 0\.8899 with ours, at least 0\.99",
-        ),
-        (BITMAPS, checked(box=lambda a: a + 2e-3), "of 6 boxes of"),
-        (BITMAPS, checked(ignored=lambda a: a + 2e-3), "of 6 boxes of .* 83.3%"),
-        (BITMAPS, lost("ignored"), "1 objects are in one of both only"),
+        (POLYGONS, checked(box=plus(2e-3)), r"of 4 boxes of .*, 50.0% are near .* 0.002"),
+        (POLYGONS, checked(box=plus(np.nan)), "of 4 boxes of"),
+        (POLYGONS, checked(box=None, mask=None), "2 objects are in one of both only"),
+        (POLYGONS, checked(mask=lambda a: a ^ 1), r"mean IoU of 0\.8899 with ours, at least 0\.99"),
+        (BITMAPS, checked(box=plus(2e-3)), "of 6 boxes of"),
+        (BITMAPS, checked(ignored=plus(2e-3)), "of 6 boxes of .* 83.3%"),
+        (BITMAPS, checked(ignored=None), "1 objects are in one of both only"),
         (BITMAPS, {"image 0": checked()["image 0"]}, "no objects in common"),
     ],
 )
@@ -178,7 +153,7 @@ def test_others_are_refused(name, theirs, words):
 
 
 def test_boxes_of_bitmaps_are_whole_pixels():
-    near, far = (checked(box=lambda a, by=by: a + by) for by in (2.9, 3.1))  # 1 + scale is 3
+    near, far = (checked(box=plus(by)) for by in (2.9, 3.1))  # 1 + scale is 3
     equality = Equality(recomputed=True)
     assert equality(BITMAPS, checked(), near)["boxes"] == pytest.approx(2.9)
     with pytest.raises(UnequalResultsError, match=r"66.7% are near ours, at least 90% must be"):
@@ -205,35 +180,21 @@ def test_masks_that_are_empty_in_both_are_left_out():
         assert equality.facts[BITMAPS]["objects"] == objects
 
 
-def test_what_the_report_says(monkeypatch, tmp_path):
-    def run(candidates, check, title, **options):
+def test_the_command(monkeypatch, coco_tiny):
+    def run(candidates, args, check, title):
         assert [each.name for each in candidates if each.compared] == [*KINDS[:3]]
         assert candidates[0].arguments["recipe"] == "coco_instance_lsj"
         found = check(BITMAPS, checked(), checked())
-        return Results(
-            title,
-            {name: [Timing(0.5 * (i + 1), None)] for i, name in enumerate(KINDS)},
-            {BITMAPS: found},
-            {name: {"images": 40} for name in KINDS},
-        )
+        timings = {name: [Timing(0.5 * (i + 1))] for i, name in enumerate(KINDS)}
+        facts = {name: {"images": 40} for name in KINDS}
+        return Results(title, timings, {BITMAPS: found}, facts)
 
     monkeypatch.setattr(data, "run", run)
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / data.ANNOTATIONS).touch()
-    report = data.compare(arguments(data_root=str(tmp_path), images=40))
+    options = ("--data-root", coco_tiny, "--images", 40, "--recipe", "lsj")
+    report = data.compare(arguments("data", *options))
     text = report.text()
-    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
-    assert rows[4][6:8] == ["80", "400%"]
-    assert rows[5][6:] == ["40", "200%", "4", "1.000", "1.0000", "1.0000", "1.0000", "0", "0", ""]
+    assert cells(text, OURS)[5:7] == ["80", "400%"]
+    equal = ["4", "1.000", "1.0000", "1.0000", "1.0000", "0", "0"]
+    assert cells(text, BITMAPS)[5:] == ["40", "200%", *equal]
     theirs = report.to_json()["tables"][0]["candidates"][1]
     assert theirs["facts"]["iou_mean"] == 1
-
-
-def arguments(**changes: object) -> argparse.Namespace:
-    settings = {"images": 1, "recipe": ["lsj"], "rounds": 1, "warmup": 0, "threads": 1}
-    return argparse.Namespace(**{**settings, **changes})
-
-
-def test_a_folder_without_annotations_is_named(tmp_path):
-    with pytest.raises(BenchmarkError, match=r"--data-root .* has no annotations/instances_train"):
-        data.compare(arguments(data_root=str(tmp_path)))

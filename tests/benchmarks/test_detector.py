@@ -1,17 +1,18 @@
-"""How the detections of two detectors are compared, and the wrong arguments."""
+"""How the detections of two detectors are compared, who is compared, and one at work."""
 
 from __future__ import annotations
-
-import argparse
 
 import numpy as np
 import pytest
 
 from benchmarks import detector
-from benchmarks.comparison import UnequalResultsError
-from benchmarks.detector import SAME, candidates, check
-from benchmarks.peers import OURS
-from benchmarks.worker import BenchmarkError
+from benchmarks.comparison import Results, UnequalResultsError
+from benchmarks.detector import SAME, Detector, check
+from benchmarks.roofline import GEMM
+from benchmarks.worker import Timing
+from mmconvnext.analysis.cost import count_config
+from mmconvnext.engine.config import load_config
+from tests.benchmarks.helpers import arguments, cells
 
 COUNT = 5
 
@@ -30,15 +31,15 @@ def detections(order=range(COUNT), **changes: float) -> dict[str, np.ndarray]:
     return {key: value[list(order)] for key, value in found.items()}
 
 
-def test_the_order_of_equal_detections_does_not_matter():
-    found = check(SAME, detections(), detections(order=(4, 2, 0, 1, 3)))
-    assert found == {"boxes": 0.0, "scores": 0.0, "masks": 0.0}
-
-
-def test_small_differences_are_reported():
-    found = check(SAME, detections(), detections(boxes=5e-4, scores=5e-5))
-    assert found["boxes"] == pytest.approx(5e-4)
-    assert found["scores"] == pytest.approx(5e-5)
+@pytest.mark.parametrize(
+    ("theirs", "distances"),
+    [
+        (detections(order=(4, 2, 0, 1, 3)), {"boxes": 0, "scores": 0, "masks": 0}),
+        (detections(boxes=5e-4, scores=5e-5), {"boxes": 5e-4, "scores": 5e-5, "masks": 0}),
+    ],
+)
+def test_distances_whatever_the_order(theirs, distances):
+    assert check(SAME, detections(), theirs) == pytest.approx(distances)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,7 @@ def test_small_differences_are_reported():
         ({"scores": np.nan}, "the scores of image 0"),
         ({"masks": 1}, "the masks of image 0"),
         ({"labels": 1}, "detect other things on image 0: 5 and 5 objects"),
+        ({"order": range(4)}, "4 and 5 objects"),
     ],
     ids=str,
 )
@@ -57,31 +59,50 @@ def test_larger_ones_are_refused(changes, words):
         check(SAME, detections(), detections(**changes))
 
 
-def test_another_number_is_refused():
-    with pytest.raises(UnequalResultsError, match="4 and 5 objects"):
-        check(SAME, detections(), detections(order=range(4)))
-
-
 def test_where_nothing_is_detected_nothing_is_shown():
     nothing = detections(order=())
     with pytest.raises(UnequalResultsError, match="nothing was detected"):
         check(SAME, nothing, nothing)
+    one_of_two = {**detections(), **{key.replace("0", "1"): v for key, v in nothing.items()}}
+    assert check(SAME, one_of_two, one_of_two)["boxes"] == 0
+    # other networks detect something else
+    assert check("MMDetection, Swin-T", detections(), nothing) == {}
 
 
-def test_other_networks_are_not_compared():
-    assert check("MMDetection, Swin-T", detections(), detections(order=())) == {}
+def test_the_command(monkeypatch, coco_tiny):
+    """One network is ours and one has its weights; the published ratios stand beside the times."""
+
+    def run(candidates, args, check, title):
+        *detectors, _ = candidates
+        made = {each.name: each.arguments for each in detectors}
+        first = next(iter(made.values()))
+        assert [name for name, a in made.items() if "reference" not in a] == ["ours"]
+        assert [name for name, a in made.items() if a.get("same")] == [SAME]
+        assert {a["reference"] for a in made.values() if "reference" in a} == {first["config"]}
+        facts = {each.name: {"operations": 1e11, "images": 2, **each.facts} for each in candidates}
+        facts["ours"]["operations"] = 0  # kernels that torch does not count
+        return Results(title, {each.name: [Timing(2.0)] for each in candidates}, facts=facts)
+
+    monkeypatch.setattr(detector, "run", run)
+    text = detector.compare(arguments("detector", "--data-root", coco_tiny, "--images", 2)).text()
+    assert "mask_rcnn, ConvNeXt-T, 2 images at full size, cpu" in text
+    assert cells(text, "  ")[-4:] == ["images/s", "published", "GFLOP/s", "of GEMM"]
+    assert cells(text, "ours")[-4:] == ["1.000", "1.00", "50", "100%"]
+    assert cells(text, "MMDetection, Swin-T")[-3] == "1.11"
+    assert cells(text, "MMDetection, ResNet-50")[-3] == "-"
+    assert cells(text, GEMM)[-2:] == ["50", "100%"]
 
 
-@pytest.mark.parametrize("kind", detector.DETECTORS)
-def test_one_network_is_ours_and_one_has_its_weights(kind):
-    made = {each.name: each.arguments for each in candidates(kind, {"images": 2})}
-    assert [name for name, a in made.items() if "reference" not in a] == [OURS]
-    assert [name for name, a in made.items() if a.get("same")] == [SAME]
-    references = {a["reference"] for a in made.values() if "reference" in a}
-    assert references == {made[OURS]["config"]}
-
-
-def test_an_absent_folder_is_named():
-    args = argparse.Namespace(device="cpu", images=1, data_root="nowhere", kind=[])
-    with pytest.raises(BenchmarkError, match="--data-root nowhere"):
-        detector.compare(args)
+def test_a_detector_at_work(coco_tiny):
+    config = "mask_rcnn_convnextv2_atto_coco.py"
+    work = {"data_root": str(coco_tiny), "images": 1, "device": "cpu", "scale": (320, 192)}
+    ours = Detector(config, **work)
+    peer = Detector(config, reference=config, same=True, **work)
+    checked = ours.check()
+    assert max(check(SAME, checked, peer.check()).values()) < 1e-4
+    facts = ours.facts()
+    assert facts["detections"] == len(checked["boxes 0"]) > 0
+    assert facts["operations"] > 0
+    shape = next(s for s in ((192, 256), (192, 288), (192, 320)) if np.prod(s) == facts["pixels"])
+    cost = count_config(load_config(config), shape)
+    assert (facts["multiply_adds"], facts["parameters"]) == (cost.flops, cost.params)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 
@@ -11,9 +10,10 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from benchmarks import evaluation
-from benchmarks.comparison import UnequalResultsError
+from benchmarks.comparison import VAL, UnequalResultsError
 from benchmarks.evaluation import DETECTIONS, THEIRS, TRUTH, Evaluation, check, generate
 from benchmarks.worker import BenchmarkError
+from tests.benchmarks.helpers import arguments
 
 pytest.importorskip("hotcoco")
 IMAGES, FOUND = 200, 3000
@@ -27,25 +27,13 @@ def drawn(coco_tiny, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def truth(drawn):
-    return json.loads((drawn / TRUTH).read_text())
-
-
 def read(folder) -> list[dict]:
     return pickle.loads((folder / DETECTIONS).read_bytes())
 
 
-def test_there_are_as_many_as_asked_for(drawn, truth):
-    found = [sample["pred_instances"] for sample in read(drawn)]
-    assert len(truth["images"]) == len(found) == IMAGES
-    for key in ("bboxes", "scores", "labels", "masks"):
-        assert sum(len(image[key]) for image in found) == FOUND
-    assert {len(image["labels"]) for image in found} == {FOUND // IMAGES}
-
-
-def test_images_and_objects_are_real_and_come_again(truth, coco_tiny):
-    real = json.loads((coco_tiny / "annotations" / "instances_val2017.json").read_text())
+def test_images_and_objects_are_real_and_come_again(drawn, coco_tiny, tmp_path):
+    truth = json.loads((drawn / TRUTH).read_text())
+    real = json.loads((coco_tiny / VAL[0]).read_text())
     names = [image["file_name"] for image in real["images"]]
     assert [image["file_name"] for image in truth["images"]] == (names * 3)[:IMAGES]
     assert len({image["id"] for image in truth["images"]}) == IMAGES
@@ -54,11 +42,17 @@ def test_images_and_objects_are_real_and_come_again(truth, coco_tiny):
     assert len(copied) == len(real["annotations"])
     assert len({each["id"] for each in truth["annotations"]} - {0}) == len(truth["annotations"])
     assert any(each["iscrowd"] for each in copied)
+    generate(str(coco_tiny), tmp_path, IMAGES, FOUND)
+    for name in (TRUTH, DETECTIONS):  # the same again
+        assert (tmp_path / name).read_bytes() == (drawn / name).read_bytes()
 
 
 def test_a_detections_mask_fills_its_box(drawn):
-    for sample in read(drawn)[:50]:
-        image = sample["pred_instances"]
+    samples = read(drawn)
+    found = [sample["pred_instances"] for sample in samples]
+    for key in ("bboxes", "scores", "labels", "masks"):
+        assert {len(image[key]) for image in found} == {FOUND // IMAGES}
+    for sample, image in zip(samples[:50], found, strict=False):
         assert all(mask["size"] == sample["ori_shape"] for mask in image["masks"])
         tight = mask_utils.toBbox(image["masks"])
         tight[:, 2:] += tight[:, :2]
@@ -66,12 +60,6 @@ def test_a_detections_mask_fills_its_box(drawn):
         assert has_pixels.mean() > 0.9
         # pixels: the raster rounds, and thin tips vanish in it
         assert np.median(np.abs(tight - image["bboxes"])[has_pixels]) < 0.6
-
-
-def test_the_same_again(drawn, coco_tiny, tmp_path):
-    generate(str(coco_tiny), tmp_path, IMAGES, FOUND)
-    assert (tmp_path / TRUTH).read_bytes() == (drawn / TRUTH).read_bytes()
-    assert (tmp_path / DETECTIONS).read_bytes() == (drawn / DETECTIONS).read_bytes()
 
 
 @pytest.mark.parametrize("detections", [1, 2, 500])
@@ -128,16 +116,10 @@ def test_the_last_bit_counts(changes, words):
         check(THEIRS, checked(), checked(**changes))
 
 
-def arguments(coco_tiny, **changes) -> argparse.Namespace:
-    settings = {"data_root": str(coco_tiny), "images": 20, "detections": 400}
-    options = {"metric": ["segm"], "rounds": 1, "warmup": 0, "threads": 1}
-    return argparse.Namespace(**{**settings, **options, **changes})
-
-
-def test_the_comparison_from_end_to_end(coco_tiny):
-    report = evaluation.compare(arguments(coco_tiny))
+def test_the_command_from_end_to_end(coco_tiny):
+    scale = ("--images", 20, "--detections", 400, "--metric", "segm")
+    report = evaluation.compare(arguments("eval", "--data-root", coco_tiny, *scale))
     (table,) = report.tables
-    assert table.rounds == 1
     assert table.distances == {THEIRS: {"all": 0.0}}
     text = report.text()
     assert "segm, 20 images, " in text
@@ -145,16 +127,9 @@ def test_the_comparison_from_end_to_end(coco_tiny):
     assert f"{table.facts[THEIRS]['mAP']:.3f}" in text
 
 
-def test_an_absent_file_is_named(coco_tiny):
-    words = "--data-root nowhere has no annotations/instances_val2017.json"
-    with pytest.raises(BenchmarkError, match=words):
-        evaluation.compare(arguments(coco_tiny, data_root="nowhere"))
-
-
 def test_a_subset_without_outlines_is_refused(tmp_path):
     (tmp_path / "annotations").mkdir()
     content = {"images": [{"id": 1}], "annotations": [], "categories": []}
-    path = tmp_path / "annotations" / "instances_val2017.json"
-    path.write_text(json.dumps(content))
+    (tmp_path / VAL[0]).write_text(json.dumps(content))
     with pytest.raises(BenchmarkError, match="has no object with a polygon to draw from"):
         generate(str(tmp_path), tmp_path, 1, 1)

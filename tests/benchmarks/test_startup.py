@@ -1,16 +1,14 @@
 """Commands in fresh processes."""
 
-import argparse
-
 import pytest
 
 from benchmarks import startup
 from benchmarks.comparison import Results
-from benchmarks.startup import Command, command
+from benchmarks.startup import Command, measure
 from benchmarks.worker import BenchmarkError, NotInstalledError, Timing
+from tests.benchmarks.helpers import arguments
 
-NOTHING = command("nothing", "-c", "pass")
-FAILING = command("failing", "-c", "print('x'); raise ValueError('what is wrong')")
+FAILING = ("-c", "print('x'); raise ValueError('what is wrong')")
 
 
 def test_it_sees_which_libraries_a_command_imports(tmp_path):
@@ -29,69 +27,56 @@ except ImportError:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["-c", startup.IMPORTS[0]], [str(startup.ROOT / "tools/train.py"), "--help"]]
+    "command", [["-c", startup.IMPORTS[0]], [str(startup.ROOT / "tools/train.py"), "--help"]]
 )
-def test_our_own_import_none_of_them(arguments):
-    assert not any(Command(arguments).facts().values())
+def test_our_own_import_none_of_them(command):
+    assert not any(Command(command).facts().values())
 
 
-def test_a_silent_failure_is_named_by_its_status():
+def test_failures_are_named(tmp_path):
     with pytest.raises(NotInstalledError, match=r"^it fails here: exit status 3$"):
         Command(["-c", "import sys; sys.exit(3)"])
-
-
-def test_a_run_that_fails_says_what_it_wrote(tmp_path):
-    fails_later = f"open({str(tmp_path / 'once')!r}, 'x')"
+    later = Command(["-c", f"open({str(tmp_path / 'once')!r}, 'x')"])
     with pytest.raises(RuntimeError, match="FileExistsError"):
-        Command(["-c", fails_later]).run()
+        later.run()
+    words = "failing cannot run: it fails here: ValueError: what is"
+    with pytest.raises(BenchmarkError, match=words):
+        measure("title", {"failing": FAILING, "nothing": ("-c", "pass")}, arguments("startup"))
 
 
 def test_each_run_is_a_fresh_process(tmp_path):
     log = tmp_path / "log"
-
-    def writing(name):
-        code = f"import os; open({str(log)!r}, 'a').write(f'{name} {{os.getpid()}}\\n')"
-        return command(name, "-c", code)
-
-    commands = [writing("a"), writing("b"), FAILING]
-    results = startup.measure("title", commands, rounds=2, warmup=1, threads=1)
+    commands = {
+        name: ("-c", f"import os; open({str(log)!r}, 'a').write(f'{name} {{os.getpid()}}\\n')")
+        for name in "ab"
+    }
+    args = arguments("startup", "--rounds", 2, "--warmup", 1)
+    results = measure("title", {**commands, "failing": FAILING}, args)
     lines = [line.split() for line in log.read_text().splitlines()]
     # one run each to see what they import, then warm-up and two rounds, each begun by another
     assert sorted(name for name, _ in lines[:2]) == ["a", "b"]
     assert [name for name, _ in lines[2:]] == ["a", "b", "b", "a", "a", "b"]
     assert len({process for _, process in lines}) == len(lines)
-    assert results.ours == "a"
     assert results.peak_bytes("a") is None
     assert results.missing == {"failing": "it fails here: ValueError: what is wrong"}
 
 
-def test_our_own_command_must_not_fail():
-    with pytest.raises(
-        BenchmarkError, match="failing cannot run: it fails here: ValueError: what is"
-    ):
-        startup.measure("title", [FAILING, NOTHING], rounds=1, warmup=0, threads=1)
+def test_the_report(monkeypatch):
+    """Both tables, and what is added to torch: the median of differences within rounds."""
 
+    def invented(candidates, args, title):
+        seconds = {startup.TORCH: (2.0, 3.0, 4.0), startup.TORCH_AND_OURS: (2.25, 3.125, 5.0)}
+        timings = {c.name: [*map(Timing, seconds.get(c.name, (1.0,) * 3))] for c in candidates}
+        paths = {c.name: c.arguments["python_path"] for c in candidates}
+        assert not any(path for name, path in paths.items() if "mmpretrain" not in name)
+        facts = {name: {"timm": 1.0, "hotcoco": 0.0} for name in timings}
+        facts[startup.TORCH] = {"timm": 0.0}
+        return Results(title, timings, facts=facts)
 
-def test_what_is_added_to_torch_is_the_median_of_differences_within_rounds():
-    timings = {
-        startup.TORCH: [Timing(s, None) for s in (2.0, 3.0, 4.0)],
-        startup.TORCH_AND_OURS: [Timing(s, None) for s in (2.25, 3.125, 5.0)],
-    }
-    line = startup.more_than_torch(Results("", timings))
-    assert "0.250 s more than import torch" in line
-    assert "0.125 to 1.000" in line
-
-
-def test_the_report_has_both_tables(monkeypatch, tmp_path):
-    quick, failing = tmp_path / "quick.py", tmp_path / "failing.py"
-    quick.touch()
-    failing.write_text("raise ValueError('what is wrong')")
-    monkeypatch.setattr(startup, "TORCH", "pass # torch")
-    monkeypatch.setattr(startup, "TORCH_AND_OURS", "pass # both")
-    monkeypatch.setattr(startup, "IMPORTS", ("pass", "pass # torch", "pass # both"))
-    monkeypatch.setattr(startup, "TOOLS", {"quick": quick, "failing": failing})
-    text = startup.compare(argparse.Namespace(rounds=1, warmup=0, threads=1)).text()
-    assert "Imports" in text
-    assert "Command lines" in text
-    assert "failing: left out, it fails here: ValueError: what is wrong" in text
-    assert text.count("none") >= 4, text
+    monkeypatch.setattr(startup, "run", invented)
+    text = startup.compare(arguments("startup")).text()
+    assert "Imports\n" in text
+    assert "Command lines\n" in text
+    assert text.count(" timm |") == len(startup.IMPORTS) - 1 + len(startup.TOOLS)
+    assert text.count(" none |") == 1
+    assert "0.250 s more than import torch (median over the rounds; 0.125 to 1.000)" in text

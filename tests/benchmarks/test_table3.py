@@ -1,29 +1,21 @@
 """The paper's table 3: that every config is in it, and what stands beside the published numbers."""
 
-import argparse
 import json
-from pathlib import Path
 
 import pytest
 
 from benchmarks import table3
-from benchmarks.__main__ import parse_args
 from benchmarks.comparison import Results
-from benchmarks.worker import BenchmarkError, Timing
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-
-def arguments(*given: str) -> argparse.Namespace:
-    return parse_args(["table3", *given])
+from benchmarks.worker import Timing
+from tests.benchmarks.helpers import arguments
 
 
-def test_every_config_is_in_the_table_as_its_first_line_says():
+def test_every_config_is_in_the_table_as_its_first_line_says(repo):
     rows = table3.read_table()
-    in_folder = {f"table3/{path.stem}" for path in (CONFIGS / "table3").glob("*.py")}
+    in_folder = {f"table3/{path.stem}" for path in (repo / "configs" / "table3").glob("*.py")}
     assert {row.config for row in rows if row.config.startswith("table3/")} == in_folder
     for row in rows:
-        first = (CONFIGS / f"{row.config}.py").read_text().partition("\n")[0]
+        first = (repo / "configs" / f"{row.config}.py").read_text().partition("\n")[0]
         assert first.startswith(f"# Published: {row.box} box AP, {row.mask} mask AP (3x, ImageNet-")
     firsts = {row.group: row.config for row in reversed(rows)}
     assert all("_convnext_" in config for config in firsts.values())
@@ -34,7 +26,7 @@ def test_counted_beside_published_and_trained(tmp_path):
     folder.mkdir()
     metrics = {"bbox_mAP": 0.4601, "segm_mAP": 0.4157}
     (folder / "result.json").write_text(json.dumps({"metrics": metrics}))
-    report = table3.compare(arguments("--groups", "Mask T", "--work-dirs", str(tmp_path)))
+    report = table3.compare(arguments("table3", "--groups", "Mask T", "--work-dirs", tmp_path))
     ((_, *rows),) = report.summary.values()
     assert rows == [
         ["mask_rcnn_convnext_t", "46.2 / 41.7", "-", *("48.1", "48", "+0.20")]
@@ -42,27 +34,22 @@ def test_counted_beside_published_and_trained(tmp_path):
         ["mask_rcnn_swin_t", "46.0 / 41.6", "46.0 / 41.6", *("47.8", "48", "-0.43")]
         + ["266.6", "267", "-0.17"],
     ]
-    text = report.text()
-    assert "rounds" not in text  # nothing was timed
+    assert "rounds" not in report.text()  # nothing was timed
     assert report.to_json()["table"]
 
 
-def test_the_published_speed_beside_ours(monkeypatch):
-    def run(candidates, check, title, **options):
-        assert options == {"rounds": 5, "warmup": 1, "threads": 2}
-        assert [c.arguments["config"] for c in candidates][:1] == ["cascade_convnext_t_coco.py"]
-        timings = {c.name: [Timing(1.0, None)] for c in candidates}
-        return Results(title, timings, facts={c.name: {} for c in candidates})
+def test_the_published_speed_beside_ours(monkeypatch, coco_tiny):
+    def run(candidates, args, check, title):
+        assert candidates[0].arguments["config"] == "cascade_convnext_t_coco.py"
+        timings = {each.name: [Timing(1.0)] for each in candidates}
+        return Results(title, timings, facts={each.name: {**each.facts} for each in candidates})
 
     monkeypatch.setattr(table3, "run", run)
-    work = {"images": 2, "device": "cpu"}
-    results = table3.measure("T", table3.read_table(), work, rounds=5, warmup=1, threads=2)
+    monkeypatch.setattr(table3, "cells", lambda row, _: [row.name] * 9)
+    args = arguments("table3", "--groups", "T", "--data-root", coco_tiny)
+    (results,) = table3.compare(args).tables
     ratios = {k: v.get("published_ratio") for k, v in results.facts.items()}
     assert ratios["cascade_convnext_t"] == 1
     assert ratios["cascade_swin_t"] == pytest.approx(13.5 / 12.2)
     assert ratios["cascade_dwnet_t"] is None
-
-
-def test_an_absent_folder_is_named():
-    with pytest.raises(BenchmarkError, match="--data-root nowhere"):
-        table3.compare(arguments("--data-root", "nowhere"))
+    assert results.title == "T, 4 images at full size, cpu"

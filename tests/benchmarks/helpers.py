@@ -1,7 +1,8 @@
-"""Candidates for tests."""
+"""What the benchmarks' tests share: candidates that cost nothing, arguments, cells of tables."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import signal
@@ -9,7 +10,29 @@ import time
 
 import numpy as np
 
+from benchmarks.__main__ import parse_args
+from benchmarks.worker import Candidate
+
 MIB = 2**20
+
+
+def arguments(command: str, *options: object) -> argparse.Namespace:
+    """A command line with one round, no warm-up, two threads and the CPU, or what it says."""
+    given = [*map(str, options)]
+    device = [] if command in ("data", "eval", "startup") else ["--device", "cpu"]
+    return parse_args(
+        [command, "--rounds", "1", "--warmup", "0", "--threads", "2", *device, *given]
+    )
+
+
+def cells(text: str, start: str) -> list[str]:
+    """The cells of the first row of a table that starts like this."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def dummy(name: str, compared: bool = True, **settings: object) -> Candidate:
+    return Candidate(name, Dummy, settings, compared=compared, facts={"known": 1.0})
 
 
 class Dummy:
@@ -27,7 +50,6 @@ class Dummy:
             raise ZeroDivisionError(f"this dummy fails in {place}")
 
     def check(self):
-        print("and again")
         self._fail("check")
         return {"sum": np.arange(4.0) + self.offset, "environment": np.ones(2)}
 
@@ -45,10 +67,3 @@ class Dummy:
         if self.memory:
             np.ones(self.memory * MIB // 8)
         time.sleep(self.seconds)
-
-
-class Plain:
-    """Has nothing to tell but that it ran."""
-
-    def run(self):
-        pass
