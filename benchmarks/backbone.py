@@ -150,10 +150,8 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy our weights into a model of any layout.
 
     Its own tensors are renamed to ours; renaming copies nothing, so what is written into the
-    renamed ones is in the model.
-
-    Raises:
-        BenchmarkError: the parameters are not the same (output norms aside), or not in the model.
+    renamed ones is in the model. Raises BenchmarkError where it is not, or where parameters but
+    those of output norms are not the same.
     """
     converted = _named_like_ours(model.state_dict())
     unknown = sorted(set(converted) - set(weights))
@@ -221,8 +219,6 @@ class Backbone:
     What is timed is what a library does of itself. Output norms differ: timm and torchvision return
     maps without any, ours, transformers and mmpretrain normalise each. Only in ``check()``, the
     maps of the former go through the norms of ours, so that like is compared with like.
-
-    ``peer`` is a key of ``PEERS``.
     """
 
     def __init__(self, peer: str, task: Task):

@@ -23,8 +23,6 @@ Arrays = Mapping[str, np.ndarray]
 # (name of the other candidate, our arrays, its arrays) -> named distances; raises
 # `UnequalResultsError` where they are too large.
 Check = Callable[[str, Arrays, Arrays], Mapping[str, float]]
-
-
 OURS = "ours"
 # The parts of COCO that comparisons of detectors read.
 VAL = ("annotations/instances_val2017.json", "val2017")
@@ -90,17 +88,13 @@ def run(
     """Start all candidates, have their results compared, and time them alternately.
 
     Args:
-        candidates: ours first; names differ.
-        args: the command line's: ``rounds`` that are timed (who begins changes), those before that
-            are not (``warmup``), and the ``threads`` that each candidate may use.
-        check: compares what ``check()`` of each gave with what ours gave, before anything is timed;
-            None where there is nothing to compare.
+        candidates: ours first; where the library of another is not installed, it is left out.
+        args: of the command line: ``rounds``, ``warmup`` and ``threads``.
+        check: compares what ``check()`` of each gave with ours; None where nothing is compared.
         title: of the table.
 
     Raises:
-        UnequalResultsError: from ``check``.
-        BenchmarkError: a candidate failed; others than ours whose library is not installed are
-            left out.
+        BenchmarkError: a candidate failed, or from ``check`` that results are not equal.
     """
     results = Results(title, {}, threads=args.threads)
     with ExitStack() as stack:
@@ -214,18 +208,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_arguments(
-    parser: argparse.ArgumentParser,
-    images: int | None = None,
-    split: str = "val2017",
-    data_root: str | None = "data/coco/",
-    purpose: str = "",
+    parser: argparse.ArgumentParser, images: int | None = None, split: str = "val2017"
 ) -> None:
     """Add the folder of COCO and, with a default, the number of images of a run."""
-    where = f"folder of COCO 2017, or of a subset of it{purpose}"
-    parser.add_argument("--data-root", default=data_root, help=where)
+    add = parser.add_argument
+    add("--data-root", default="data/coco/", help="folder of COCO 2017, or of a subset of it")
     if images:
         how_many = f"of a run, from {split}; default: %(default)s"
-        parser.add_argument("--images", type=at_least(1), default=images, help=how_many)
+        add("--images", type=at_least(1), default=images, help=how_many)
 
 
 def at_least(least: int) -> Callable[[str], int]:

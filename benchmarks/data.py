@@ -72,14 +72,11 @@ class Pipeline:
 
     What is timed is what a worker of a data loader does for each image: reading, decoding,
     augmenting and packing it. The random numbers are those of the image, whatever comes before it.
+    Where the training split of COCO in ``data_root`` has less images, they come again.
 
-    Args:
-        recipe: which of the configs' data sets.
-        kind: ``OURS``, as the config has it; ``BITMAPS`` and ``POLYGONS``, MMDetection's transforms
-            in place of ours with ``poly2mask`` True (its default) and False; ``IMAGES``, ours
-            without objects and without packing.
-        data_root: folder of COCO.
-        images: how many of its training split; where it has less, they come again.
+    ``kind`` is ``OURS``, as the config has it; ``BITMAPS`` and ``POLYGONS``, MMDetection's
+    transforms in place of ours with ``poly2mask`` True (its default) and False; or ``IMAGES``, ours
+    without objects and without packing.
     """
 
     def __init__(self, recipe: str, kind: str, data_root: str, images: int):
@@ -150,12 +147,8 @@ def steps(pipeline: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 def outlines(masks: BaseInstanceMasks) -> NDArray:
-    """Draw each object of an image finely, and take the pixels of which at least half is inside.
-
-    Returns:
-        Bool, of shape (objects, height, width); bitmaps as they are, for they have no outline.
-    """
-    if not isinstance(masks, PolygonMasks):
+    """Draw each object (N, H, W) finely, and take the pixels of which at least half is inside."""
+    if not isinstance(masks, PolygonMasks):  # bitmaps have no outline
         return masks.to_ndarray().astype(bool)
     drawn = np.zeros((len(masks), masks.height, masks.width), dtype=bool)
     boxes = masks.get_bboxes("hbox").tensor.numpy()
@@ -209,17 +202,11 @@ class Equality:
 
     Where MMDetection keeps polygons, too, they must be ours. Its bitmaps are rounded to the file's
     pixels before they are resized; there our masks must be as near to the outlines as they are.
-
-    Args:
-        recomputed: whether boxes are taken anew from the masks.
-
-    Attributes:
-        facts: by candidate, what was found of its masks and boxes; of ours, beside the outlines.
     """
 
     def __init__(self, recomputed: bool):
-        self.recomputed = recomputed
-        self.facts: dict[str, dict[str, float]] = {}
+        self.recomputed = recomputed  # boxes are taken anew from the masks
+        self.facts: dict[str, dict[str, float]] = {}  # what was found, by candidate
 
     def __call__(self, name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         """Compare what the pipelines gave; may raise UnequalResultsError."""

@@ -223,17 +223,15 @@ def candidates(kind: str, work: Mapping[str, Any]) -> list[Candidate]:
         peer = {} if name == OURS else {"reference": ours, "same": name == SAME}
         path = python_path("mmpretrain") if name == SAME else ()
         facts = {"published_ratio": of_ours / published} if published else {}
-        arguments = {"config": config, **peer, **work}
-        chosen.append(Candidate(name, Detector, arguments, path, facts=facts))
+        chosen.append(
+            Candidate(name, Detector, {"config": config, **peer, **work}, path, facts=facts)
+        )
     return [*chosen, roofline.reference(work["device"], "float32")]
 
 
 def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
-    """Demand the same detections of the same network, else raise UnequalResultsError.
-
-    Other networks detect something else.
-    """
-    if name != SAME:
+    """Demand the same detections of the same network, else raise UnequalResultsError."""
+    if name != SAME:  # other networks detect something else
         return {}
     images = [key.partition(" ")[2] for key in ours if key.startswith("boxes ")]
     detected = any(len(ours[f"boxes {image}"]) for image in images)

@@ -59,12 +59,8 @@ class Evaluation:
     """The factory of the comparison of metrics, see :class:`benchmarks.worker.Candidate`.
 
     What is timed is ``evaluate()``, from detections as the test loop leaves them, with masks
-    encoded, to the dict of numbers and the table of classes.
-
-    Args:
-        folder: what :func:`generate` wrote.
-        metric: ``bbox`` or ``segm``.
-        ours: whether hotcoco computes; else MMDetection's metric, with pycocotools.
+    encoded, to the dict of numbers and the table of classes. The detections are those that
+    :func:`generate` wrote into the folder; ours has hotcoco compute, not MMDetection's metric.
     """
 
     def __init__(self, folder: str, metric: str, ours: bool):
@@ -179,9 +175,8 @@ def _detect(
     amount[near:] = 1
     low, sides = np.hsplit(np.array([each.box for each in chosen]).reshape(-1, 4), 2)
     centres = low + sides / 2 + amount * sides * rng.normal(size=(number, 2))
-    sides = np.clip(
-        sides * np.exp(amount * rng.normal(size=(number, 2))), SMALLEST_SIDE, shape[::-1]
-    )
+    sides = sides * np.exp(amount * rng.normal(size=(number, 2)))
+    sides = np.clip(sides, SMALLEST_SIDE, shape[::-1])
     low = np.clip(centres - sides / 2, 0, shape[::-1] - sides)
     scores = np.exp(-SHARPNESS * amount[:, 0]) * rng.uniform(0.5, 1, size=number)
     scores[near:] = HIGHEST_FALSE_SCORE * rng.uniform(size=number - near) ** 3
@@ -215,10 +210,10 @@ def compare(args: argparse.Namespace) -> Report:
         objects = generate(args.data_root, folder, images, detections)
         scale = f"{images:,} images, {objects:,} objects, {detections:,} detections"
         for metric in args.metric:
-            arguments = {"folder": folder, "metric": metric}
+            work = {"folder": folder, "metric": metric}
             candidates = [
-                Candidate(name, Evaluation, {**arguments, "ours": name == OURS})
-                for name in (OURS, THEIRS)
+                Candidate(OURS, Evaluation, {**work, "ours": True}),
+                Candidate(THEIRS, Evaluation, {**work, "ours": False}),
             ]
             tables.append(run(candidates, args, check, f"{metric}, {scale}"))
     return Report(tables, [fact_column("mAP", "mAP", form=".3f")], NOTES)

@@ -60,17 +60,14 @@ class Report:
         """Format tables, notes and conditions, for a terminal or as GitHub's markdown."""
         blocks = [_titled(title, rows, markdown) for title, rows in self.summary.items()]
         blocks += [self._table(results, markdown) for results in self.tables]
-        lines = [*self.notes]
-        if self.first and self.tables:
-            lines.append(
-                f"time / {self.first}: median over the rounds of the time divided by that of "
-                f"{self.first} in the same round"
-            )
-        how = [
-            " and ".join(map(str, sorted({getattr(results, name) for results in self.tables})))
-            for name in ("threads", "rounds")
-        ]
-        how = f"{how[0]} threads each, {how[1]} rounds; " if self.tables else ""
+        lines, how = [*self.notes], ""
+        if self.tables:
+            how = f"{self.tables[0].threads} threads each, {self.tables[0].rounds} rounds; "
+            if self.first:
+                lines.append(
+                    f"time / {self.first}: median over the rounds of the time divided by that of "
+                    f"{self.first} in the same round"
+                )
         lines.append(f"{how}{datetime.date.today()}; {_machine_line()}")
         return "\n\n".join([*blocks, "\n".join("- " * markdown + line for line in lines)])
 

@@ -45,32 +45,23 @@ def compare(args: argparse.Namespace) -> Report:
 
 
 def choose_device(name: str | None = None) -> str:
-    """Check a device in torch's words, or choose the GPU where there is one.
-
-    Raises:
-        BenchmarkError: torch does not know or does not have it.
-    """
+    """Check that torch has a device, or choose the GPU where there is one."""
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:  # without CUDA, torch asserts
-        first = str(error).partition("\n")[0]
-        raise BenchmarkError(
-            f"--device {name} cannot be used: {first}; --device cpu can"
-        ) from error
+        why = str(error).partition("\n")[0]
+        text = f"--device {name} cannot be used: {why}; --device cpu can"
+        raise BenchmarkError(text) from error
     return name
 
 
 class Fastest:
     """The factory of the fastest of some kernels of torch, which runs for half a second.
 
-    What a shared machine sustains changes, so it alternates with the candidates.
-
-    Args:
-        make: gives each kernel and the work it does.
-        fact: what that work is.
-        arguments: for ``make``.
+    What a shared machine sustains changes, so it alternates with the candidates. ``make`` gives
+    each kernel and the work that it does, ``fact`` is what that work is.
     """
 
     def __init__(self, make: Callable, fact: str, **arguments: object):

@@ -286,11 +286,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> Report:
-    """Measure what the command line names, and write the page if it names a folder.
-
-    Raises:
-        UserError: an argument is wrong, a comparison failed, or the page cannot be written.
-    """
+    """Measure what the command line names, and write the page if it names a folder."""
     device, curves = roofline.choose_device(args.device), []
     # mistakes are found before minutes are spent on measuring
     if PROCESSES in args.parts and args.threads < 2:

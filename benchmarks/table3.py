@@ -79,14 +79,14 @@ def trained(row: Row, work_dirs: Path) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this command's options; only with a folder of COCO are time and memory measured, too."""
+    """Add this command's options."""
     groups = list(dict.fromkeys(row.group for row in read_table()))
     which = f"{', '.join(groups)}; default: all"
     add = parser.add_argument
     add("--groups", nargs="+", choices=groups, default=groups, metavar="GROUP", help=which)
     add("--work-dirs", type=Path, default=Path("work_dirs"), help="of trainings: %(default)s")
-    given = "; given, time and memory are measured, too"
-    add_data_arguments(parser, images=4, data_root=None, purpose=given)
+    add_data_arguments(parser, images=4)
+    parser.set_defaults(data_root=None)  # only where it is given are time and memory measured
     roofline.add_arguments(parser)
 
 
