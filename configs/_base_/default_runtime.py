@@ -9,7 +9,7 @@ default_hooks = dict(
         type="CheckpointHook",
         interval=1,
         max_keep_ckpts=3,
-        save_best="coco/bbox_mAP",
+        save_best="coco/segm_mAP",
         rule="greater",
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),

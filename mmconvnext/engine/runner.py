@@ -16,6 +16,7 @@ from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -35,6 +36,7 @@ from mmconvnext.engine.device import (
 )
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
+from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
 from mmconvnext.engine.time_limit import TimeIsUp
 from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.weights.detector import (
@@ -56,6 +58,12 @@ class DetectionRunner(Runner):
     """
 
     _loads_for = "train"  # or "test", or "resume": what load_checkpoint insists on
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger; the screen shows what :mod:`mmconvnext.engine.screen` lets pass."""
+        logger = super().build_logger(*args, **kwargs)
+        filter_screen(logger)
+        return logger
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model, with the layout of weights that the device is fastest with."""
@@ -196,7 +204,8 @@ class DetectionRunner(Runner):
     def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
         """Build a data loader and check that it has something to load."""
         try:
-            built = Runner.build_dataloader(dataloader, *args, **kwargs)
+            with quiet():
+                built = Runner.build_dataloader(dataloader, *args, **kwargs)
         except Exception:
             datasets = leaf_datasets(dataloader["dataset"])
             for dataset in filter(is_local_coco, datasets):
@@ -211,7 +220,7 @@ class DetectionRunner(Runner):
 
     def build_evaluator(self, evaluator: Any) -> Any:
         """Build the metrics."""
-        with config_errors(f"the evaluator of {self.cfg.filename}"):
+        with config_errors(f"the evaluator of {self.cfg.filename}"), quiet():
             return super().build_evaluator(evaluator)
 
 
@@ -271,9 +280,11 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     cfg.setdefault("runner_type", "DetectionRunner")
     with config_errors(cfg.filename):
         runner = RUNNERS.build(cfg)
+    runner.register_hook(ScreenHook(cfg.filename))
     if "train" in splits:
         notes += explain_batch_size(cfg, runner.world_size)
         notes += check_fit(runner.model, cfg)
+        notes += summary(runner, data.report)
     for note in notes:
         runner.logger.info(note)
     if is_main_process():

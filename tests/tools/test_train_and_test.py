@@ -54,8 +54,11 @@ def test_training_logs_what_it_changed_and_leaves_checkpoints(trained):
     work_dir, output = trained
     assert "from scratch: not loading" in output
     assert output.count("no GPU: AmpOptimWrapper -> OptimWrapper") == 1
-    assert "Iter(train) [2/2]" in output
-    assert "coco/segm_mAP" in output
+    assert "iteration 2/2 | loss " in output
+    assert "best coco/segm_mAP: " in output
+    assert f"mmconvnext report {work_dir}" in output
+    lines = output[: output.index("iteration 2/2")].splitlines()
+    assert len(lines) <= 40, "before the first number"
     assert (work_dir / "iter_1.pth").is_file()
     assert (work_dir / "iter_2.pth").is_file()
 
@@ -75,8 +78,8 @@ def test_resuming_goes_on_where_the_run_stopped(run_tool, coco_tiny, trained, tm
     longer = [o if "max_iters" not in o else "train_cfg.max_iters=3" for o in SHORT]
     output = succeeded(run_tool(*arguments, "--resume", trained[0] / "iter_2.pth", *longer))
     assert "resuming" in output
-    assert "Iter(train) [3/3]" in output
-    assert "Iter(train) [1/3]" not in output
+    assert "iteration 3/3 |" in output
+    assert "iteration 1/3" not in output
     before = torch.load(trained[0] / "iter_2.pth", map_location="cpu", weights_only=False)
     after = torch.load(tmp_path / "iter_3.pth", map_location="cpu", weights_only=False)
     assert after["meta"]["iter"] == 3
