@@ -19,7 +19,7 @@ LAYERS = (
 )
 # Without what reads, checks and converts data (data/, engine/own_data.py and the like) some 7,500.
 # It may not grow unnoticed.
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 15_900, 400, 60
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 16_100, 400, 60
 
 
 def module_of(path: Path) -> str:

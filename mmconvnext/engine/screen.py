@@ -230,7 +230,7 @@ def summary(runner: Runner, files: list[dict[str, Any]]) -> list[str]:
     lines.append(
         f"with {batch} images x {processes} processes x {accumulated} accumulated = "
         f"{batch * processes * accumulated} an update; {length}; {optimizer.type}, lr "
-        f"{optimizer.lr:g}; {cfg.optim_wrapper.get('type', 'OptimWrapper')} on "
+        f"{optimizer.get('lr', "the optimizer's own")}; {cfg.optim_wrapper.get('type', 'OptimWrapper')} on "
         f"{next(model.parameters()).device.type}"
     )
     return [*lines, f"into {runner.work_dir}; the log with everything: {runner.log_dir}"]
