@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_grn_neither_underflows_nor_overflows_in_half_precision(dtype, magnitude
 
 @half_precision
 @pytest.mark.parametrize("autocast", [True, False])
-@pytest.mark.parametrize("kind", [Block, FusedBlock])
+@pytest.mark.parametrize("kind", [Block, partial(FusedBlock, fused=True)], ids=["plain", "fused"])
 @pytest.mark.parametrize(("magnitude", "slope"), [(1e-5, 1e-3), (300.0, 1e-4)])
 def test_a_block_of_v2_is_safe_in_half_precision(dtype, autocast, kind, magnitude, slope):
     """With activations of this magnitude before GRN, under autocast or in half precision itself."""
@@ -87,7 +88,7 @@ def test_a_block_of_v2_is_safe_in_half_precision(dtype, autocast, kind, magnitud
     nn.init.zeros_(block.pwconv1.bias)
     # within the range of float16 after the linear layers, too, forward and backward
     nn.init.normal_(block.pwconv2.weight, std=0.1 if magnitude > 1 else 100.0)
-    x = torch.randn(1, 16, *POSITIONS).to(memory_format=torch.channels_last)
+    x = torch.randn(1, 16, 64, 96).to(memory_format=torch.channels_last)
     if not autocast:
         block, x = block.to(dtype), x.to(dtype)
     exact = Block(16, 7, nn.Identity(), layer_scale_init_value=0.0, use_grn=True).double()

@@ -77,7 +77,7 @@ def test_masks_and_boxes_are_mirrored_back(direction):
     check(merge(tta(), view([]), mirrored), *objects)
 
 
-def test_the_detector_is_not_told_that_a_view_is_mirrored():
+def test_each_image_is_merged_and_the_detector_is_not_told_that_a_view_is_mirrored():
     objects = [(corner(0, 1), 0.9, 0), (corner(5, 3), 0.8, 2)]
     image = torch.zeros(3, *SHAPE)
     views = [[view([]), view(objects[:1])], [view(objects, "horizontal"), view([], "horizontal")]]
@@ -113,13 +113,6 @@ def test_the_best_are_kept_with_their_masks():
     plain = view([(weak, 0.2, 0), (strong, 0.9, 0)])
     found = merge(tta(max_per_img=2), plain, view([(middle, 0.5, 0)], "diagonal"))
     check(found, (strong, 0.9, 0), (middle, 0.5, 0))
-
-
-def test_each_image_is_merged_on_its_own():
-    first, second = (corner(0, 1), 0.9, 0), (corner(0, 1), 0.8, 0)
-    one, two = tta().merge_preds([[view([first])], [view([second], "vertical")]])
-    check(one.pred_instances, first)
-    check(two.pred_instances, second)
 
 
 def test_detectors_without_masks_are_merged_as_mmdetection_does():
