@@ -227,10 +227,10 @@ def summary(runner: Runner, files: list[dict[str, Any]]) -> list[str]:
     epochs = cfg.train_cfg.get("max_epochs")
     length = f"{epochs} epochs" if epochs else f"{cfg.train_cfg.max_iters} iterations"
     optimizer = cfg.optim_wrapper.optimizer
+    device, precision = parameters[0].device.type, cfg.optim_wrapper.get("type", "OptimWrapper")
     lines.append(
         f"with {batch} images x {processes} processes x {accumulated} accumulated = "
         f"{batch * processes * accumulated} an update; {length}; {optimizer.type}, lr "
-        f"{optimizer.get('lr', "the optimizer's own")}; {cfg.optim_wrapper.get('type', 'OptimWrapper')} on "
-        f"{next(model.parameters()).device.type}"
+        f"{optimizer.get('lr', 'of its own')}; {precision} on {device}"
     )
     return [*lines, f"into {runner.work_dir}; the log with everything: {runner.log_dir}"]
