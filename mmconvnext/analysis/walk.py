@@ -97,23 +97,26 @@ def table(outcomes: Sequence[Outcome], regime: str) -> str:
 
 
 def figure(outcomes: Sequence[Outcome], regime: str) -> Figure:
-    """Draw AP and published top-1, step by step from top to bottom, with the FLOPs of each."""
-    chart = Figure(figsize=(10, 1.5 + 0.4 * len(outcomes)), layout="constrained")
-    left, right = chart.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    """Draw AP, FLOPs and published top-1, step by step from top to bottom."""
+    chart = Figure(figsize=(10, 1.5 + 0.35 * len(outcomes)), layout="constrained")
+    left, middle, right = chart.subplots(1, 3, sharey=True, width_ratios=(4, 2, 2))
     places = range(len(outcomes))
     for name, colour in (("box", "tab:blue"), ("mask", "tab:orange")):
         values = [getattr(outcome, name) for outcome in outcomes]
-        left.plot([*map(mean, values)], places, color=colour, label=f"{name} AP, mean of seeds")
-        for place, seeds in zip(places, values, strict=True):
-            left.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=4, alpha=0.6)
-    labels = [f"{outcome.step}\n{outcome.flops / 1e9:.1f} GFLOPs" for outcome in outcomes]
-    left.set_yticks(places, labels, fontsize=8)
+        ends = [[mean(v) - min(v) for v in values], [max(v) - mean(v) for v in values]]
+        style = {"fmt": "o-", "color": colour, "markersize": 4, "capsize": 3}
+        label = f"{name} AP, mean and range of seeds"
+        left.errorbar([*map(mean, values)], places, xerr=ends, label=label, **style)
+    left.set_yticks(places, [outcome.step for outcome in outcomes], fontsize=8)
     left.invert_yaxis()
     left.set_xlabel("AP, 0-100")
     left.legend(fontsize=8)
+    bars = middle.barh(places, [outcome.flops / 1e9 for outcome in outcomes], color="lightgrey")
+    middle.bar_label(bars, fmt="%.1f", fontsize=8, padding=-28)
+    middle.set_xlabel("GFLOPs at 800x1280")
     right.plot([outcome.top_1(regime) for outcome in outcomes], places, "s-", color="tab:green")
-    right.set_xlabel("ImageNet-1K top-1 in %, published")
-    for axes in (left, right):
+    right.set_xlabel("top-1 in %, published")
+    for axes in (left, middle, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     return chart

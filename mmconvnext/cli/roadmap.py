@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mmconvnext.cli.common import OptionsAction
 from mmconvnext.cli.demo import run_command
 from mmconvnext.errors import UserError
+
+if TYPE_CHECKING:
+    from mmconvnext.analysis.walk import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,50 +29,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     width = "divide all channels; default: 4 for shapes, 1 for COCO"
     add("--divide-width", type=int, metavar="N", help=width)
     add("--iterations", type=int, metavar="N", help="of shapes; default: the config's 1,050")
+    add("--image-size", type=int, metavar="N", help="of shapes in pixels; default: 160")
+    options = {"nargs": "+", "action": OptionsAction, "metavar": "KEY=VALUE"}
+    add("--cfg-options", **options, help="override settings in every training and test")
     add("--out", default="roadmap", help="folder of the trainings, table.txt and figure.png")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train what is not there yet, then write table and figure."""
     from mmconvnext.analysis import walk
-    from mmconvnext.analysis.cost import count_config
-    from mmconvnext.engine.config import load_config
     from mmconvnext.models.roadmap import STEPS, design_of
 
     if args.costs:
         print(walk.costs(args.regime))
         return
-    if args.iterations and args.data == "coco":
-        raise UserError("--iterations is of --data shapes; COCO's recipe has 36 epochs")
+    for name in ("iterations", "image_size"):
+        if getattr(args, name) and args.data == "coco":
+            raise UserError(f"--{name.replace('_', '-')} is of --data shapes, not of COCO's recipe")
     for step in args.steps or ():
         design_of(step, args.regime)  # a wrong one is an error before the first training
-    out, outcomes = Path(args.out), []
+    out, steps = Path(args.out), [step for step in STEPS if step in (args.steps or STEPS)]
     check_recipe(args, out / "recipe.json")
-    root = args.data_root or f"data/{args.data}"
+    args.data_root = args.data_root or f"data/{args.data}"
     if args.data == "shapes":
         from mmconvnext.data import generate_shapes
 
-        generate_shapes(root, num_train=2000, num_val=200)
-    for step in (step for step in STEPS if step in (args.steps or STEPS)):
+        size = args.image_size or 160
+        generate_shapes(args.data_root, num_train=2000, num_val=200, image_size=size)
+    for step in steps:
         path = out / step / "config.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(config_text(args, step), encoding="utf-8")
-        found = [result_of(args, path, seed, root) for seed in args.seeds]
-        box, mask = ([100 * metrics[f"{kind}_mAP"] for metrics in found] for kind in walk.KINDS)
-        outcomes.append(walk.Outcome(step, count_config(load_config(str(path))).flops, box, mask))
+    jobs = [out / step / f"seed_{seed}" for seed in args.seeds for step in steps]
+    jobs = [folder for folder in jobs if not (folder / "result.json").is_file()]
+    start = time.monotonic()
+    for done, folder in enumerate(jobs):
+        minutes = (time.monotonic() - start) / 60
+        left = f", about {minutes / done * (len(jobs) - done):.0f} minutes left" if done else ""
+        print(f"training {done + 1} of {len(jobs)}: {folder}{left}", flush=True)
+        train_and_test(args, folder)
+    outcomes = [outcome_of(args, out / step) for step in steps]
     text = walk.table(outcomes, args.regime)
     (out / "table.txt").write_text(f"{text}\n", encoding="utf-8")
-    walk.figure(outcomes, args.regime).savefig(out / "figure.png", dpi=120)
-    print(f"{text}\nwritten to {out}: table.txt and figure.png")
+    walk.figure(outcomes, args.regime).savefig(out / "figure.png", dpi=90)
+    minutes = (time.monotonic() - start) / 60
+    print(f"{len(jobs)} trainings in {minutes:.0f} minutes\n{text}")
+    print(f"written to {out}: table.txt and figure.png")
 
 
 def check_recipe(args: argparse.Namespace, path: Path) -> None:
     """Write what all trainings of a folder share, or raise UserError where others lie there."""
-    recipe = {
-        name: getattr(args, name) for name in ("regime", "data", "divide_width", "iterations")
-    }
+    names = ("regime", "data", "divide_width", "iterations", "image_size", "cfg_options")
+    recipe = {name: getattr(args, name) for name in names}
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != recipe:
+    # the file of an older release has not all of them
+    if path.is_file() and dict.fromkeys(names) | json.loads(path.read_text("utf-8")) != recipe:
         raise UserError(
             f"{path.parent} has trainings of another recipe, {path.read_text(encoding='utf-8')}; "
             "give another folder by --out"
@@ -93,20 +110,33 @@ def config_text(args: argparse.Namespace, step: str) -> str:
     return "\n".join([*lines, ")", ""])
 
 
-def result_of(args: argparse.Namespace, config: Path, seed: int, root: str) -> dict:
-    """Metrics of one training, which is done unless its result is there."""
+def train_and_test(args: argparse.Namespace, folder: Path) -> None:
+    """Do the training of a folder, from its last checkpoint if there is one, and its test."""
     from mmengine.runner import find_latest_checkpoint
 
-    folder = config.parent / f"seed_{seed}"
-    result = folder / "result.json"
-    if not result.is_file():
-        common = [config, "--data-root", root, "--work-dir", folder]
-        options = ["--cfg-options", f"randomness.seed={seed}"]
-        if args.iterations:
-            names = ("train_cfg.max_iters", "param_scheduler.1.end")
-            options += [f"{name}={args.iterations}" for name in names]
-            options.append(f"train_cfg.val_begin={args.iterations + 1}")
-        run_command("train", [*common, *options], folder / "train.log")
-        checkpoint = find_latest_checkpoint(str(folder))
-        run_command("test", [config, checkpoint, *common[1:]], folder / "test.log")
-    return json.loads(result.read_text(encoding="utf-8"))["metrics"]
+    config, seed = folder.parent / "config.py", folder.name.removeprefix("seed_")
+    options = [f"{key}={value}" for key, value in (args.cfg_options or {}).items()]
+    common = ["--data-root", args.data_root, "--work-dir", folder, "--cfg-options", *options]
+    own = [f"randomness.seed={seed}"]
+    if args.iterations:
+        names = ("train_cfg.max_iters", "param_scheduler.1.end")
+        own += [f"{name}={args.iterations}" for name in names]
+        own.append(f"train_cfg.val_begin={args.iterations + 1}")
+    run_command("train", [config, "--resume", *common, *own], folder / "train.log")
+    checkpoint = find_latest_checkpoint(str(folder))
+    tested = common if options else common[:-1]
+    run_command("test", [config, checkpoint, *tested], folder / "test.log")
+
+
+def outcome_of(args: argparse.Namespace, folder: Path) -> Outcome:
+    """Read what the trainings of a step gave."""
+    from mmconvnext.analysis import walk
+    from mmconvnext.analysis.cost import count_config
+    from mmconvnext.engine.config import load_config, merge_options
+
+    cfg = load_config(str(folder / "config.py"))
+    merge_options(cfg, args.cfg_options)
+    results = [folder / f"seed_{seed}" / "result.json" for seed in args.seeds]
+    found = [json.loads(path.read_text(encoding="utf-8"))["metrics"] for path in results]
+    box, mask = ([100 * metrics[f"{kind}_mAP"] for metrics in found] for kind in walk.KINDS)
+    return walk.Outcome(folder.name, count_config(cfg).flops, box, mask)

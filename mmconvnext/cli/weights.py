@@ -68,12 +68,13 @@ def run_convert(args: argparse.Namespace) -> None:
 def list_zoo(args: argparse.Namespace) -> None:
     """Print the zoo."""
     from mmconvnext.errors import UserError
-    from mmconvnext.weights.zoo import read_zoo, zoo_table
+    from mmconvnext.weights.zoo import published_table, read_zoo, zoo_table
 
     entries = [entry for entry in read_zoo() if entry.matches(args.pattern)]
-    if not entries:
+    tables = [zoo_table(entries) if entries else "", published_table(args.pattern)]
+    if not any(tables):
         raise UserError(f"no weights of the zoo have {args.pattern!r} in any of their facts")
-    print(zoo_table(entries))
+    print("\n\n".join(filter(None, tables)))
 
 
 def run_verify(args: argparse.Namespace) -> None:

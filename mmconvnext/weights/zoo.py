@@ -3,7 +3,7 @@
 ``zoo.csv`` has a row for each file of the official code, of timm and of torchvision that this
 backbone can load; left out are timm's models with an overlapping stem (``_ols``), RMS norm
 (``_rms``) or another eps (``xxlarge``). Whatever lies in several places is one row with several
-sources.
+sources. ``published.csv`` is the paper's tables 1 and 2, and the figures of its peers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from textwrap import wrap
 
 TABLE = Path(__file__).with_name("zoo.csv")
+PUBLISHED = Path(__file__).with_name("published.csv")
 # Columns of the terminal.
 PRETRAINING_WIDTH, LICENCE_WIDTH = 28, 16
 
@@ -75,3 +76,13 @@ def zoo_table(entries: Iterable[ZooEntry]) -> str:
             lines.append("  ".join(map(str.ljust, cells, widths)).rstrip())
         lines += more
     return "\n".join(lines)
+
+
+def published_table(pattern: str = "") -> str:
+    """Format what is published of models whose name has a text in it; "" where none has."""
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        found = [row for row in list(csv.reader(file))[1:] if pattern.lower() in row[0].lower()]
+    form = "{:<16} {:<11} {:>6} {:>6} {:>8} {:>8}".format
+    head = form("published", "pretraining", "pixels", "top-1", "params", "FLOPs")
+    rows = [form(*row[:3], f"{row[3]}%", f"{row[4]} M", f"{row[5]} G") for row in found]
+    return "\n".join([head, "-" * len(head), *rows]) if rows else ""

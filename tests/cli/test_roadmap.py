@@ -13,6 +13,7 @@ from mmconvnext.cli import roadmap
 from mmconvnext.engine.config import load_config
 from mmconvnext.models.roadmap import STEPS
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "roadmap.md"
 STEPS_RUN = ["resnet", "separate_downsampling"]
 
 
@@ -39,19 +40,23 @@ def trainings(monkeypatch):
 def test_each_step_and_seed_is_trained_once(trainings, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["roadmap", "--steps", *STEPS_RUN[::-1], "--seeds", "0", "1", "--out", str(out)]
-    arguments += ["--data-root", "shapes", "--iterations", "3"]
+    arguments += ["--data-root", "shapes", "--cfg-options", "model.roi_head.mask_head.num_convs=1"]
+    arguments += ["--iterations", "3"]
     assert cli.main(arguments) == 0
     assert [name for name, _ in trainings] == ["train", "test"] * 4
     first = trainings[0][1]
-    assert first[0] == str(out / "resnet" / "config.py")
-    assert first[1:3] == ["--data-root", "shapes"]
+    assert first[:4] == [str(out / "resnet" / "config.py"), "--resume", "--data-root", "shapes"]
+    assert all("model.roi_head.mask_head.num_convs=1" in given for _, given in trainings)
+    folders = [given[given.index("--work-dir") + 1] for _, given in trainings[::2]]
+    assert folders == [str(out / step / f"seed_{seed}") for seed in (0, 1) for step in STEPS_RUN]
     assert {"randomness.seed=0", "train_cfg.max_iters=3", "param_scheduler.1.end=3"} <= set(first)
     printed = capsys.readouterr().out
     assert "| resnet " in printed
-    assert "13.0 (12.0 to 14.0)" in printed
+    assert "14.0 (12.0 to 16.0)" in printed
+    assert f"training 4 of 4: {folders[3]}, about 0 minutes left" in printed
     assert " 78.82 |" in printed
     assert (out / "table.txt").read_text() in printed
-    assert Image.open(out / "figure.png").width == 1200
+    assert Image.open(out / "figure.png").width == 900
     assert cli.main(arguments) == 0
     assert len(trainings) == 8  # nothing again
     assert cli.main([*arguments[:-1], "5"]) == 1
@@ -69,13 +74,21 @@ def test_configs_are_small_detectors_of_the_step(step, trainings, tmp_path):
     assert sum(p.numel() for p in model.parameters()) < 3e6
 
 
+def test_folders_of_older_releases_go_on(trainings, tmp_path):
+    """Their recipe has not all of today's settings."""
+    recipe = {"regime": "tiny", "data": "shapes", "divide_width": None, "iterations": None}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    assert cli.main(["roadmap", "--steps", "resnet", "--out", str(tmp_path)]) == 0
+    assert len(trainings) == 2
+
+
 def test_coco_has_the_recipe_of_its_configs(trainings, tmp_path):
     arguments = ["roadmap", "--data", "coco", "--steps", "width", "--out", str(tmp_path)]
     assert cli.main(arguments) == 0
     cfg = load_config(str(tmp_path / "width" / "config.py"))
     assert cfg.train_cfg.max_epochs == 36
     assert cfg.model.neck.in_channels == [384, 768, 1536, 3072]
-    assert trainings[0][1][1:3] == ["--data-root", "data/coco"]
+    assert trainings[0][1][1:4] == ["--resume", "--data-root", "data/coco"]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +96,7 @@ def test_coco_has_the_recipe_of_its_configs(trainings, tmp_path):
     [
         (["--steps", "resnet50"], "step='resnet50' must be one of"),
         (["--data", "coco", "--iterations", "3"], "--iterations is of --data shapes"),
+        (["--data", "coco", "--image-size", "96"], "--image-size is of --data shapes"),
     ],
 )
 def test_mistakes_come_before_the_first_training(arguments, says, trainings, tmp_path, capsys):
@@ -94,7 +108,9 @@ def test_mistakes_come_before_the_first_training(arguments, says, trainings, tmp
 @pytest.mark.parametrize("regime", ["tiny", "base"])
 def test_costs_are_told_beside_the_published_ones(regime, capsys):
     assert cli.main(["roadmap", "--costs", "--regime", regime]) == 0
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    printed = capsys.readouterr().out
+    assert printed in DOCS.read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in printed.splitlines() if "|" in line]
     assert [row[0].strip() for row in rows[1:]] == [*STEPS]
     off = [row[0].strip() for row in rows[1:] if abs(float(row[5])) > 0.01]
     assert off == (["layer_norm", "separate_downsampling"] if regime == "tiny" else [])

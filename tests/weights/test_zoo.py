@@ -1,12 +1,16 @@
+import csv
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from mmconvnext.models import ConvNeXt
 from mmconvnext.variants import VARIANTS
-from mmconvnext.weights.zoo import ZooEntry, read_zoo, zoo_table
+from mmconvnext.weights.zoo import PUBLISHED, ZooEntry, published_table, read_zoo, zoo_table
 
 ENTRIES = read_zoo()
 HOST = "https://dl.fbaipublicfiles.com/convnext"
@@ -196,3 +200,50 @@ def test_any_fact_finds_an_entry(pattern):
     (entry,) = [e for e in read_zoo() if e.name == "convnextv2_nano_1k_224_fcmae"]
     assert entry.matches(pattern)
     assert not entry.matches("dinov3")
+
+
+# what is published
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "weights.md"
+ARCHS = {"T": "tiny", "S": "small", "B": "base", "L": "large", "XL": "xlarge"}
+with PUBLISHED.open(encoding="utf-8", newline="") as file:
+    ROWS = list(csv.DictReader(file))
+OURS = [row for row in ROWS if row["model"].startswith("ConvNeXt-")]
+
+
+def count(arch: str, size: int) -> tuple[float, float]:
+    """M parameters and G multiply-adds of a classifier of 1,000 classes on this backbone."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        backbone = ConvNeXt(arch, out_indices=(3,), fused=False)
+        head = torch.nn.Linear(VARIANTS[arch][1][-1], 1000)
+        head(backbone(torch.empty(1, 3, size, size))[0].mean((2, 3)))
+    params = sum(p.numel() for p in (*backbone.parameters(), *head.parameters()))
+    return params / 1e6, counter.get_total_flops() / 2e9
+
+
+@pytest.mark.parametrize("row", OURS, ids=lambda row: "-".join(list(row.values())[:3]))
+def test_ours_cost_what_is_published(row):
+    params, flops = count(ARCHS[row["model"].partition("-")[2]], int(row["size"]))
+    assert params == pytest.approx(float(row["params"]), abs=0.6)  # 28.59 is once 28, once 29
+    # 47.0 contradicts the paper's own 45.0 of the same network
+    contradicts = row["flops"] == "47.0"
+    assert flops == pytest.approx(45.0 if contradicts else float(row["flops"]), rel=0.01)
+    assert f"{row['flops']} G | {params:.2f} M, {flops:.2f} G |" in DOCS.read_text("utf-8")
+
+
+def test_published_figures_are_those_of_the_docs():
+    docs = DOCS.read_text(encoding="utf-8")
+    for row in ROWS:
+        model, pretraining, size, top1, params, flops = row.values()
+        assert f"| {model} | {pretraining} | {size} | {top1} | {params} M | {flops} G |" in docs
+    assert len(OURS) == 16
+    peers = {row["model"].partition("-")[0] for row in ROWS}
+    assert peers == {"ConvNeXt", "Swin", "DeiT", "RegNetY", "EfficientNet"}
+
+
+def test_published_figures_of_a_family():
+    assert published_table("swin-t").splitlines()[2:] == [
+        "Swin-T           1K             224  81.3%     29 M    4.5 G"
+    ]
+    assert len(published_table().splitlines()) == 2 + len(ROWS)
+    assert published_table("dinov3") == ""
