@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmconvnext.evaluation import hotcoco_eval
 from mmconvnext.evaluation.coco_metric import NAMES
-from mmconvnext.report.results import Results, as_table
+from mmconvnext.report.results import Results
 
 if TYPE_CHECKING:
     import hotcoco
@@ -148,11 +148,10 @@ def _by_aspect(results: Results, evaluation: hotcoco.COCOeval, kind: str) -> lis
     """AP by the form of boxes: COCO's AP by area, with width / height in place of the area."""
     annotations = [{**a, "area": _aspect(a["bbox"])} for a in results.truth["annotations"]]
     truth = hotcoco_eval.read_truth({**results.truth, "annotations": annotations})
-    found = results.detections[kind]
-    masks = [entry["segmentation"] for entry in found] if kind == "segm" else None
-    detected = truth.load_res(as_table(found), segmentation=masks)
-    aspects = np.array([_aspect(entry["bbox"]) for entry in found])
-    detected.update_anns(ids=np.arange(1, len(found) + 1), area=aspects)
+    table = results.tables[kind]
+    detected = truth.load_res(table, segmentation=results.masks(kind))
+    aspects = table[:, 3] / np.maximum(table[:, 4], 1e-9)
+    detected.update_anns(ids=np.arange(1, len(table) + 1), area=aspects)
     by_aspect = type(evaluation)(truth, detected, kind)
     for name in ("imgIds", "catIds", "maxDets", "iouThrs"):
         setattr(by_aspect.params, name, getattr(evaluation.params, name))

@@ -35,6 +35,7 @@ class Results:
         truth: content of the annotation file.
         pictures: folder of them.
         detections: of ``segm`` and ``bbox``, as in COCO's files of results.
+        tables: of the same, as :func:`hotcoco_eval.load_detections` takes them.
         evaluations: of the same, evaluated and accumulated.
     """
 
@@ -43,7 +44,12 @@ class Results:
     truth: dict[str, Any]
     pictures: Path
     detections: dict[str, list[dict[str, Any]]]
+    tables: dict[str, NDArray]
     evaluations: dict[str, hotcoco.COCOeval]
+
+    def masks(self, kind: str) -> list[dict[str, Any]] | None:
+        """The run lengths of the detections, for ``segm``."""
+        return masks_of(kind, self.detections[kind])
 
     @property
     def palette(self) -> Sequence | str | None:
@@ -94,12 +100,24 @@ def read_results(path: Path) -> Results:
         raise UserError(f"{path}: nothing was detected, so that there is nothing to show")
     dataset = config.test_dataloader.dataset
     classes = (dataset.get("metainfo") or {}).get("classes")
-    evaluations = _evaluate(truth, detections, settings, classes)
-    return Results(result, config, truth, Path(sources["pictures"]), detections, evaluations)
+    tables = {kind: as_table(found) for kind, found in detections.items()}
+    masks = {kind: masks_of(kind, found) for kind, found in detections.items()}
+    evaluations = _evaluate(truth, tables, masks, settings, classes)
+    pictures = Path(sources["pictures"])
+    return Results(result, config, truth, pictures, detections, tables, evaluations)
+
+
+def masks_of(kind: str, found: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """The run lengths of detections, for ``segm``."""
+    return [entry["segmentation"] for entry in found] if kind == "segm" else None
 
 
 def _evaluate(
-    truth: dict[str, Any], detections: Mapping[str, list], settings: Mapping, classes: Any
+    truth: dict[str, Any],
+    tables: Mapping[str, NDArray],
+    masks: Mapping[str, list | None],
+    settings: Mapping,
+    classes: Any,
 ) -> dict[str, hotcoco.COCOeval]:
     metric = METRICS.build({**settings, "outfile_prefix": None})
     images = [image["id"] for image in truth["images"]]
@@ -108,9 +126,8 @@ def _evaluate(
     evaluations = {}
     try:
         ground_truth = hotcoco_eval.read_truth(truth)
-        for kind, found in detections.items():
-            masks = [entry["segmentation"] for entry in found] if kind == "segm" else None
-            detected = hotcoco_eval.load_detections(ground_truth, as_table(found), masks)
+        for kind, table in tables.items():
+            detected = hotcoco_eval.load_detections(ground_truth, table, masks[kind])
             evaluations[kind] = hotcoco_eval.evaluate(kind, ground_truth, detected, *limits)
     except hotcoco_eval.UnusualDataError as error:
         raise UserError(f"no report of this data, which hotcoco does not take: {error}") from error
@@ -119,7 +136,11 @@ def _evaluate(
 
 def as_table(detections: list[dict[str, Any]]) -> NDArray:
     """Detections as :func:`mmconvnext.evaluation.hotcoco_eval.load_detections` takes them."""
-    return np.array([[d["image_id"], *d["bbox"], d["score"], d["category_id"]] for d in detections])
+    columns = [
+        np.array([each[key] for each in detections], np.float64)
+        for key in ("image_id", "bbox", "score", "category_id")
+    ]
+    return np.column_stack(columns)
 
 
 def _read(path: Path) -> Any:
