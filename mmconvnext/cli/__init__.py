@@ -27,6 +27,7 @@ COMMANDS = (
     "make-shapes",
     "demo",
     "roadmap",
+    "run",
 )
 
 

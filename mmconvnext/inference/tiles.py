@@ -70,14 +70,24 @@ def merge(parts: Sequence[tuple[Window, Prediction]]) -> Prediction:
     arrays = {key: np.concatenate([getattr(p, key) for _, p in parts]) for key in keys}
     whole = replace(whole, crops=crops, **arrays)
     groups = _groups(whole, np.repeat(np.arange(len(parts)), [len(p) for _, p in parts]), parts)
+    cut = np.concatenate([is_cut(found, window) for window, found in parts])
     # the best of each group stands for it
     best = whole[[group[whole.scores[group].argmax()] for group in groups]]
     for index, group in enumerate(groups):
+        first = group[whole.scores[group].argmax()]
+        if not cut[first]:  # its tile has the whole object
+            continue
         boxes = whole.boxes[group]
         best.boxes[index] = [*boxes[:, :2].min(0), *boxes[:, 2:].max(0)]
         if masked:
             best.crops[index] = union([crops[i] for i in group])
     return best[np.argsort(-best.scores, kind="stable")]
+
+
+def is_cut(found: Prediction, window: Window) -> NDArray:
+    """Which objects of a tile end at a border of it that is none of the picture's."""
+    inner = np.array(window) != (0, 0, *found.size)
+    return (inner & (np.abs(found.boxes - np.array(window)) < 1)).any(1)
 
 
 def _groups(
