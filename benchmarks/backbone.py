@@ -269,9 +269,7 @@ class Backbone:
             gradients = _named_like_ours(gradients)
             gradients |= {f"norm{name}": x.grad for name, x in self._norms.named_parameters()}
             named |= {f"gradients of {name}": gradient for name, gradient in gradients.items()}
-        arrays = {name: x.detach().float().cpu().numpy() for name, x in named.items()}
-        self._forget_gradients()
-        return arrays
+        return {name: x.detach().float().cpu().numpy() for name, x in named.items()}
 
     def facts(self) -> dict[str, float]:
         """Return the size of the work, and in training the bytes saved for the backward pass."""

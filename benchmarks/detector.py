@@ -122,41 +122,38 @@ class Detector:
             self._evaluator.dataset_meta = self._dataset.metainfo
         self._indices = range(min(images, len(self._dataset)))
         self._model.to(device).eval()
-        self._num_detections = 0
 
-    def run(self) -> None:
-        """Go through all images."""
-        for index in self._indices:
-            self._detect(index)
+    def run(self) -> int:
+        """Go through all images; return the number of detections."""
+        number = sum(len(self._detect(index)) for index in self._indices)
         self._evaluator.metrics[0].results.clear()
+        return number
 
     def check(self) -> dict[str, np.ndarray]:
         """Return boxes, scores, labels and masks (eight pixels in a byte) of each image."""
         arrays: dict[str, np.ndarray] = {}
-        self._num_detections = 0
         for index in self._indices:
             found = self._detect(index)
-            self._num_detections += len(found)
             for kind, key in (("boxes", "bboxes"), ("scores", "scores"), ("labels", "labels")):
                 arrays[f"{kind} {index}"] = found[key].cpu().numpy()
             arrays[f"masks {index}"] = np.packbits(found.masks.cpu().numpy(), axis=-1)
         return arrays
 
     def facts(self) -> dict[str, float]:
-        """Return the work of a run, and the detections once they were checked.
+        """Return the work of a run.
 
         Operations are those of torch's convolutions and matrix products, two for a multiply-add;
         multiply-adds are those of the papers, for an image of the first one's pixels (padded).
         """
         with FlopCounterMode(display=False) as counter:
-            self.run()
+            detections = self.run()
         batch = self._model.data_preprocessor(pseudo_collate([self._dataset[0]]))
         shape = tuple(batch["inputs"].shape[-2:])
         cost = count_flops(self._model, shape)
         return {
             "images": len(self._indices),
             "operations": counter.get_total_flops(),
-            "detections": self._num_detections,
+            "detections": detections,
             "pixels": math.prod(shape),
             "multiply_adds": cost.flops,
             "parameters": cost.params,

@@ -39,7 +39,7 @@ def test_counted_beside_published_and_trained(tmp_path):
 
 
 def test_the_published_speed_beside_ours(monkeypatch, coco_tiny):
-    def run(candidates, args, check, title):
+    def run(candidates, args, title):
         assert candidates[0].arguments["config"] == "cascade_convnext_t_coco.py"
         timings = {each.name: [Timing(1.0)] for each in candidates}
         return Results(title, timings, facts={each.name: {**each.facts} for each in candidates})
