@@ -80,7 +80,7 @@ class Classifier(nn.Module):
         )
         self.backbone.norm3 = nn.Identity()  # a detector's; the file's own comes after pooling
         matched = match_backbone(self.backbone, checkpoint, source)
-        load_matched(self.backbone, matched.tensors, {self.backbone: matched})
+        load_matched(self.backbone, *matched)
         self.norm = nn.LayerNorm(spec.widths[-1], eps=1e-6)
         _fill(self.norm, part, "norm", source)
         layers, width = [], spec.widths[-1]

@@ -20,12 +20,11 @@ from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.errors import WeightsError
 from mmconvnext.evaluation.tables import format_table
-from mmconvnext.weights.checksum import sha256_of
 from mmconvnext.weights.detector import match_detector
+from mmconvnext.weights.download import sha256_of
 from mmconvnext.weights.layouts import EMA, NOT_AVERAGED, Found, extract_backbone, other_names
 from mmconvnext.weights.matching import (
     CLASSIFIER,
-    MisfitError,
     describe,
     explain_incomplete,
     first,
@@ -165,7 +164,7 @@ def _matching(
 def _fits_backbone(cfg: Config, backbone: Mapping[str, Tensor]) -> bool:
     with torch.device("meta"):
         own = MODELS.build(cfg.model.backbone).state_dict()
-    with suppress(MisfitError):
+    with suppress(WeightsError):
         return bool(match(own, backbone))
     return False
 

@@ -55,7 +55,7 @@ def run_inspect(args: argparse.Namespace) -> None:
 def run_convert(args: argparse.Namespace) -> None:
     """Write a file in our layout."""
     from mmconvnext.compat.checkpoint_io import read_checkpoint
-    from mmconvnext.weights.convert import check_target, in_our_layout, write_safetensors
+    from mmconvnext.weights.load import check_target, in_our_layout, write_safetensors
     from mmconvnext.weights.sources import fetch
 
     check_target(args.out, args.force)  # before a download

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mmconvnext.weights.checksum import sha256_of
+from mmconvnext.weights.download import sha256_of
 
 VAL_SHARE = 0.15
 NO_OBJECT: Hashable = None  # the class of images without objects

@@ -1,17 +1,16 @@
-"""Files from URLs, in torch's cache: whole and checked, or not there. Broken downloads resume."""
+"""Files from URLs, in torch's cache: whole and checked, or not there. Broken downloads resume.
 
-from __future__ import annotations
+The hub's library, which takes time to import, is imported only where something is downloaded.
+"""
 
 import glob
 import hashlib
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import WeakFileLock, http_backoff
 from mmengine.logging import print_log
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
@@ -21,7 +20,6 @@ from mmconvnext.errors import (
     SourceError,
     UnreadableCheckpointError,
 )
-from mmconvnext.weights.checksum import check_sha256, sha256_of, split_sha256
 
 # Their file names carry a hash or the whole recipe: no two of their files share one. Such files lie
 # where torch and MMEngine put them, so that what they downloaded is found.
@@ -30,35 +28,58 @@ RETRIES = 2  # at a server that is busy
 TIMEOUT = 20.0  # seconds until the server answers
 # A file that is compressed on its way has another length than the server says.
 HEADERS = {"Accept-Encoding": "identity"}
+CHUNK = 1 << 20
 
 
-def download(url: str, folder: Path | None = None, sha256: str | None = None) -> Path:
-    """Find the file of a URL in the cache, after downloading it if it is not there.
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file: 64 hexadecimal digits in lower case."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def wanted_sha256(source: str, *given: str | None) -> str:
+    """The hash that a source's file must have, in lower case, out of those given; "" for none."""
+    hashes = [value for value in given if value is not None]
+    for value in hashes:
+        if not re.fullmatch(r"[0-9a-f]{64}", value.lower()):
+            raise SourceError(
+                f"{source}: {value!r} is no sha256, which has 64 hexadecimal digits; correct it or "
+                "leave it out (at the end of a URL it is written #sha256=…)"
+            )
+    different = sorted({value.lower() for value in hashes})
+    if len(different) > 1:
+        raise SourceError(f"{source}: two different hashes: {', '.join(different)}")
+    return "".join(different)
+
+
+def check_sha256(path: Path, digits: str, advice: str = "Remove it to get it anew") -> None:
+    """Raise DownloadError, with advice, unless a file's sha256 starts with some digits."""
+    if digits and not (actual := sha256_of(path)).startswith(digits):
+        raise DownloadError(
+            f"{path} has the sha256 {actual}, not {digits} as asked for: it is damaged or another "
+            f"file. {advice}, or correct the hash"
+        )
+
+
+def download(url: str, folder: str | Path | None = None, digits: str = "") -> Path:
+    """Find the file of an http or https URL, after downloading it if it is not there.
 
     Any number of processes and machines may ask at once: a lock beside the file lets one of them
     download, while the others wait. A broken connection is tried again, and what came stays for the
     next call to resume from. A web page, a damaged file and one with another hash are not kept.
 
-    Args:
-        url: an http or https URL; ``#sha256=`` and the hash may be added to it.
-        folder: where to put the file, under the last part of the URL; None for torch's cache, where
-            files of most hosts lie in a subfolder named after the URL.
-        sha256: 64 hexadecimal digits that the file must have, also where it is there already.
+    ``folder`` is that of the file, see :func:`path_of`; ``digits`` are the first of its sha256.
 
     Raises:
-        SourceError: the URL names no file, or the hash is none.
+        SourceError: the URL names no file.
         DownloadError: the file cannot be had, or it is another one than asked for.
     """
-    url, sha256 = split_sha256(url, sha256)
-    return obtain(url, place_of(url, folder), sha256 or "")
+    from huggingface_hub.utils import WeakFileLock
 
-
-def obtain(url: str, path: Path, digest: str = "") -> Path:
-    """Download a URL to a path, unless there is a file; its sha256 must start with ``digest``.
-
-    Raises:
-        DownloadError: the file cannot be had, or it is another one than asked for.
-    """
+    path = path_of(url, folder)
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,23 +88,20 @@ def obtain(url: str, path: Path, digest: str = "") -> Path:
             # the lock file stays: removing it would let two processes lock at once
             with WeakFileLock(path.with_name(f".{path.name}.lock")):
                 if not path.is_file():
-                    _bring(url, path, digest, *version)
+                    _receive(url, path, digits, *version)
                     return path
-    except (OSError, DownloadError) as error:
+    except Exception as error:  # the hub's library has changed its client's errors twice
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise DownloadError(
-            f"cannot download {url}: {error}; put the file there by other means ({path}), or name "
+            f"cannot download {url}: {reason}; put the file there by other means ({path}), or name "
             "the path of a file that you have instead of the URL"
         ) from error
-    check_sha256(path, digest)
+    check_sha256(path, digits)
     return path
 
 
-def place_of(url: str, folder: Path | None = None) -> Path:
-    """Where the file of a URL lies, or will: in a folder, or None for torch's cache.
-
-    Raises:
-        SourceError: the URL names no file.
-    """
+def path_of(url: str, folder: str | Path | None = None) -> Path:
+    """Where the file of a URL lies, or will: in a folder, or None for torch's cache."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -102,40 +120,15 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _bring(url: str, path: Path, digest: str, validator: str, size: int | None) -> None:
-    """Download to ``path``, which appears at once, whole and checked."""
-    # of what came before, only a part of the very file that the server has now is resumed
-    part = path.with_name(f"{path.name}.{_short_hash(f'{url} {validator} {size}')}.part")
-    for found in path.parent.glob(f"{glob.escape(path.name)}.{'?' * 16}.part"):
-        if found != part or size is None or found.stat().st_size > size:
-            found.unlink()
-    print_log(f"downloading {url} to {path}", logger="current")
-    _receive(url, part, path.name, validator, size)
-    try:
-        _check(part, digest)
-    except DownloadError:
-        part.unlink()
-        raise
-    part.replace(path)
-
-
 def _identify(url: str) -> tuple[str, int | None]:
     """Ask a server, again while it is busy, which file it has: its ETag or date, and its size.
 
     Where it does not say, it is an empty text and None: a download cannot be resumed then.
     """
-    try:
-        response = http_backoff(
-            "HEAD",
-            url,
-            headers=HEADERS,
-            follow_redirects=True,
-            timeout=TIMEOUT,
-            max_retries=RETRIES,
-            retry_on_exceptions=(),
-        )
-    except Exception as error:  # the hub's library has changed its client's errors twice
-        raise DownloadError(_first_line(error)) from error
+    from huggingface_hub.utils import http_backoff
+
+    asked = {"headers": HEADERS, "follow_redirects": True, "timeout": TIMEOUT}
+    response = http_backoff("HEAD", url, max_retries=RETRIES, retry_on_exceptions=(), **asked)
     etag = response.headers.get("ETag", "")
     # a weak ETag does not promise the same bytes
     validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
@@ -144,48 +137,42 @@ def _identify(url: str) -> tuple[str, int | None]:
     return (validator, int(size)) if known else ("", None)
 
 
-def _receive(url: str, part: Path, name: str, validator: str, size: int | None) -> None:
-    """Bring what is missing of a part; after broken connections ``http_get`` resumes by itself."""
+def _receive(url: str, path: Path, digits: str, validator: str, size: int | None) -> None:
+    """Download to ``path``, which appears at once, whole and checked."""
+    from huggingface_hub.file_download import http_get  # which resumes after broken connections
+
+    # of what came before, only a part of the very file that the server has now is resumed
+    part = path.with_name(f"{path.name}.{_short_hash(f'{url} {validator} {size}')}.part")
+    for found in path.parent.glob(f"{glob.escape(path.name)}.{'?' * 16}.part"):
+        if found != part or size is None or found.stat().st_size > size:
+            found.unlink()
+    print_log(f"downloading {url} to {path}", logger="current")
     headers = {**HEADERS, "If-Range": validator} if validator else HEADERS
+    told = {"headers": headers, "expected_size": size, "displayed_filename": path.name}
     try:
         with part.open("ab") as file:
-            start = file.tell()
-            http_get(
-                url,
-                file,
-                resume_size=start,
-                headers=headers,
-                expected_size=size,
-                displayed_filename=name,
-            )
+            http_get(url, file, resume_size=file.tell(), **told)
             # on disk before the file gets its name, which outlives a power cut
             file.flush()
             os.fsync(file.fileno())
-    except Exception as error:  # as above
-        local = isinstance(error, OSError) and not isinstance(error, HfHubHTTPError)
-        if local and error.errno is not None:  # of the disk
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
-        # Without an errno: it has not the size that was announced.
-        came = part.stat().st_size if validator and not local and part.is_file() else 0
+        # a plain OSError: it has not the size that was announced
+        came = part.stat().st_size if validator and type(error) is not OSError else 0
         if not came:
-            part.unlink(missing_ok=True)
-        kept = f"; the {came} bytes that came are kept" if came else ""
-        raise DownloadError(_first_line(error) + kept) from error
-
-
-def _check(part: Path, digest: str) -> None:
-    """Refuse another file, what is no checkpoint, and what is not the whole of one."""
-    if digest and not (actual := sha256_of(part)).startswith(digest):
-        raise DownloadError(
-            f"what came has the sha256 {actual}, not {digest} as asked for, and was removed"
-        )
+            part.unlink()
+            raise
+        raise DownloadError(f"the {came} bytes that came are kept; {error}") from error
     try:
+        check_sha256(part, digits, "It was removed: try again")
         read_checkpoint(part, mmap=True)
+    except DownloadError:
+        part.unlink()
+        raise
     except UnreadableCheckpointError as error:
+        part.unlink()
         raise DownloadError(f"what came is no checkpoint, and was removed: {error}") from error
     except CheckpointError:
         pass  # it may be whole: whoever reads it is told
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    part.replace(path)

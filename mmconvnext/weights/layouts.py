@@ -1,16 +1,14 @@
 """Key layouts of ConvNeXt checkpoints: finding which one a file has, and converting it to ours.
 
-All of it is pure: from dict to dict. Our layout is the official one of detection: the names of
-``mmconvnext.ConvNeXt``, with ``norm.*`` and ``head.*`` for the final norm and the classifier of a
-classification model. Tensors are renamed and reshaped without copies.
+All of it is pure, from dict to dict, without copies. Our layout is the official one of detection:
+the names of ``mmconvnext.ConvNeXt``, with ``norm.*`` and ``head.*`` for a classifier's final norm
+and head. Whatever is wrong with a file is a ValueError.
 """
-
-from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -27,14 +25,20 @@ NOT_AVERAGED = re.compile(r"(^|\.)ema_state_dict\.")
 # The backbone of a detector or classifier; what is beside it are the other parts.
 IN_DETECTOR = re.compile(r"((?:.+\.)?)backbone\.")
 OPTIMIZER = re.compile(r"optim\w*\.")
+# What other networks name their tensors, for a file that is none of ours.
+OTHER_NETWORKS = {
+    "a ResNet": r"(^|\.)layer1\.0\.conv1\.",
+    "a Swin Transformer": r"relative_position_bias_table",
+    "a Vision Transformer": r"\.attn\.(qkv|proj)\.",
+    "a PVT": r"(^|\.)block\d\.0\.attn\.|(^|\.)patch_embed1\.",
+}
 
 
 class Layout(NamedTuple):
     """One way to name the tensors of a ConvNeXt."""
 
     name: str  # as shown to users
-    # A pattern of the names of the depthwise convolutions' weights, which no other layout has; what
-    # stands before it is the prefix of the backbone.
+    # Pattern of the depthwise weights' names behind the prefix, which no other layout has.
     depthwise: str
     # Patterns and replacements, applied in turn to names without the prefix; they give our names,
     # and names that they do not know stay.
@@ -54,16 +58,19 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     """Collect the tensors of a checkpoint; the names of nested dicts are joined by dots.
 
     So wrappers such as ``model``, ``state_dict`` or ``model_ema`` become prefixes like any other.
-
-    Raises:
-        ValueError: it has no tensor under a name, or two under the same.
     """
     tensors: dict[str, Tensor] = {}
-    for name, tensor in _walk(checkpoint):
-        if name in tensors:
-            raise ValueError(f"two tensors would be called {name}")
-        if name:
-            tensors[name] = tensor
+
+    def collect(node: object, name: str) -> None:
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                collect(value, f"{name}.{key}" if name else str(key))
+        elif isinstance(node, Tensor) and name:
+            if name in tensors:
+                raise ValueError(f"two tensors would be called {name}")
+            tensors[name] = node
+
+    collect(checkpoint, "")
     if not tensors:
         kind = type(checkpoint).__name__
         keys = ", ".join(map(str, checkpoint))[:80] if isinstance(checkpoint, Mapping) else ""
@@ -71,38 +78,32 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     return tensors
 
 
-def _walk(node: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(node, Tensor):
-        yield name, node
-    elif isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _walk(value, f"{name}.{key}" if name else str(key))
-
-
 def find_backbone(tensors: Tensors, prefix: str | None = None, ema: bool = False) -> Found:
-    """Find a ConvNeXt among named tensors by its depthwise convolutions.
+    """Find a ConvNeXt among the tensors of a flat checkpoint by its depthwise convolutions.
 
     Args:
-        tensors: of a whole checkpoint, see :func:`flatten`.
+        tensors: see :func:`flatten`.
         prefix: the end of the backbone's prefix, such as ``backbone.`` or ``student.backbone``
             (the final dot may be missing), for files with several; None finds it.
         ema: take averaged weights (``model_ema``, ``teacher``, …) where a file has both.
-
-    Raises:
-        ValueError: there is no ConvNeXt of a known layout, no such prefix, no averaged weights, or
-            a choice is left that the arguments do not make.
     """
-    counts: Counter[tuple[str, int]] = Counter()
-    for key in tensors:
-        for index, pattern in enumerate(PATTERNS):
-            if match := pattern.match(key):
-                counts[match[1], index] += 1
+    counts = Counter(
+        (match[1], layout)
+        for key in tensors
+        for layout, pattern in PATTERNS.items()
+        if (match := pattern.match(key))
+    )
     # Of a file whose names are mixed up, the layout that most of them have: the others are named.
     places: dict[str, Layout] = {}
-    for (place, index), _ in counts.most_common():
-        places.setdefault(place, LAYOUTS[index])
+    for (place, layout), _ in counts.most_common():
+        places.setdefault(place, layout)
     if not places:
-        raise ValueError(_explain_unknown(tensors))
+        looks = [n for n, p in OTHER_NETWORKS.items() if any(re.search(p, k) for k in tensors)]
+        raise ValueError(
+            f"no ConvNeXt of a known layout is in it ({', '.join(known.name for known in LAYOUTS)})"
+            + "".join(f"; it looks like {name}" for name in looks[:1])
+            + f"; its tensors are {first([f'{k} {shape(v)}' for k, v in tensors.items()])}"
+        )
     chosen = list(places)
     if prefix is not None:
         end = f".{prefix.removesuffix('.')}."
@@ -116,11 +117,7 @@ def find_backbone(tensors: Tensors, prefix: str | None = None, ema: bool = False
 
 
 def find_names(tensors: Tensors, names: Collection[str]) -> str | None:
-    """Find what stands before a model's own names in a checkpoint; None if they are nowhere.
-
-    Raises:
-        ValueError: several prefixes have the same number of names.
-    """
+    """Find what stands before a model's own names in a checkpoint; None if they are nowhere."""
     counts = Counter(
         key[:start]
         for key in tensors
@@ -144,13 +141,7 @@ def extract_backbone(
 
 
 def convert(tensors: Tensors, found: Found) -> dict[str, Tensor]:
-    """Take a backbone, see :func:`find_backbone`, out of a whole checkpoint, in our layout.
-
-    Tensors share memory with the checkpoint's; unknown names stay.
-
-    Raises:
-        ValueError: two tensors would get the same name, or a sparse kernel has a wrong shape.
-    """
+    """Take a backbone out of a flat checkpoint, in our layout; unknown names stay."""
     part = strip_prefix(tensors, found.prefix)
     rules = found.layout.rules
     if not any(re.match(r"norm[012]\.", name) for name in part):
@@ -173,19 +164,21 @@ def strip_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
     return {k: v for k, v in found.items() if not OPTIMIZER.match(k)}
 
 
-def other_parts(tensors: Tensors, found: Found) -> dict[str, Tensor]:
-    """Take what a detector or classifier has beside its backbone out of a whole checkpoint.
-
-    A backbone whose prefix does not end in ``backbone.`` is no part of anything.
-    """
-    in_detector = IN_DETECTOR.fullmatch(found.prefix)
-    others = {k: tensors[k] for k in other_names(tensors, found)}
-    return strip_prefix(others, in_detector[1]) if in_detector else {}
-
-
 def other_names(tensors: Tensors, found: Found) -> list[str]:
     """Names of the tensors that belong to other parts than the backbone."""
     return [k for k in tensors if not k.startswith(found.prefix)]
+
+
+def as_detector(tensors: Tensors, found: Found, part: Tensors, name: str) -> dict[str, Tensor]:
+    """Join a backbone, called ``name``, to what a detector or classifier has beside it in a file.
+
+    A backbone whose prefix does not end in ``backbone.`` is no part of anything.
+    """
+    joined = {f"{name}{k}": v for k, v in part.items()}
+    if in_detector := IN_DETECTOR.fullmatch(found.prefix):
+        others = {k: tensors[k] for k in other_names(tensors, found)}
+        joined |= strip_prefix(others, in_detector[1])
+    return joined
 
 
 def _choose_average(places: Collection[str], ema: bool) -> list[str]:
@@ -199,32 +192,13 @@ def _choose_average(places: Collection[str], ema: bool) -> list[str]:
 
 
 def _shown(places: Iterable[str]) -> str:
-    return "it has one under " + ", ".join(repr(place) for place in places)
-
-
-# What other networks name their tensors, for a file that is none of ours.
-OTHER_NETWORKS = (
-    (r"(^|\.)layer1\.0\.conv1\.", "a ResNet"),
-    (r"relative_position_bias_table", "a Swin Transformer"),
-    (r"\.attn\.(qkv|proj)\.", "a Vision Transformer"),
-    (r"(^|\.)block\d\.0\.attn\.|(^|\.)patch_embed1\.", "a PVT"),
-)
-
-
-def _explain_unknown(tensors: Tensors) -> str:
-    looks = next((n for p, n in OTHER_NETWORKS if any(re.search(p, k) for k in tensors)), None)
-    return (
-        f"no ConvNeXt of a known layout is in it ({', '.join(layout.name for layout in LAYOUTS)})"
-        + (f"; it looks like {looks}" if looks else "")
-        + f"; its tensors are {first([f'{name} {shape(v)}' for name, v in tensors.items()])}"
-    )
+    return "it has one under " + ", ".join(map(repr, places))
 
 
 def _dense_kernel(name: str, kernel: Tensor) -> Tensor:
-    """Bring the kernel of a sparse convolution into the shape of a dense one.
+    """Give a sparse convolution's kernel, (k*k, C) or (k*k, in, out), the shape of a dense one.
 
-    One of (k*k, C) is a depthwise weight, one of (k*k, in, out) a dense one; the positions run down
-    the columns. The reference is ``remap_checkpoint_keys`` of the official code.
+    The positions run down the columns, as in the official code's ``remap_checkpoint_keys``.
     """
     size = math.isqrt(kernel.shape[0]) if kernel.ndim in (2, 3) else 0
     if not size or size**2 != kernel.shape[0]:
@@ -347,4 +321,4 @@ LAYOUTS = (
     ),
 )
 # As short a prefix as can be.
-PATTERNS = tuple(re.compile(rf"((?:.+?\.)??){layout.depthwise}$") for layout in LAYOUTS)
+PATTERNS = {known: re.compile(rf"((?:.+?\.)??){known.depthwise}$") for known in LAYOUTS}

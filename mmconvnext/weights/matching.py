@@ -3,8 +3,6 @@
 Tensors are named in our layout here, see :mod:`mmconvnext.weights.layouts`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -23,6 +21,8 @@ SHOWN_KEYS = 4
 BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.")
 STAGE = re.compile(r"(?:downsample_layers|stages)\.(\d+)\.")
 STEM = "downsample_layers.0.0.weight"
+DEPTHWISE = re.compile(r"stages\.\d+\.\d+\.dwconv\.weight")
+ADAPTATIONS = ("in_channels", "kernel_size")  # what may differ on request
 # A classification file has these two and a detector needs neither ...
 CLASSIFIER = re.compile(r"(norm|norms\.\d+|head|projectors)\.")
 # ... and lacks these.
@@ -34,10 +34,6 @@ TIMM_EPS = {
     ((1, 2, 4, 2), (24, 32, 48, 64)): "test_convnext",
     ((1, 1, 1, 1), (32, 64, 96, 128)): "test_convnext2 and test_convnext3",
 }
-
-
-class MisfitError(ValueError):
-    """A state dict that does not fit; the message says how and why."""
 
 
 class ArchSpec(NamedTuple):
@@ -63,10 +59,7 @@ class ArchSpec(NamedTuple):
 
 
 def describe(tensors: Tensors, layout: str = "") -> ArchSpec:
-    """Read the architecture off the tensors of a ConvNeXt, some of which may be missing.
-
-    ``layout`` is that of the file: some models in timm's are known by their depths and widths.
-    """
+    """Read the architecture off the tensors, maybe not all, of a ConvNeXt in a file's layout."""
     blocks = {(int(m[1]), int(m[2])) for m in map(BLOCK.match, tensors) if m}
     stages = range(max(blocks)[0] + 1 if blocks else 0)
     depths = tuple(max((b + 1 for s, b in blocks if s == stage), default=0) for stage in stages)
@@ -93,10 +86,7 @@ def describe(tensors: Tensors, layout: str = "") -> ArchSpec:
 
 
 def explain_incomplete(tensors: Tensors, layout: str = "") -> str | None:
-    """What is missing, unexpected or of another shape for the backbone that tensors describe.
-
-    It names, too, what this backbone has not; see :func:`describe` for ``layout``.
-    """
+    """What keeps tensors from being the whole of the ConvNeXt that they describe, if anything."""
     spec = describe(tensors)
     if not spec.in_channels:
         return "it is not the whole of a ConvNeXt: the stem is missing"
@@ -108,74 +98,32 @@ def explain_incomplete(tensors: Tensors, layout: str = "") -> str | None:
             # with the scope: of any other there may be a ConvNeXt, too
             own = MODELS.build({"type": "mmdet.ConvNeXt", **cfg}).state_dict()
         match(own, tensors, layout=layout)
-    except MisfitError as error:
+    except WeightsError as error:
         return str(error)
     except ValueError as error:  # depths or widths with a gap: whole stages are missing
         return f"it is not the whole of a ConvNeXt: {error}"
     return None
 
 
-class Match(NamedTuple):
-    """What of a file goes into a backbone, and what not."""
-
-    tensors: dict[str, Tensor]  # to load, by the backbone's names
-    total: int  # number of the backbone's tensors
-    share: float  # of the backbone's parameters that the tensors fill, in 0-1
-    new: tuple[str, ...]  # the backbone's tensors that the file lacks and may lack
-    left_out: tuple[str, ...]  # the file's tensors that the backbone does without
-    adapted: tuple[str, ...]  # what was changed on request, in words
-
-    def report(self, origin: str) -> str:
-        """One line: how much was loaded from where, what was not, what was adapted."""
-        loaded = f"{len(self.tensors)} of {self.total} tensors ({self.share:.2%} of the parameters)"
-        rest = {
-            "new, not in the file": self.new,
-            "in the file, not needed": self.left_out,
-            "adapted": self.adapted,
-        }
-        shown = (f"; {words}: {first(names)}" for words, names in rest.items() if names)
-        return f"{loaded} from {origin}{''.join(shown)}"
-
-
-def _other_channels(weight: Tensor, target: Tensor) -> Tensor:
-    """The stem's weights for other numbers of channels, so that equal channels give equal maps."""
-    channels, wanted = weight.shape[1], target.shape[1]
-    if wanted == 1:
-        return weight.sum(dim=1, keepdim=True)
-    return weight[:, torch.arange(wanted) % channels] * (channels / wanted)
-
-
-def _other_kernel_size(weight: Tensor, target: Tensor) -> Tensor:
-    """A depthwise kernel with zeros around it, or its centre; sizes are odd."""
-    margin = (target.shape[-1] - weight.shape[-1]) // 2
-    return functional.pad(weight, (margin,) * 4)
-
-
-# What may differ on request: in which weights, along which axis, and how it is adapted.
-ADAPTATIONS = {
-    "in_channels": (re.compile(re.escape(STEM)), 1, _other_channels),
-    "kernel_size": (re.compile(r"stages\.\d+\.\d+\.dwconv\.weight"), 3, _other_kernel_size),
-}
-
-
-def match(own: Tensors, tensors: Tensors, adapt: Collection[str] = (), layout: str = "") -> Match:
+def match(
+    own: Tensors, tensors: Tensors, adapt: Collection[str] = (), layout: str = ""
+) -> tuple[dict[str, Tensor], str, str]:
     """Match named tensors to those of a backbone.
 
     Exactly these differences are allowed: the classifier and the final norm of a classification
     model, which a detector does without; the detector's output norms, which a classification file
     lacks; stages that the backbone did not build; and on request, in ``adapt``, ``in_channels``
     (the stem's weights are summed for one channel, and otherwise repeated and scaled) and
-    ``kernel_size`` (depthwise kernels are padded with zeros, or cut to their centre).
+    ``kernel_size`` (depthwise kernels are padded with zeros, or cut to their centre). Anything else
+    is a WeightsError with the first names and shapes, and the likely reason.
 
-    Raises:
-        MisfitError: anything else is different; the message shows the first names and shapes, and
-            the likely reason.
-        WeightsError: ``adapt`` has something else.
+    Returns:
+        The tensors to load, how much of the backbone they fill, and what else there is to report.
     """
     check_adaptations(adapt, ADAPTATIONS, "adapt")
     stages = {m[1] for m in map(STAGE.match, own) if m}
-    not_built = [k for k in tensors if (m := STAGE.match(k)) and m[1] not in stages]
-    spare = {k for k in tensors if CLASSIFIER.match(k) or OUTPUT_NORM.fullmatch(k)} | {*not_built}
+    not_built = {k for k in tensors if (m := STAGE.match(k)) and m[1] not in stages}
+    spare = {k for k in tensors if CLASSIFIER.match(k) or OUTPUT_NORM.fullmatch(k)} | not_built
     taken = {k: v for k, v in tensors.items() if k in own or k not in spare}
     adapted = _adapt(own, taken, adapt)
     # Output norms may be missing as a whole; half a one is a loss.
@@ -185,15 +133,15 @@ def match(own: Tensors, tensors: Tensors, adapt: Collection[str] = (), layout: s
     problems = _problems(own, taken, [k for k in missing if k not in new])
     spec = describe(tensors, layout)
     if problems or spec.unsupported:
-        raise MisfitError(" ".join([*_reasons(describe(own), spec), *problems]))
-    return Match(
-        tensors=taken,
-        total=len(own),
-        share=sum(own[k].numel() for k in taken) / sum(v.numel() for v in own.values()),
-        new=tuple(sorted(new)),
-        left_out=tuple(sorted(tensors.keys() - taken.keys())),
-        adapted=tuple(adapted),
-    )
+        raise WeightsError(" ".join([*_reasons(describe(own), spec), *problems]))
+    part = sum(own[k].numel() for k in taken) / sum(v.numel() for v in own.values())
+    share = f"{len(taken)} of {len(own)} tensors ({part:.2%} of the parameters)"
+    notes = {
+        "new, not in the file": sorted(new),
+        "in the file, not needed": sorted(tensors.keys() - taken.keys()),
+        "adapted": adapted,
+    }
+    return taken, share, "".join(f"; {k}: {first(names)}" for k, names in notes.items() if names)
 
 
 def check_adaptations(adapt: Collection[str], choices: Collection[str], name: str) -> None:
@@ -216,32 +164,41 @@ def shape(tensor: Tensor) -> str:
 def _adapt(own: Tensors, tensors: dict[str, Tensor], adapt: Collection[str]) -> list[str]:
     """Change in place what differs and may be adapted; what was changed, in words."""
     notes: dict[str, None] = {}
-    for name, (pattern, axis, change) in ADAPTATIONS.items():
-        for key in filter(pattern.fullmatch, own if name in adapt else ()):
-            before, target = tensors.get(key), own[key]
-            if before is not None and before.ndim == 4 and before.shape != target.shape:
-                tensors[key] = change(before, target)
-                notes[f"{name} {before.shape[axis]} -> {target.shape[axis]}"] = None
+    for key, target in own.items():
+        before = tensors.get(key)
+        if before is None or before.ndim != 4 or before.shape == target.shape:
+            continue
+        if "in_channels" in adapt and key == STEM:
+            old, new = before.shape[1], target.shape[1]
+            # so that equal channels give equal maps
+            repeated = before[:, torch.arange(new) % old] * (old / new)
+            tensors[key] = before.sum(dim=1, keepdim=True) if new == 1 else repeated
+            notes[f"in_channels {old} -> {new}"] = None
+        elif "kernel_size" in adapt and DEPTHWISE.fullmatch(key):
+            old, new = before.shape[-1], target.shape[-1]
+            # zeros around it, or its centre; sizes are odd
+            tensors[key] = functional.pad(before, ((new - old) // 2,) * 4)
+            notes[f"kernel_size {old} -> {new}"] = None
     return list(notes)
 
 
 def _problems(own: Tensors, tensors: Tensors, missing: Sequence[str]) -> list[str]:
     """A sentence for each kind of difference."""
-    both = {k: v for k, v in tensors.items() if k in own}
-    kinds = {
-        "No floating-point numbers": [
-            f"{k} {str(v.dtype).removeprefix('torch.')}"
-            for k, v in both.items()
-            if not v.is_floating_point() and own[k].is_floating_point()
-        ],
+    kinds: dict[str, list[str]] = {
+        "No floating-point numbers": [],
         "Missing": [f"{k} {shape(own[k])}" for k in missing],
-        "Unexpected": [f"{k} {shape(v)}" for k, v in tensors.items() if k not in own],
-        "Of another shape": [
-            f"{k} {shape(v)} for {shape(own[k])}"
-            for k, v in both.items()
-            if own[k].shape != v.shape
-        ],
+        "Unexpected": [],
+        "Of another shape": [],
     }
+    for name, tensor in tensors.items():
+        if name not in own:
+            kinds["Unexpected"].append(f"{name} {shape(tensor)}")
+            continue
+        if own[name].is_floating_point() and not tensor.is_floating_point():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            kinds["No floating-point numbers"].append(f"{name} {dtype}")
+        if own[name].shape != tensor.shape:
+            kinds["Of another shape"].append(f"{name} {shape(tensor)} for {shape(own[name])}")
     return [f"{kind}: {first(names)}." for kind, names in kinds.items() if names]
 
 
@@ -253,17 +210,14 @@ def _reasons(own: ArchSpec, file: ArchSpec) -> list[str]:
     fixes = []
     stages = len(own.depths)
     if (own.depths, own.widths) != (file.depths[:stages], file.widths[:stages]) and file.depths:
-        arch = (
-            f"'{file.arch}'" if file.arch else f"dict(depths={file.depths}, widths={file.widths})"
-        )
-        fixes += [f"arch={arch}", f"the neck's in_channels={list(file.widths)}"]
+        sizes = f"dict(depths={file.depths}, widths={file.widths})"
+        fixes.append(f"arch={repr(file.arch) if file.arch else sizes}")
+        fixes.append(f"the neck's in_channels={list(file.widths)}")
     if own.use_grn != file.use_grn:
         fixes.append(f"use_grn={file.use_grn}")
     if own.has_layer_scale != file.has_layer_scale:
         fixes.append(f"layer_scale_init_value={float(file.has_layer_scale)}")
-    reasons = []
-    if fixes:
-        reasons.append(f"The file is {file}, the backbone {own}: set {', '.join(fixes)}.")
+    reasons = [f"The file is {file}, the backbone {own}: set {', '.join(fixes)}."] if fixes else []
     for name in ADAPTATIONS:
         mine, theirs = getattr(own, name), getattr(file, name)
         if mine != theirs and theirs:

@@ -4,8 +4,6 @@ Files of the hub are in its own library's cache; ``HF_ENDPOINT``, ``HF_HOME``, `
 ``HF_HUB_OFFLINE`` work as everywhere else.
 """
 
-from __future__ import annotations
-
 import difflib
 import logging
 import re
@@ -18,19 +16,18 @@ from mmengine.logging import print_log
 
 from mmconvnext.compat.checkpoint_io import check_file, load_from_local
 from mmconvnext.errors import CheckpointError, SourceError
-from mmconvnext.weights.checksum import check_sha256, split_sha256, valid_sha256
+from mmconvnext.weights.download import check_sha256, download, wanted_sha256
 
 SCHEME = re.compile(r"([A-Za-z][\w+.-]+)://")
 # the digits of its sha256 that torchvision puts in the name of a file
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
+HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^@:]+))?(?::([^:]+))?")  # repository, revision, file
 # Looked for in this order in a repository of the hub, each only where those before are not.
-TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
-FILES = (*TIMM_FILES, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@:]+))?(?::(?P<file>[^:]+))?")
-SHOWN_MODELS = 2
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_FILES += ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-def fetch(source: str, sha256: str | None = None) -> Path:
+def fetch(source: str, sha256: str | None = None, folder: str | None = None) -> Path:
     """Bring one source to a local file: a path's own, for everything else one in a cache.
 
     Args:
@@ -38,41 +35,40 @@ def fetch(source: str, sha256: str | None = None) -> Path:
             ``hf://org/name[@revision][:file]`` or ``torchvision://model[.weights]``. Anything but a
             path may end in ``#sha256=`` and the hash.
         sha256: 64 hexadecimal digits that the file must have.
+        folder: where to put the file of a URL; None for torch's cache, where those of most hosts
+            lie in a subfolder named after the URL.
 
     Raises:
         SourceError: the source cannot be meant like that: an unknown scheme, a malformed name.
-        MissingCheckpointError: there is no file at the path.
-        DownloadError: it did not arrive, or has another hash.
-        CheckpointError: it cannot be had for another reason.
+        CheckpointError: it cannot be had; a DownloadError, where it is another file than asked for.
     """
     found = SCHEME.match(source)
     if not found:
         path = Path(source).expanduser()
         check_file(path)
-        check_sha256(path, "" if sha256 is None else valid_sha256(source, sha256))
+        check_sha256(path, wanted_sha256(source, sha256))
         return path
-    bare, sha256 = split_sha256(source, sha256)
+    bare, _, fragment = source.partition("#")
+    # also sha1 and misspellings: not silently unchecked
+    added = fragment.removeprefix("sha256=") if fragment.lower().startswith("sha") else None
+    sha256 = wanted_sha256(bare, sha256, added)
     scheme, name = found[1].lower(), bare[found.end() :]
     if scheme in ("http", "https"):
-        from mmconvnext.weights.download import download  # needs the hub's library: takes time
-
-        return download(bare, sha256=sha256)
+        return download(bare, folder, sha256)
     if scheme not in NAMED:
         raise SourceError(
             f"{source}: unknown scheme {scheme}://; a source is a path or starts with "
             f"{', '.join(f'{known}://' for known in ('http', 'https', *NAMED))}"
         )
     path = NAMED[scheme](name)
-    check_sha256(path, sha256 or "")
+    check_sha256(path, sha256)
     return path
 
 
 def fetch_first(sources: str | Sequence[str], sha256: str | None = None) -> tuple[str, Path]:
     """Bring the first source that can be had, see :func:`fetch`, to a local file; give both.
 
-    Raises:
-        SourceError: a source is a mistake in itself, there is none, or the hash is for several.
-        CheckpointError: none can be had; it names each with its reason.
+    A mistake in the name of one is an error at once, whatever the others are.
     """
     sources = [sources] if isinstance(sources, str) else list(sources)
     if not sources:
@@ -115,19 +111,13 @@ def load_from_source(
     filename: str, map_location: Any = None, model_dir: str | None = None, progress: bool = True
 ) -> Any:
     """Read a source, as for :func:`fetch`, for mmengine; a terminal always shows a bar."""
-    if model_dir is None:
-        return load_from_local(str(fetch(filename)), map_location)
-    from mmconvnext.weights.download import download
-
-    return load_from_local(str(download(filename, Path(model_dir))), map_location)
+    return load_from_local(str(fetch(filename, folder=model_dir)), map_location)
 
 
 def _fetch_torchvision(name: str) -> Path:
     """Find torchvision's weights; ``name`` as in torchvision, or the model's with its weights'."""
     # not above: the import of that module calls install() here, which must be there by then
     from mmengine.runner import checkpoint
-
-    from mmconvnext.weights.download import obtain, place_of
 
     try:
         urls = checkpoint.get_torchvision_models()
@@ -141,14 +131,12 @@ def _fetch_torchvision(name: str) -> Path:
         names = [key for key, value in urls.items() if value]
         raise CheckpointError(f"torchvision has no weights {name!r}; {_closest(plain, names)}")
     digits = HASH_IN_NAME.search(url)
-    return obtain(url, place_of(url), digits[1] if digits else "")
+    return download(url, digits=digits[1] if digits else "")
 
 
 def _fetch_modelzoo(name: str) -> Path:
-    _log(
-        f"modelzoo://{name}: the scheme has been renamed; write torchvision://{name}",
-        logging.WARNING,
-    )
+    new = f"torchvision://{name}"
+    _log(f"modelzoo://{name}: the scheme has been renamed; write {new}", logging.WARNING)
     return _fetch_torchvision(name)
 
 
@@ -158,7 +146,7 @@ def _fetch_timm(name: str) -> Path:
         import timm
     except ImportError:
         _log(f"timm is not installed: taking timm://{name} to be hf://timm/{name}")
-        return _from_hub(f"timm/{name}", TIMM_FILES)
+        return _fetch_hub(f"timm/{name}")
     if not timm.is_model_pretrained(name):
         near = _closest(name, timm.list_pretrained())
         raise CheckpointError(f"timm {timm.__version__} has no pretrained {name!r}; {near}")
@@ -167,20 +155,20 @@ def _fetch_timm(name: str) -> Path:
         _log(f"timm://{name}: no tag given, taking timm's default, {name}.{cfg.tag}")
     if not cfg.hf_hub_id:
         return fetch(cfg.url)
-    return _from_hub(cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else TIMM_FILES)
+    return _fetch_hub(cfg.hf_hub_id + f":{cfg.hf_hub_filename}" * bool(cfg.hf_hub_filename))
 
 
 def _closest(name: str, there: Sequence[str]) -> str:
     """Say which names, ``model.tag``, are like one that is not there: of its model all tags."""
     model = name.partition(".")[0]
     models = {k.partition(".")[0] for k in there}
-    near = {model} & models or difflib.get_close_matches(model, sorted(models), n=SHOWN_MODELS)
+    near = {model} & models or difflib.get_close_matches(model, sorted(models), n=2)
     alike = ", ".join(k for k in there if k.partition(".")[0] in near)
     return f"did you mean {alike}?" if alike else f"nothing among its {len(there)} names is like it"
 
 
-def _from_hub(name: str, files: Sequence[str] = FILES) -> Path:
-    """Find a checkpoint of the hub; of ``files``, the first it has, where the name has none."""
+def _fetch_hub(name: str) -> Path:
+    """Find a checkpoint of the hub; the first of ``HUB_FILES``, where the name has no file."""
     from huggingface_hub import constants, errors, hf_hub_download
 
     found = HUB_NAME.fullmatch(name)
@@ -189,8 +177,8 @@ def _from_hub(name: str, files: Sequence[str] = FILES) -> Path:
             f"'hf://{name}' is no name of the hub: write hf://org/name, and where needed the "
             "revision and the file, as in hf://org/name@revision:model.safetensors"
         )
-    repo, revision, file = found["repo"], found["revision"], found["file"]
-    files = (file,) if file else files
+    repo, revision, file = found.groups()
+    files = [file] if file else HUB_FILES
     shown = f"{repo} at revision {revision}" if revision else repo
     hub = constants.ENDPOINT
     down: Exception | None = None
@@ -231,7 +219,7 @@ def _log(line: str, level: int = logging.INFO) -> None:
 
 NAMED = {
     "timm": _fetch_timm,
-    "hf": _from_hub,
+    "hf": _fetch_hub,
     "torchvision": _fetch_torchvision,
     "modelzoo": _fetch_modelzoo,
 }

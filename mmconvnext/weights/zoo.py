@@ -2,11 +2,9 @@
 
 ``zoo.csv`` has a row for each file of the official code, of timm and of torchvision that this
 backbone can load; left out are timm's models with an overlapping stem (``_ols``), RMS norm
-(``_rms``) or another eps (``xxlarge``). Whatever lies in several places is one row with several
-sources. ``published.csv`` is the paper's tables 1 and 2, and the figures of its peers.
+(``_rms``) or another eps (``xxlarge``). Whatever lies in several places has several sources.
+``published.csv`` is the paper's tables 1 and 2, and the figures of its peers.
 """
-
-from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
@@ -55,11 +53,7 @@ def read_zoo() -> list[ZooEntry]:
 
 
 def zoo_table(entries: Iterable[ZooEntry]) -> str:
-    """Format entries for terminals of 120 columns.
-
-    Of each the facts are in columns, long ones wrapped, and below them is a line for each source:
-    URLs are too long for a column.
-    """
+    """Format entries for 120 columns: facts, long ones wrapped, and a line for each source."""
     rows = [[["name, sources"], ["arch"], ["top-1"], ["pretraining"], ["licence"]]]
     below = [[]]
     for entry in entries:

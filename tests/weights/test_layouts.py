@@ -1,7 +1,5 @@
 """Every layout, against the library that it comes from: all tensors arrive, features are equal."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,12 +7,13 @@ from torch import Tensor, nn
 from mmconvnext.errors import WeightsError
 from mmconvnext.models import ConvNeXt
 from mmconvnext.variants import VARIANTS
-from mmconvnext.weights.convert import in_our_layout
-from mmconvnext.weights.load import load_pretrained
+from mmconvnext.weights.layouts import LAYOUTS, convert, find_backbone, flatten
+from mmconvnext.weights.load import in_our_layout, load_pretrained
 from tests.models.peers import randomise
 from tests.peers import mmpretrain_peer
 from tests.weights import libraries as lib
 
+ONE = torch.ones(1)
 V1 = ("tiny", "small", "base")
 BUILDERS = {
     "timm": ("timm", lambda a: lib.timm(f"convnext_{a}")),
@@ -99,28 +98,21 @@ def test_the_norms_of_a_transformers_backbone_are_ours(kind, tmp_path, lines):
         if kind == "DINOv3ConvNext":  # it has no such norms
             model = without_output_norms(model)
         assert_equal(model(image()), features)
-    if kind != "DINOv3ConvNext":
-        total = len(model.state_dict())
-        assert f"loaded {total} of {total} tensors (100.00% of the parameters)" in lines()[0]
+    assert ("(100.00% of the parameters)" in lines()[0]) == (kind != "DINOv3ConvNext")
 
 
-MMPRETRAIN = {"tiny": "tiny", "small": "small", "base": "base", "V2 tiny": "tiny"}
-
-
-@pytest.mark.parametrize("case", MMPRETRAIN)
-def test_mmpretrains_detection_backbones(case, tmp_path, lines):
+@pytest.mark.parametrize(("arch", "v2"), [*((arch, False) for arch in V1), ("tiny", True)])
+def test_mmpretrains_detection_backbones(arch, v2, tmp_path, lines):
     """From an environment of its own; with their output norms."""
-    depths, widths = VARIANTS[MMPRETRAIN[case]]
-    v2 = case.startswith("V2")
+    depths, widths = VARIANTS[arch]
     peer = mmpretrain_peer.run(
         {"depths": depths, "widths": widths, "use_grn": v2, "layer_scale": 0.0 if v2 else 1.0}
     )
-    state = peer["state_dict"]
-    model = load(backbone(MMPRETRAIN[case], state), state, tmp_path)
+    model = load(backbone(arch, peer["state_dict"]), peer["state_dict"], tmp_path)
     with torch.no_grad():
         assert_equal(model(peer["input"]), peer["outputs"])
         assert_equal(without_output_norms(model)(peer["input"]), peer["stages"])
-    assert f"(mmpretrain layout, {'V2' if v2 else 'V1'} {MMPRETRAIN[case]})" in lines()[0]
+    assert f"(mmpretrain layout, {'V2' if v2 else 'V1'} {arch})" in lines()[0]
     assert "(100.00% of the parameters)" in lines()[0]
 
 
@@ -140,18 +132,14 @@ def test_sparse_self_supervised_weights(arch, tmp_path, lines):
     with torch.no_grad():
         state, features = lib.randomised(lib.timm(f"convnextv2_{arch}"), image())
         official = load(backbone(arch, state), state, tmp_path).state_dict()
-        official = {k: v for k, v in official.items() if not k.startswith("norm")}
-        sparse = lib.sparse_layout(official)
-        assert sparse["encoder.stages.0.0.dwconv.kernel"].shape == (
-            49,
-            official["stages.0.0.dwconv.bias"].numel(),
-        )
+        sparse = lib.sparse_layout({k: v for k, v in official.items() if "norm" not in k[:4]})
+        assert sparse["encoder.stages.0.0.dwconv.kernel"].shape == (49, VARIANTS[arch][1][0])
         assert sparse["encoder.downsample_layers.1.1.kernel"].ndim == 3
         model = load(backbone(arch, state), {"model": sparse}, tmp_path)
         assert_equal(without_output_norms(model)(image()), features)
-    line = lines()[-1]
-    assert "(official FCMAE, sparse layout, V2" in line
-    assert "other parts of the file: 4 tensors (model.decoder.0.dwconv.weight, model.mask" in line
+    assert "(official FCMAE, sparse layout, V2" in lines()[-1]
+    others = "other parts of the file: 4 tensors (model.decoder.0.dwconv.weight, model.mask"
+    assert others in lines()[-1]
 
 
 def official_state(arch: str, norms: bool) -> dict[str, Tensor]:
@@ -204,24 +192,96 @@ def test_averaged_weights_by_choice(kind, ema, tmp_path, lines):
     assert "not those under '" in lines()[0]
 
 
-def test_averaged_weights_that_are_not_there(tmp_path):
-    state = official_state("atto", norms=True)
-    with pytest.raises(
-        WeightsError, match=r"no averaged weights for ema=True; it has .* 'model\.'"
-    ):
-        load(backbone("atto", state), {"model": state}, tmp_path, ema=True)
-
-
-def test_two_backbones_need_a_choice(tmp_path):
+def test_a_choice_that_is_needed_or_cannot_be_made(tmp_path):
     state = official_state("atto", norms=True)
     other = {k: v + 1 for k, v in state.items()}
     file = {"rgb": {f"backbone.{k}": v for k, v in state.items()}, "depth": other}
     model = backbone("atto", state)
-    with pytest.raises(WeightsError, match=r"'rgb\.backbone\.', 'depth\.': choose with prefix="):
-        load(model, file, tmp_path)
-    load(model, file, tmp_path, prefix="depth")
-    assert torch.equal(model.norm0.bias, other["norm0.bias"])
-    load(model, file, tmp_path, prefix="backbone.")
-    assert torch.equal(model.norm0.bias, state["norm0.bias"])
-    with pytest.raises(WeightsError, match=r"no ConvNeXt under prefix='neck'; it has one under"):
-        load(model, file, tmp_path, prefix="neck")
+    for options, says in (
+        ({}, r"'rgb\.backbone\.', 'depth\.': choose with prefix="),
+        ({"prefix": "neck"}, r"no ConvNeXt under prefix='neck'; it has one under"),
+        ({"ema": True}, r"no averaged weights for ema=True; it has .* 'rgb\.backbone\.', 'depth"),
+    ):
+        with pytest.raises(WeightsError, match=says):
+            load(model, file, tmp_path, **options)
+    for prefix, wanted in (("depth", other), ("backbone.", state)):
+        load(model, file, tmp_path, prefix=prefix)
+        assert torch.equal(model.norm0.bias, wanted["norm0.bias"])
+
+
+# What no library's checkpoint shows
+
+
+def converted(tensors):
+    return convert(tensors, find_backbone(tensors))
+
+
+def test_nested_dicts_are_joined_by_dots_and_only_tensors_are_kept():
+    file = {"a": {"b": ONE, 3: {"c": ONE}}, "epoch": 3, "names": ["x"], "d": ONE}
+    assert list(flatten(file)) == ["a.b", "a.3.c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        *((file, "it has no named tensors, but a") for file in (None, [ONE], ONE, {"a": {"b": 1}})),
+        ({"a": {"b": ONE}, "a.b": ONE}, r"two tensors would be called a\.b$"),
+        ({1: ONE, "1": ONE}, r"two tensors would be called 1$"),
+    ],
+)
+def test_what_has_no_tensors_by_names(file, says):
+    with pytest.raises(ValueError, match=says):
+        flatten(file)
+
+
+def test_no_name_belongs_to_two_layouts():
+    names = {
+        "official": "stages.0.0.dwconv.weight",
+        "official FCMAE, sparse": "stages.0.0.dwconv.kernel",
+        "mmpretrain": "stages.0.0.depthwise_conv.weight",
+        "timm": "stages.0.blocks.0.conv_dw.weight",
+        "torchvision": "features.1.0.block.0.weight",
+        "torchvision ResNet": "layer1.0.conv3.weight",
+        "transformers": "encoder.stages.0.layers.0.dwconv.weight",
+        "transformers DINOv3": "model.stages.0.layers.0.depthwise_conv.weight",
+    }
+    assert names.keys() == {layout.name for layout in LAYOUTS}
+    for name, key in names.items():
+        for prefix in ("", "model.", "state_dict.module.backbone."):
+            found = find_backbone({prefix + key: ONE})
+            assert (found.layout.name, found.prefix) == (name, prefix)
+
+
+def test_of_mixed_names_the_most_frequent_layout_counts():
+    tensors = {f"stages.0.{i}.dwconv.weight": ONE for i in range(3)}
+    found = find_backbone(tensors | {"stages.0.3.depthwise_conv.weight": ONE})
+    assert found.layout.name == "official"
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 6), (9,), (), (0, 3)])
+def test_sparse_kernels_of_other_shapes(shape):
+    tensors = {"x.kernel": torch.ones(shape), "stages.1.0.dwconv.kernel": torch.ones(1, 1)}
+    with pytest.raises(ValueError, match=r"x\.kernel has the shape .*a sparse kernel has"):
+        converted(tensors)
+
+
+def test_two_tensors_of_one_name_are_an_error():
+    tensors = {f"{name}.weight": ONE for name in ("head.norm", "norm_pre")}
+    with pytest.raises(ValueError, match=r"two tensors would be called norm\.weight"):
+        converted(tensors | {"stages.0.blocks.0.conv_dw.weight": ONE})
+
+
+def test_nothing_is_copied():
+    kernels = {"stages.0.0.dwconv.kernel": torch.rand(49, 8)}
+    tensors = kernels | {"stages.0.0.pwconv1.linear.bias": torch.rand(1, 32)}
+    ours = converted(tensors)
+    assert ours["stages.0.0.pwconv1.bias"].shape == (32,)
+    for old, new in zip(tensors.values(), ours.values(), strict=True):
+        assert old.untyped_storage().data_ptr() == new.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("norms", [("norm3",), ("norm0", "norm1", "norm2", "norm3")])
+def test_mmpretrains_last_norm_is_final_in_a_classifier(norms):
+    tensors = {f"backbone.{n}.weight": ONE for n in norms} | {"head.fc.weight": ONE}
+    ours = converted(tensors | {"backbone.stages.0.0.depthwise_conv.weight": ONE})
+    assert ("norm.weight" in ours) == ("norm3.weight" not in ours) == (len(norms) == 1)
