@@ -61,21 +61,8 @@ def match_detector(
         f"{n}." * bool(n): m for n, m in model.named_modules() if isinstance(m, LoadsAnyLayout)
     }
     given = _in_own_names(checkpoint, own, list(backbones), source)
-    matched = Matched(OrderedDict(), {})
+    matched = _match_backbones(backbones, given, source, adapt)
     matched.state_dict._metadata = dict(getattr(checkpoint, "_metadata", None) or {})
-    for start, backbone in backbones.items():
-        name = start.removesuffix(".") or "backbone"
-        part = {k.removeprefix(start): given.pop(k) for k in [*given] if k.startswith(start)}
-        if not part and "parts" in adapt:
-            _log(f"{name}: not in {source}, randomly initialised, as load_adapt has 'parts'")
-            matched.backbones[backbone] = None
-            continue
-        if not part:
-            raise WeightsError(f"cannot load the {name} from {source}: it has nothing of that name")
-        wanted = [a for a in adapt if a in ADAPTATIONS]
-        found = match_backbone(backbone, part, source, prefix="", adapt=wanted, name=name)
-        matched.backbones.update(found.backbones)
-        matched.state_dict.update({start + k: v for k, v in found.state_dict.items()})
     rest = {k: v for k, v in own.items() if not k.startswith(tuple(backbones))}
     if backbones and rest and not rest.keys() & given.keys():
         if must_fill:
@@ -114,6 +101,30 @@ def _in_own_names(
         name = "".join(starts[:1]).removesuffix(".") or "backbone"
         raise WeightsError(f"cannot load the {name} from {source}: {error}") from error
     return as_detector(tensors, found, strip_prefix(tensors, found.prefix), starts[0])
+
+
+def _match_backbones(
+    backbones: Mapping[str, nn.Module],
+    given: dict[str, Tensor],
+    source: str,
+    adapt: Collection[str],
+) -> Matched:
+    """What is for the backbones, by the start of their names; it is taken out of ``given``."""
+    matched = Matched(OrderedDict(), {})
+    for start, backbone in backbones.items():
+        name = start.removesuffix(".") or "backbone"
+        part = {k.removeprefix(start): given.pop(k) for k in [*given] if k.startswith(start)}
+        if not part and "parts" in adapt:
+            _log(f"{name}: not in {source}, randomly initialised, as load_adapt has 'parts'")
+            matched.backbones[backbone] = None
+            continue
+        if not part:
+            raise WeightsError(f"cannot load the {name} from {source}: it has nothing of that name")
+        wanted = [a for a in adapt if a in ADAPTATIONS]
+        found = match_backbone(backbone, part, source, prefix="", adapt=wanted, name=name)
+        matched.backbones.update(found.backbones)
+        matched.state_dict.update({start + k: v for k, v in found.state_dict.items()})
+    return matched
 
 
 def _shared_rows(
