@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check, print a line for each kind of finding, and raise if a file is refused."""
     from mmconvnext.data import prepare
-    from mmconvnext.data.files import CheckOptions, cache_folder
+    from mmconvnext.data.prepare import CheckOptions, cache_folder
     from mmconvnext.engine.own_data import use_dataset
     from mmconvnext.errors import UserError
 

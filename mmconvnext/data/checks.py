@@ -11,7 +11,7 @@ import numpy as np
 
 from mmconvnext.data.findings import FAULTS, Findings
 from mmconvnext.data.names import key_of, name_list, nearest_name
-from mmconvnext.data.objects import check_object, is_finite
+from mmconvnext.data.objects import check_object, is_box
 from mmconvnext.data.pictures import Picture, Size, check_pictures
 
 REQUIRED_KEYS = {
@@ -268,11 +268,7 @@ def _object_name(entry: Mapping[str, Any], index: int) -> str:
 
 def _check_box_form(entries: Entries, sizes: Mapping[int, Size], findings: Findings) -> None:
     """Find out whether the boxes of a file are corners (x1, y1, x2, y2) and not (x, y, w, h)."""
-    usable = [
-        entry
-        for entry in entries
-        if isinstance(box := entry.get("bbox"), list) and len(box) == 4 and all(map(is_finite, box))
-    ]
+    usable = [entry for entry in entries if is_box(entry.get("bbox"))]
     if len(usable) < 3:
         return
     boxes = np.array([entry["bbox"] for entry in usable], np.float64)

@@ -104,23 +104,14 @@ class Finding:
 
 @dataclass
 class Findings:
-    """What the check of one annotation file found.
+    """What the check of one annotation file found."""
 
-    Attributes:
-        by_kind: in the order of discovery.
-        classes: names of the labels 0, 1, 2, ...
-        turn: whether pictures are turned as EXIF says.
-        objects: how many the file has.
-        repaired: how many of them were changed or left out.
-        path: of the file to use: the given one, or a repaired copy.
-    """
-
-    by_kind: dict[str, Finding] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
-    turn: bool = True
-    objects: int = 0
-    repaired: int = 0
-    path: str = ""
+    by_kind: dict[str, Finding] = field(default_factory=dict)  # in the order of discovery
+    classes: tuple[str, ...] = ()  # names of the labels 0, 1, 2, ...
+    turn: bool = True  # whether pictures are turned as EXIF says
+    objects: int = 0  # how many the file has
+    repaired: int = 0  # how many of them were changed or left out
+    path: str = ""  # of the file to use: the given one, or a repaired copy
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Findings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmconvnext.data.pictures import UNREADABLE
 from mmconvnext.errors import DataError
 
 WNID = re.compile(r"n\d{8}")
@@ -27,29 +28,32 @@ LAYOUTS = (
 
 
 class Sample(NamedTuple):
-    """A picture and its class."""
+    """A picture and the number of its class among the WordNet ids that were given."""
 
     path: Path
-    label: int  # among the WordNet ids that were given
+    label: int
 
 
 def find_samples(root: Path, wnids: Sequence[str]) -> list[Sample]:
     """Find the pictures of a folder that has ImageNet's layout, or is its ``val``.
 
-    Args:
-        root: the folder.
-        wnids: WordNet ids of the classes, in the order of their numbers.
-
-    Raises:
-        DataError: there is no such folder, it has another layout or a class that is not known, or
-            its list does not fit its pictures.
+    ``wnids`` are WordNet ids of the classes, in the order of their numbers.
     """
     folder = root / "val" if (root / "val").is_dir() else root
     if not folder.is_dir():
         raise DataError(f"--data {root} is no folder; give one of the layout {LAYOUTS}")
+    numbers = {wnid: number for number, wnid in enumerate(wnids)}
     classes = sorted(f for f in folder.iterdir() if f.is_dir() and WNID.fullmatch(f.name))
+    if unknown := [f.name for f in classes if f.name not in numbers]:
+        raise DataError(
+            f"{folder} has {len(unknown)} classes that are none of ImageNet-1K's {len(wnids)}, the "
+            f"first {unknown[0]}; remove their folders"
+        )
     if classes:
-        return _of_folders(classes, wnids)
+        samples = [Sample(path, numbers[f.name]) for f in classes for path in _pictures(f)]
+        if not samples:
+            raise DataError(f"the folders of classes in {folder} have no pictures")
+        return samples
     pictures = _pictures(folder)
     if not pictures:
         found = ", ".join(sorted(f.name for f in folder.iterdir())[:4]) or "nothing"
@@ -59,7 +63,7 @@ def find_samples(root: Path, wnids: Sequence[str]) -> list[Sample]:
             return _of_list(root / name, pictures, len(wnids))
     for name in DEVKIT:
         if (root / name / GROUND_TRUTH).is_file():
-            return _of_devkit(root / name / GROUND_TRUTH, pictures, wnids)
+            return _of_devkit(root / name / GROUND_TRUTH, pictures, numbers)
     other = next((name for name in OTHER_LISTS if (root / name).is_file()), None)
     reason = f"{root / other} is no list that is read" if other else "nothing says their classes"
     raise DataError(f"{folder} has {len(pictures)} pictures, and {reason}; it must have {LAYOUTS}")
@@ -67,19 +71,6 @@ def find_samples(root: Path, wnids: Sequence[str]) -> list[Sample]:
 
 def _pictures(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
-
-
-def _of_folders(folders: Sequence[Path], wnids: Sequence[str]) -> list[Sample]:
-    numbers = {wnid: number for number, wnid in enumerate(wnids)}
-    if unknown := [f.name for f in folders if f.name not in numbers]:
-        raise DataError(
-            f"{folders[0].parent} has {len(unknown)} classes that are none of ImageNet-1K's "
-            f"{len(wnids)}, the first {unknown[0]}; remove their folders"
-        )
-    samples = [Sample(path, numbers[f.name]) for f in folders for path in _pictures(f)]
-    if not samples:
-        raise DataError(f"the folders of classes in {folders[0].parent} have no pictures")
-    return samples
 
 
 def _of_list(file: Path, pictures: Sequence[Path], num_classes: int) -> list[Sample]:
@@ -98,14 +89,14 @@ def _of_list(file: Path, pictures: Sequence[Path], num_classes: int) -> list[Sam
     return [Sample(path, labels[path.name]) for path in pictures]
 
 
-def _of_devkit(file: Path, pictures: Sequence[Path], wnids: Sequence[str]) -> list[Sample]:
+def _of_devkit(file: Path, pictures: Sequence[Path], numbers: Mapping[str, int]) -> list[Sample]:
     """By the n-th line for the n-th picture; its numbers are those of the devkit's synsets."""
     from scipy.io import loadmat
 
     meta = file.with_name("meta.mat")
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
-        wnid_of = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
+        wnids = {str(int(each["ILSVRC2012_ID"])): str(each["WNID"]) for each in synsets}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{meta}, which says what the numbers of {file.name} mean, cannot be read: {error}; "
@@ -114,11 +105,9 @@ def _of_devkit(file: Path, pictures: Sequence[Path], wnids: Sequence[str]) -> li
     lines = file.read_text("utf-8").split()
     if len(lines) != len(pictures):
         raise DataError(f"{file} has {len(lines)} lines, for {len(pictures)} pictures")
-    numbers = {wnid: number for number, wnid in enumerate(wnids)}
-    known = {str(i): numbers[wnid] for i, wnid in wnid_of.items() if wnid in numbers}
-    if wrong := [line for line in lines if line not in known]:
+    if wrong := [line for line in lines if wnids.get(line) not in numbers]:
         raise DataError(f"{file} has {wrong[0]!r}, which is no class of {meta.name}")
-    return [Sample(p, known[line]) for p, line in zip(pictures, lines, strict=True)]
+    return [Sample(p, numbers[wnids[line]]) for p, line in zip(pictures, lines, strict=True)]
 
 
 class Pictures(Dataset):
@@ -139,5 +128,5 @@ class Pictures(Dataset):
         try:
             with Image.open(path) as image:
                 return self.transform(image.convert("RGB")), label, ""
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             return self.blank, label, f"{path}: {error}"

@@ -34,11 +34,7 @@ FAULTY = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 def read_layout(root: Path) -> tuple[str, dict[str, Split]]:
-    """Find the layout of a folder and read its splits: the name of the format, and the splits.
-
-    Raises:
-        DataError: it has no known layout, or several.
-    """
+    """Find the one layout of a folder: the name of the format, and the splits."""
     found = {name: files for name, module in FORMATS.items() if (files := module.find(root))}
     if not found:
         files = [path for path in root.rglob("*") if path.is_file()]
@@ -76,18 +72,9 @@ def check_target(root: Path) -> None:
 
 
 def write_layout(splits: Mapping[str, Split], name: str, root: Path) -> list[str]:
-    """Write splits in a format, whole or not at all.
+    """Write splits in a format, whole or not at all, to a folder that is absent or empty.
 
-    Args:
-        splits: by name.
-        name: of the format, a key of :data:`mmconvnext.data.formats.FORMATS`.
-        root: a folder that is absent or empty.
-
-    Returns:
-        What the format cannot hold, in lines.
-
-    Raises:
-        DataError: the folder has something in it, a picture is absent, or an object is faulty.
+    Returns lines on what the format cannot hold.
     """
     check_target(root)
     if not splits:

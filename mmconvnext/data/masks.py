@@ -38,11 +38,7 @@ def cropped(mask: NDArray, left: int = 0, top: int = 0) -> Crop:
 def outlines(mask: NDArray) -> list[NDArray]:
     """The outlines of a mask's connected parts, without holes, to half a pixel.
 
-    Args:
-        mask: of shape (height, width), bool or uint8; 0 outside.
-
-    Returns:
-        For each part x1, y1, x2, y2, ... in pixels.
+    ``mask`` (height, width) is bool or uint8; each part is x1, y1, x2, y2, ... in pixels.
     """
     # Contours run through the middle of the border's pixels, and pycocotools fills between pixel
     # edges: at twice the size, a contour is the edge to half a pixel.
@@ -71,9 +67,7 @@ def extent(
 ) -> list[float]:
     """The box around a mask of a COCO file: x, y, width, height in pixels.
 
-    Args:
-        mask: of an object.
-        encoded: the same, by :func:`encode`; polygons do without.
+    ``encoded`` is the same by :func:`encode`; polygons do without.
     """
     if isinstance(mask, Mapping):
         return coco_mask.toBbox(encoded).tolist()

@@ -24,13 +24,7 @@ class UnsoundError(Exception):
 def check_object(
     annotation: Mapping[str, Any], width: int, height: int, masks: bool
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Find an object's faults and repair what can be repaired.
-
-    Args:
-        annotation: as in the file; not changed.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
-        masks: whether an object needs a mask.
+    """Find the faults of an object, which is not changed, in a picture of this size.
 
     Returns:
         The object, repaired where needed, or None where it must be left out; and the kinds of its
@@ -49,10 +43,15 @@ def check_object(
         box = _box(annotation.get("bbox"), mask_box, width, height, kinds)
     except UnsoundError as fault:
         return None, list(dict.fromkeys([*kinds, str(fault)]))
-    repaired = {**annotation, "bbox": box, "iscrowd": _crowd(annotation, kinds)}
+    crowd = annotation.get("iscrowd")
+    if type(crowd) is not int or crowd not in (0, 1):
+        kinds.append("no iscrowd")
+    repaired = {**annotation, "bbox": box, "iscrowd": int(crowd in (True, "1"))}
     if mask is not None:
         repaired["segmentation"] = mask
     if annotation.get("ignore"):
+        kinds.append("ignore")
+        repaired["iscrowd"] = 1
         del repaired["ignore"]
     given = annotation.get("area")
     if not is_finite(given) or given <= 0:
@@ -66,6 +65,11 @@ def check_object(
 def is_finite(value: Any) -> TypeGuard[float]:
     """Whether a value of a JSON file is a finite number (``true`` is not one)."""
     return type(value) in (int, float) and abs(value) < TOO_LARGE
+
+
+def is_box(value: Any) -> TypeGuard[list[float]]:
+    """Whether a value of a JSON file is a list of four finite numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(map(is_finite, value))
 
 
 def _numbers(values: Any, kinds: list[str]) -> list[float] | None:
@@ -120,17 +124,6 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
     h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     both = max(w, 0) * max(h, 0)
     return both / (a[2] * a[3] + b[2] * b[3] - both or 1)
-
-
-def _crowd(annotation: Mapping[str, Any], kinds: list[str]) -> int:
-    crowd = annotation.get("iscrowd")
-    if type(crowd) is not int or crowd not in (0, 1):
-        kinds.append("no iscrowd")
-        crowd = crowd in (True, "1")
-    if annotation.get("ignore"):
-        kinds.append("ignore")
-        crowd = 1
-    return int(crowd)
 
 
 def _mask(given: Any, width: int, height: int, kinds: list[str]) -> list | dict:

@@ -16,52 +16,39 @@ from typing import Any
 
 from mmconvnext.data.formats.common import Split
 from mmconvnext.data.names import key_of, plain_name
-from mmconvnext.data.objects import is_finite
+from mmconvnext.data.objects import is_box, is_finite
 from mmconvnext.data.paths import write_whole
-from mmconvnext.data.validation import choose_validation, same_pictures
 from mmconvnext.errors import DataError
+from mmconvnext.weights.download import sha256_of
 
 SPLITS = ("train", "val", "test")
 # COCO's upper limits of the area of small and medium objects, in pixels.
 SMALL, MEDIUM = 32**2, 96**2
 MAX_ROWS = 40  # of classes in the table
 MAX_NAMES = 5  # of classes in a line
+VAL_SHARE = 0.15
+NO_OBJECT: Hashable = None  # the class of images without objects
 
 Entries = Sequence[Mapping[str, Any]]
 
 
 @dataclass
 class OwnData:
-    """A data set that a config can be pointed at.
+    """A data set that a config can be pointed at."""
 
-    Attributes:
-        files: annotation file of each split; ``val`` and ``test`` are there always.
-        folders: of the pictures of each split.
-        classes: names of the labels, one order for all splits.
-        masks: whether objects have masks, or boxes alone.
-        notes: what was chosen, in lines.
-        rows: a table of what is in it, a column for each split.
-    """
-
-    files: dict[str, Path]
-    folders: dict[str, Path]
-    classes: tuple[str, ...]
-    masks: bool
-    notes: list[str]
-    rows: list[list[str]]
+    files: dict[str, Path]  # annotation file of each split; ``val`` and ``test`` are there always
+    folders: dict[str, Path]  # of the pictures of each split
+    classes: tuple[str, ...]  # names of the labels, one order for all splits
+    masks: bool  # whether objects have masks, or boxes alone
+    notes: list[str]  # what was chosen, in lines
+    rows: list[list[str]]  # a table of what is in it, a column for each split
 
 
 def make_own(splits: Mapping[str, Split], folder: Path) -> OwnData:
-    """Make COCO files of splits, with a validation part; what has to be written goes to a folder.
+    """Make COCO files of splits, as the readers give them, with a validation part.
 
-    The same splits give the same files. What is wrong with single objects is left to the checks.
-
-    Args:
-        splits: by name, out of ``train``, ``val`` and ``test``, as the readers give them.
-        folder: for new files, which lie in a folder of it that is named by their content.
-
-    Raises:
-        DataError: there are no objects, no second picture, or two spellings of one class.
+    What has to be written goes to a folder in ``folder`` that is named by the content; the same
+    splits give the same files. What is wrong with single objects is left to the checks.
     """
     splits = {name: splits[name] for name in SPLITS if name in splits}
     for name, split in splits.items():
@@ -100,11 +87,7 @@ def _places(splits: Mapping[str, Split]) -> str:
 def common_classes(splits: Mapping[str, Split]) -> tuple[tuple[str, ...], list[str]]:
     """One order of classes for all splits: that of the first split's ids, then what others add.
 
-    Returns:
-        The names, and a line on classes that the first split lacks.
-
-    Raises:
-        DataError: there is none, or two differ in case, blanks and hyphens alone.
+    The second value is a line on classes that the first split lacks, if any.
     """
     of_splits: list[list[str]] = []
     for split in splits.values():
@@ -232,19 +215,12 @@ def _count(split: Split) -> tuple[dict[str, Any], Counter[str]]:
         if entry.get("iscrowd") == 1:
             facts["crowds"] += 1
             continue
-        area = _area(entry)
+        area, box = entry.get("area"), entry.get("bbox")
+        if not is_finite(area) or area <= 0:
+            area = box[2] * box[3] if is_box(box) else 0
         facts["small" if area < SMALL else "medium" if area < MEDIUM else "large"] += 1
         objects[names.get(category, "")] += 1
     return facts, objects
-
-
-def _area(entry: Mapping[str, Any]) -> float:
-    """In pixels; of the box where the file does not say, 0 where that is none."""
-    area, box = entry.get("area"), entry.get("bbox")
-    if is_finite(area) and area > 0:
-        return area
-    sound = isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))
-    return float(box[2] * box[3]) if sound else 0.0
 
 
 def _table(counts: Mapping[str, tuple], classes: Sequence[str]) -> list[list[str]]:
@@ -268,3 +244,68 @@ def _note_on_classes(counts: Mapping[str, tuple], classes: Sequence[str]) -> lis
             shown = ", ".join(absent[:MAX_NAMES])
             notes.append(f"{name} has no object of {shown}{more}, which {means}")
     return notes
+
+
+def choose_validation(labels: Sequence[set[Hashable]], sizes: Sequence[int]) -> set[int]:
+    """Choose groups of images for validation so that each class has its share there.
+
+    Iterative stratification (Sechidis et al., 2011): from the rarest class on, each group goes to
+    the side that lacks more of the class. A class of few groups is trained on; where that leaves no
+    group with objects for validation, one is taken.
+
+    Args:
+        labels: classes of each group.
+        sizes: images in each group.
+
+    Returns:
+        Indices: at least one, and not all; none for less than two groups.
+    """
+    if len(labels) < 2:
+        return set()
+    labels = [found or {NO_OBJECT} for found in labels]
+    counts = Counter(chain.from_iterable(labels))
+    lacks_val = {name: VAL_SHARE * count for name, count in counts.items()}
+    lacks_train = {name: (1 - VAL_SHARE) * count for name, count in counts.items()}
+    left = VAL_SHARE * sum(sizes)
+    # in an order that has nothing to do with that of the file
+    order = sorted(range(len(labels)), key=lambda i: hashlib.sha256(b"%d" % i).digest())
+    chosen: dict[int, bool] = {}
+    for name in sorted(counts, key=lambda name: (counts[name], str(name))):
+        for index in (i for i in order if i not in chosen and name in labels[i]):
+            chosen[index] = lacks_val[name] > lacks_train[name] and left > 0
+            left -= sizes[index] * chosen[index]
+            for each in labels[index]:
+                (lacks_val if chosen[index] else lacks_train)[each] -= 1
+    # more where many rare classes left too few, but none that a class needs
+    trained = Counter(name for index in order if not chosen[index] for name in labels[index])
+    for index in order:
+        if not chosen[index] and sizes[index] <= left and min(map(trained.get, labels[index])) > 1:
+            chosen[index] = True
+            left -= sizes[index]
+            trained.subtract(labels[index])
+    indices = {index for index in order if chosen[index]}
+    if any(labels[index] != {NO_OBJECT} for index in indices):
+        return indices
+    # few images: that with objects whose rarest class is the most frequent elsewhere
+    counts[NO_OBJECT] = 0
+    return {max(order, key=lambda i: min(counts[name] for name in labels[i]))}
+
+
+def same_pictures(paths: Sequence[Path]) -> list[list[int]]:
+    """The indices of files in groups that are equal, byte by byte; an absent one is alone."""
+    there = [index for index, path in enumerate(paths) if path.is_file()]
+    groups = [[index] for index in set(range(len(paths))).difference(there)] + [there] * bool(there)
+    for key in (lambda path: path.stat().st_size, _head, sha256_of):  # few are read as a whole
+        finer = []
+        for group in groups:
+            by_key: dict[Any, list[int]] = defaultdict(list)
+            for index in group:
+                by_key[key(paths[index]) if len(group) > 1 else None].append(index)
+            finer += by_key.values()
+        groups = finer
+    return sorted(groups)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1 << 14)

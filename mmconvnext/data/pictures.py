@@ -27,21 +27,13 @@ Size = tuple[int, int]  # width and height in pixels
 
 
 class Picture(NamedTuple):
-    """A picture file.
+    """A picture file."""
 
-    Attributes:
-        stored: size of the pixels in the file.
-        loaded: the same as OpenCV gives them, which turns pictures as EXIF says.
-        orientation: EXIF's, 1 to 8.
-        mode: Pillow's: ``RGB``, ``L``, ``I;16``, ...
-        fault: why it cannot be used, or nothing.
-    """
-
-    stored: Size = (0, 0)
-    loaded: Size = (0, 0)
-    orientation: int = 1
-    mode: str = ""
-    fault: str = ""
+    stored: Size = (0, 0)  # of the pixels in the file
+    loaded: Size = (0, 0)  # as OpenCV gives them, which turns pictures as EXIF says
+    orientation: int = 1  # EXIF's, 1 to 8
+    mode: str = ""  # Pillow's: ``RGB``, ``L``, ``I;16``, ...
+    fault: str = ""  # why it cannot be used, or nothing
 
 
 def read_picture(path: Path) -> Picture:
@@ -107,11 +99,6 @@ def check_pictures(
 
     That is what MMDetection does. Annotations are in the coordinates of what their tool showed: of
     the turned picture as a rule, of the stored one in some, as the sizes in their file tell.
-
-    Args:
-        pictures: by ``file_name``.
-        sizes: width and height that the annotation file says, or None.
-        findings: what is wrong is added.
     """
     rotated, turned, stored = [], [], []
     for name, picture in pictures.items():

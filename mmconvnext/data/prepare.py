@@ -1,10 +1,16 @@
-"""The data of a config, checked before anything is built on it, and repaired where that is safe."""
+"""The data of a config, checked before anything is built on it, and repaired in copies.
+
+Results are remembered by the content of a file and by its pictures' names, sizes and times.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +18,8 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
-from mmconvnext.data.files import CheckOptions, check_file
-from mmconvnext.data.findings import Findings
+from mmconvnext.data.checks import check_annotations
+from mmconvnext.data.findings import FAULTS, Findings
 from mmconvnext.data.names import check_known
 from mmconvnext.data.paths import (
     annotation_path,
@@ -23,8 +29,120 @@ from mmconvnext.data.paths import (
     leaf_datasets,
     metrics_of,
     picture_folder,
+    write_whole,
 )
-from mmconvnext.errors import DataError
+from mmconvnext.data.pictures import read_pictures
+from mmconvnext.errors import ConfigError, DataError
+
+MODES = ("repair", "strict", "off")
+FORMAT = 4  # of the cache
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """``data_checks`` of a config."""
+
+    mode: str = "repair"  # or ``strict``, where what would be repaired is an error, or ``off``
+    pictures: int | bool = 20_000  # read those of files with at most so many; True for all
+    max_repaired: float = 0.05  # share of a file's objects above which it is refused
+    allow: Sequence[str] = ()  # kinds of errors that are noted instead
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | None) -> CheckOptions:
+        """Those of a config; one that is unknown or has no such value is a ConfigError."""
+        names = [field.name for field in fields(cls)]
+        for name in given or {}:
+            if name not in names:
+                raise ConfigError(f"data_checks has no {name!r}; choose of {', '.join(names)}")
+        options = cls(**(given or {}))
+        for kind in options.allow:
+            if kind not in FAULTS:
+                raise ConfigError(f"data_checks.allow has {kind!r}, which is no kind of fault")
+        if options.mode not in MODES:
+            raise ConfigError(
+                f"data_checks.mode={options.mode!r} is unknown; choose of {', '.join(MODES)}"
+            )
+        return options
+
+    def refusals(self, found: Findings) -> list[str]:
+        """Why a file in which something was found is refused, a line for each kind."""
+        refused = found.of("error", *(("repair", "fill") if self.mode == "strict" else ()))
+        refused = [finding for finding in refused if finding.kind not in self.allow]
+        if found.repaired <= self.max_repaired * found.objects:
+            return list(map(str, refused))
+        share = (
+            f"{found.repaired} of {found.objects} objects ({found.repaired / found.objects:.1%}) "
+            f"would be repaired, more than data_checks.max_repaired={self.max_repaired:g}; correct "
+            f"the file, or allow more: {'; '.join(map(str, found.of('repair')))}"
+        )
+        # that none is left follows from it
+        others = [f for f in refused if f.severity == "error" and f.kind != "no objects"]
+        return [share, *map(str, others)]
+
+
+def check_file(
+    path: Path,
+    folder: Path | None,
+    classes: Sequence[str] | None,
+    masks: bool,
+    options: CheckOptions,
+    labels: Sequence[str] | None = None,
+) -> Findings:
+    """Check an annotation file and, where the options ask for it, the pictures of a folder.
+
+    The other arguments are those of :func:`check_annotations`.
+    """
+    path, limit = path.absolute(), options.pictures
+    data = path.read_bytes()
+    if limit is not True and data.count(b'"file_name"') > (limit or -1):
+        folder = None
+    stamp = "" if folder is None else _stamp(folder)
+    digest = hashlib.sha256(data).hexdigest()
+    asked = repr((FORMAT, str(path), digest, stamp, classes, labels, masks, limit))
+    place = cache_folder() / hashlib.sha256(asked.encode()).hexdigest()[:32]
+    kept, copy = place.with_suffix(".json"), place.with_suffix(".coco.json")
+    if kept.is_file():
+        found = Findings.from_json(json.loads(kept.read_text(encoding="utf-8")))
+        if Path(found.path).is_file():
+            return found
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        found = Findings(classes=tuple(classes or ()), path=str(path))
+        found.add("not COCO", text=f"it is not JSON: {error}")
+        return found
+    read = None if folder is None else partial(read_pictures, folder)
+    checked, found = check_annotations(content, classes, masks, read, labels)
+    found.path = str(path if checked is content else copy)
+    if checked is not content:
+        write_whole(copy, json.dumps(checked))
+    write_whole(kept, json.dumps(asdict(found)))
+    return found
+
+
+def _stamp(folder: Path) -> str:
+    """What changes when a picture in a folder does: names, sizes and times."""
+    digest = hashlib.sha256()
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            state = os.stat(os.path.join(place, name), follow_symlinks=False)
+            digest.update(f"{place}/{name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where results of checks lie, ``$XDG_CACHE_HOME/mmconvnext`` or ``~/.cache/mmconvnext``."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mmconvnext"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"results of data checks cannot be kept in {folder}: {error.strerror}; name another "
+            "folder with XDG_CACHE_HOME"
+        ) from error
+    return folder
+
 
 # MMCV's word for pictures that are not turned as EXIF says.
 STORED = "color_ignore_orientation"
@@ -32,16 +150,10 @@ STORED = "color_ignore_orientation"
 
 @dataclass
 class PreparedData:
-    """What :func:`prepare_data` found.
-
-    Attributes:
-        notes: lines for the log.
-        refusals: why files are refused, one text for each.
-        report: all findings, to be written as JSON.
-    """
+    """What :func:`prepare_data` found: lines for the log, and all findings as JSON."""
 
     notes: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)  # a text for each file that is refused
     report: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, path: Path, found: Findings, options: CheckOptions) -> bool:
@@ -75,10 +187,6 @@ def prepare_data(
         splits: out of ``train``, ``val`` and ``test``.
         labels: classes of the detector that is tested, in its order; those of the training set
             otherwise. Data with some of these classes is evaluated on these alone.
-
-    Raises:
-        DataError: classes or files do not fit each other.
-        ConfigError: ``data_checks`` is wrong.
     """
     options = CheckOptions.of(cfg.get("data_checks"))
     if options.mode == "off":
@@ -106,7 +214,7 @@ def prepare_data(
             if found := check(path, picture_folder(dataset), _classes(dataset), masks):
                 _use(dataset, found)
                 used[path.resolve()] = found
-        classes = _classes(datasets[0]) if datasets else None
+        classes = next(map(_classes, datasets), None)
         for metric in metrics:
             path = Path(metric["ann_file"])
             found = used.get(path.resolve())
@@ -126,8 +234,7 @@ def _coco_datasets(cfg: Config, split: str) -> list[Mapping[str, Any]]:
 
 def training_classes(cfg: Config) -> tuple[str, ...] | None:
     """The classes of a config's training set, in the order of the labels, or None."""
-    datasets = _coco_datasets(cfg, "train")
-    return _classes(datasets[0]) if datasets else None
+    return next(map(_classes, _coco_datasets(cfg, "train")), None)
 
 
 def _use(dataset: Mapping[str, Any], found: Findings) -> None:
@@ -160,16 +267,16 @@ def _check_images(
     )
 
 
+def _type_of(dataset: Mapping[str, Any]) -> Any:
+    kind = dataset.get("type")
+    return DATASETS.get(kind) if isinstance(kind, str) else kind
+
+
 def is_local_coco(dataset: Mapping[str, Any]) -> bool:
     """Whether a data set's settings are those of a ``CocoDataset`` whose file lies on the disk."""
     kind, file = _type_of(dataset), dataset.get("ann_file")
     coco = isinstance(kind, type) and issubclass(kind, CocoDataset)
     return coco and bool(file) and not is_remote(f"{dataset.get('data_root') or ''}{file}")
-
-
-def _type_of(dataset: Mapping[str, Any]) -> Any:
-    kind = dataset.get("type")
-    return DATASETS.get(kind) if isinstance(kind, str) else kind
 
 
 def _classes(dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -182,11 +289,7 @@ def _classes(dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def check_one(path: Path, folder: Path | None, options: CheckOptions) -> PreparedData:
-    """Check an annotation file without a config; objects need masks if any object has one.
-
-    Raises:
-        DataError: there is no such file or folder.
-    """
+    """Check an annotation file without a config; objects need masks if any object has one."""
     for place, there in ((path, path.is_file()), (folder, folder is None or folder.is_dir())):
         if not there:
             raise DataError(f"{place} does not exist")

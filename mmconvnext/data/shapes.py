@@ -14,7 +14,6 @@ the smaller one, and no image of one split is in the other.
 from __future__ import annotations
 
 import colorsys
-import contextlib
 import json
 import os
 import tempfile
@@ -23,16 +22,17 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from pycocotools import mask as rle
 from rich.progress import track
 
-from mmconvnext.data.masks import outlines
+from mmconvnext.data.formats.common import Labelled, Shape, make_splits
+from mmconvnext.data.masks import outlines, run_lengths
 from mmconvnext.errors import ShapesError
 
 SPLITS = ("train", "val")
 FOLDERS = ("annotations", *SPLITS)
 ANNOTATIONS = "annotations/instances_{}.json"
 DESCRIPTION = "mmconvnext shapes"
+START = '{"info": '  # of an annotation file
 MAX_OBJECTS = 4
 EMPTY_SHARE, CROWD_SHARE = 0.05, 0.06
 # Radii as parts of the image's side: at 160 pixels these give small, medium and large objects.
@@ -80,9 +80,7 @@ def generate_shapes(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Path]:
-    """Write the data set, or find it already written with the same parameters.
-
-    It is drawn into a temporary folder inside of ``out_dir``, and moved to its place as a whole.
+    """Write the data set as a whole, or find it already written with the same parameters.
 
     Args:
         out_dir: gets ``annotations/instances_{train,val}.json``, ``train/*.png``, ``val/*.png``.
@@ -95,33 +93,22 @@ def generate_shapes(
 
     Returns:
         The annotation file of each split.
-
-    Raises:
-        ShapesError: an argument is out of range, or the folder has something else or cannot be
-            written.
     """
-    counts = {"num_train": num_train, "num_val": num_val}
-    least = dict.fromkeys(counts, 1) | {"image_size": 64, "seed": 0}
-    for name, value in {**counts, "image_size": image_size, "seed": seed}.items():
-        if type(value) is not int or value < least[name]:
-            raise ShapesError(f"{name}={value!r} must be an integer of at least {least[name]}")
+    given = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
+    for (name, value), least in zip(given.items(), (1, 1, 64, 0), strict=True):
+        if type(value) is not int or value < least:
+            raise ShapesError(f"{name}={value!r} must be an integer of at least {least}")
     out_dir = Path(out_dir)
-    wanted = {
-        split: {
-            "description": DESCRIPTION,
-            "version": 1,
-            "split": split,
-            "num_images": counts[f"num_{split}"],
-            "image_size": image_size,
-            "seed": seed,
-        }
-        for split in SPLITS
-    }
+    wanted = {}
+    for split in SPLITS:
+        about = {"description": DESCRIPTION, "version": 1, "split": split}
+        about |= {"num_images": given[f"num_{split}"], "image_size": image_size, "seed": seed}
+        wanted[split] = about
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        found = _infos(out_dir)
-        if found != wanted or not _names(wanted) <= _files(out_dir):
-            _check_replaceable(out_dir, found, wanted, overwrite)
+        found, files = _infos(out_dir), _files(out_dir)
+        if found != wanted or not _names(wanted) <= files:
+            _check_replaceable(out_dir, files, found, wanted, overwrite)
             _write(out_dir, wanted)
     except OSError as error:
         raise ShapesError(f"out_dir={str(out_dir)!r} cannot be written: {error}") from error
@@ -158,6 +145,11 @@ def _background(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
     return colour + texture, colour
 
 
+def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
+    """BGR (3,) float32 in grey levels of a colour whose parts are in 0-1."""
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value)[::-1], np.float32)
+
+
 def _shape(rng: Rng, category: int, centre: np.ndarray, radius: float, size: int) -> np.ndarray:
     """The mask (S, S) bool of a shape, rotated at random."""
     angle = rng.uniform(0, 2 * np.pi)
@@ -166,11 +158,6 @@ def _shape(rng: Rng, category: int, centre: np.ndarray, radius: float, size: int
     fixed_point = np.round(corners * 2**SUBPIXEL_BITS).astype(np.int32)
     mask = np.zeros((size, size), np.uint8)
     return cv2.fillPoly(mask, [fixed_point], 1, shift=SUBPIXEL_BITS).astype(bool)
-
-
-def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
-    """BGR (3,) float32 in grey levels of a colour whose parts are in 0-1."""
-    return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value)[::-1], np.float32)
 
 
 def _paint(
@@ -190,17 +177,16 @@ def _draw_object(
     rng: Rng, image: np.ndarray, background: np.ndarray, radius: float, objects: list[Object]
 ) -> list[Object]:
     """Draw a shape over the others, unless it would hide too much of one of them."""
-    size = len(image)
-    category = int(rng.integers(len(CLASSES)))
+    size, category = len(image), int(rng.integers(len(CLASSES)))
     centre = rng.uniform(min(0.7 * radius, size / 2), max(size - 0.7 * radius, size / 2), 2)
     mask = _shape(rng, category, centre, radius, size)
-    remains = [other & ~mask for _, other, _ in objects]
-    pairs = list(zip(objects, remains, strict=True))
-    hidden = any(r.sum() < max(MIN_PIXELS, MIN_VISIBLE * o.sum()) for (_, o, _), r in pairs)
+    visible = [(c, other & ~mask, crowd) for c, other, crowd in objects]
+    pairs = [(new[1].sum(), old[1].sum()) for new, old in zip(visible, objects, strict=True)]
+    hidden = any(rest < max(MIN_PIXELS, MIN_VISIBLE * whole) for rest, whole in pairs)
     if hidden or mask.sum() < MIN_PIXELS:
         return objects
     _paint(rng, image, mask, category, background)
-    return [*((c, rest, crowd) for (c, _, crowd), rest in pairs), (category, mask, False)]
+    return [*visible, (category, mask, False)]
 
 
 def _draw_crowd(rng: Rng, image: np.ndarray, background: np.ndarray) -> Object:
@@ -214,23 +200,6 @@ def _draw_crowd(rng: Rng, image: np.ndarray, background: np.ndarray) -> Object:
         _paint(rng, image, mask, category, background)
         crowd |= mask
     return category, crowd, True
-
-
-def _annotation(category: int, mask: np.ndarray, crowd: bool) -> dict[str, Any]:
-    """COCO's entry for one object, without its ids."""
-    encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    if crowd:
-        segmentation = {"size": list(mask.shape), "counts": encoded["counts"].decode()}
-    else:
-        segmentation = [polygon.tolist() for polygon in outlines(mask)]
-        encoded = rle.merge(rle.frPyObjects(segmentation, *mask.shape))
-    return {
-        "category_id": category + 1,
-        "segmentation": segmentation,
-        "area": int(rle.area(encoded)),
-        "bbox": [float(value) for value in rle.toBbox(encoded)],
-        "iscrowd": int(crowd),
-    }
 
 
 def _write(out_dir: Path, wanted: Infos) -> None:
@@ -249,46 +218,42 @@ def _write(out_dir: Path, wanted: Infos) -> None:
 
 
 def _write_split(out_dir: Path, split: str, info: dict[str, Any]) -> None:
-    size, annotations, images = info["image_size"], [], []
+    size, pictures = info["image_size"], []
     for index in track(range(info["num_images"]), description=f"drawing {split}"):
-        scene = draw_scene(split, index, size, info["seed"])
-        name = f"{index:06d}.png"
+        scene, name = draw_scene(split, index, size, info["seed"]), f"{index:06d}.png"
         if not cv2.imwrite(str(out_dir / split / name), scene.image):
             raise ShapesError(f"cannot write {out_dir / split / name}; is the disk full?")
-        images.append({"id": index + 1, "file_name": name, "width": size, "height": size})
+        shapes = []
         for category, mask, crowd in scene.objects:
-            ids = {"id": len(annotations) + 1, "image_id": index + 1}
-            annotations.append({**ids, **_annotation(category, mask, crowd)})
-    content = {
-        "info": info,
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
-    }
-    (out_dir / ANNOTATIONS.format(split)).write_text(json.dumps(content), encoding="utf-8")
+            outline = run_lengths(mask) if crowd else [each.tolist() for each in outlines(mask)]
+            box = cv2.boundingRect(mask.astype(np.uint8))
+            shapes.append(Shape(CLASSES[category], outline, box, crowd))
+        pictures.append(Labelled(split, name, (size, size), shapes))
+    content = make_splits(pictures, out_dir, CLASSES)[split].content
+    text = json.dumps({"info": info, "licenses": [], **content})
+    (out_dir / ANNOTATIONS.format(split)).write_text(text, encoding="utf-8")
 
 
 def _infos(out_dir: Path) -> Infos:
     """The parameters at the head of each annotation file that *shapes* wrote."""
-    infos, start = {}, '{"info": '
+    infos = {}
     for split in SPLITS:
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        try:
             with (out_dir / ANNOTATIONS.format(split)).open(encoding="utf-8") as file:
                 head = file.read(1024)
-            info = json.JSONDecoder().raw_decode(head, len(start))[0]
-            ours = head.startswith(start) and isinstance(info, dict)
-            if ours and (info.get("description"), info.get("split")) == (DESCRIPTION, split):
-                infos[split] = info
+            info, _ = json.JSONDecoder().raw_decode(head, len(START))
+        except (FileNotFoundError, ValueError):
+            continue
+        ours = head.startswith(START) and isinstance(info, dict)
+        if ours and (info.get("description"), info.get("split")) == (DESCRIPTION, split):
+            infos[split] = info
     return infos
 
 
 def _names(infos: Infos) -> set[str]:
     """The files of splits with these parameters, relative to the data set's folder."""
-    names = {ANNOTATIONS.format(split) for split in infos}
-    for split, info in infos.items():
-        names.update(f"{split}/{index:06d}.png" for index in range(info["num_images"]))
-    return names
+    images = {f"{s}/{i:06d}.png" for s, info in infos.items() for i in range(info["num_images"])}
+    return images | {ANNOTATIONS.format(split) for split in infos}
 
 
 def _files(out_dir: Path) -> set[str]:
@@ -297,10 +262,12 @@ def _files(out_dir: Path) -> set[str]:
     return {path.relative_to(out_dir).as_posix() for path in paths}
 
 
-def _check_replaceable(out_dir: Path, found: Infos, wanted: Infos, overwrite: bool) -> None:
+def _check_replaceable(
+    out_dir: Path, files: set[str], found: Infos, wanted: Infos, overwrite: bool
+) -> None:
     """Refuse to replace what is not ours, or is ours with other parameters."""
     folder = f"out_dir={str(out_dir)!r}"
-    if foreign := _files(out_dir) - _names(found):
+    if foreign := files - _names(found):
         raise ShapesError(
             f"{folder} has another data set: {min(foreign)} ({len(foreign)} files in all) was not "
             "written by shapes and would be lost; choose an empty folder"

@@ -48,12 +48,7 @@ class FastPolygonMasks(PolygonMasks):
 
     ``PolygonMasks`` asks shapely about every object, most of the time that masks take in a pipeline
     with crops, and truncates coordinates given as integers at every step; here all are float64.
-
-    Args:
-        masks: for each object its polygons, each of shape (2 * vertices,): x1, y1, x2, y2, ... in
-            pixels; none is an object without area.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+    Arguments are the same; an object without polygons is one without area.
     """
 
     def __init__(self, masks: list[list[NDArray]], height: int, width: int):
@@ -100,9 +95,6 @@ class FastLoadAnnotations(LoadAnnotations):
     is augmented; with ``poly2mask=False`` it silently ignores objects given as run lengths (RLE).
     Here an image with such an object takes bitmaps; crowds, which are ignored in training, become
     the outlines of their pixels. ``CopyPaste`` and ``RandomErasing`` need ``LoadAnnotations``.
-
-    Raises:
-        ConfigError: ``poly2mask`` is given.
     """
 
     def __init__(self, **kwargs: Any):

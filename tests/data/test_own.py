@@ -4,8 +4,13 @@ from collections import Counter
 import pytest
 
 from mmconvnext.data.formats.common import Labelled, Shape, Split, make_splits
-from mmconvnext.data.own import common_classes, make_own, with_ids_from_one
-from mmconvnext.data.validation import choose_validation, same_pictures
+from mmconvnext.data.own import (
+    choose_validation,
+    common_classes,
+    make_own,
+    same_pictures,
+    with_ids_from_one,
+)
 from mmconvnext.errors import DataError
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mmconvnext.data.files import CheckOptions, cache_folder
-from mmconvnext.data.prepare import check_one, prepare_data
+from mmconvnext.data.prepare import CheckOptions, cache_folder, check_one, prepare_data
 from mmconvnext.errors import ConfigError, DataError
 from tests.data.test_checks import CLASSES, file_of
 
@@ -76,7 +75,7 @@ def test_a_result_is_kept_until_the_file_or_a_picture_changes(tmp_path, write, m
     path = write("train.json", file_of(area=...))
     first = prepare_data(config(tmp_path), ("test",))
     with monkeypatch.context() as patch:
-        patch.setattr("mmconvnext.data.files.check_annotations", None)
+        patch.setattr("mmconvnext.data.prepare.check_annotations", None)
         assert prepare_data(config(tmp_path), ("test",)) == first
     (tmp_path / "2.png").unlink()
     assert "2.png does not exist" in prepare_data(config(tmp_path), ("test",)).refusals[0]

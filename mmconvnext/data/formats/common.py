@@ -34,19 +34,12 @@ SPLIT_NAMES = {
 
 @dataclass
 class Split:
-    """A part of a data set.
+    """A part of a data set, as in a COCO file whose entries have the keys that refer to others."""
 
-    Attributes:
-        folder: of the pictures; ``file_name`` is relative to it.
-        content: as in a COCO file: its lists, whose entries have the keys that refer to others.
-        path: of the annotation file, where the data is a COCO file as it is.
-        notes: what was read otherwise than it is written, in lines.
-    """
-
-    folder: Path
+    folder: Path  # of the pictures; ``file_name`` is relative to it
     content: dict[str, Any]
-    path: Path | None = None
-    notes: Sequence[str] = ()
+    path: Path | None = None  # of the annotation file, where the data is a COCO file as it is
+    notes: Sequence[str] = ()  # what was read otherwise than it is written, in lines
 
     @property
     def place(self) -> Path:
@@ -55,20 +48,13 @@ class Split:
 
 
 class Shape(NamedTuple):
-    """An object.
-
-    Attributes:
-        label: the name of its class.
-        polygons: x1, y1, x2, y2, ... in pixels for each part; or, by a reader, run-length codes.
-        box: x, y, width, height in pixels; of the mask where a reader does not give it.
-        crowd: whether it is several objects, or for another reason neither right nor wrong.
-        score: of a prediction.
-    """
+    """An object: its class, where it is, in pixels, and a prediction's score."""
 
     label: str
+    # x1, y1, x2, y2, ... for each part; or, by a reader, run-length codes
     polygons: Sequence[Sequence[float]] | Mapping[str, Any] = ()
-    box: Sequence[float] | None = None
-    crowd: bool = False
+    box: Sequence[float] | None = None  # x, y, width, height; None is that of the mask
+    crowd: bool = False  # or for another reason neither right nor wrong
     score: float | None = None
 
 
@@ -86,10 +72,8 @@ def make_splits(
 ) -> dict[str, Split]:
     """Splits of labelled pictures, with ids from 1.
 
-    Args:
-        pictures: of all splits.
-        folders: of each split's pictures, or that of all.
-        classes: in their order; others that pictures have come after them, by name.
+    ``folders`` has each split's pictures, or those of all. Classes are in their order; others that
+    pictures have come after them, by name.
     """
     pictures = list(pictures)
     others = {shape.label for each in pictures for shape in each.shapes} - {*classes}
@@ -105,7 +89,7 @@ def make_splits(
             for shape in shapes:
                 keys = {"id": len(annotations) + 1, "image_id": image["id"]}
                 keys["category_id"] = ids[shape.label]
-                annotations.append({**keys, **_annotation(shape, width, height)})
+                annotations.append(keys | _annotation(shape, width, height))
         categories = [{"id": index, "name": name} for name, index in ids.items()]
         content = {"images": images, "annotations": annotations, "categories": categories}
         splits[split] = Split(folder, content)
@@ -116,28 +100,19 @@ def _annotation(shape: Shape, width: int, height: int) -> dict[str, Any]:
     entry, box = {}, shape.box
     if shape.polygons:
         encoded = encode(shape.polygons, width, height)
-        area = coco_mask.area(encoded)
         entry["segmentation"] = shape.polygons
         box = extent(shape.polygons, encoded) if box is None else box
-    else:
-        area = box[2] * box[3]
     if shape.score is not None:
         entry["score"] = shape.score
-    box = [float(value) for value in box]
-    return {**entry, "area": float(area), "bbox": box, "iscrowd": int(shape.crowd)}
+    area = float(coco_mask.area(encoded) if shape.polygons else box[2] * box[3])
+    return entry | {"area": area, "bbox": list(map(float, box)), "iscrowd": int(shape.crowd)}
 
 
 def place_pictures(splits: Mapping[str, Split], root: Path, place: str) -> Iterator[Labelled]:
-    """Put the pictures of splits into a new data set, and give what they show.
+    """Put the pictures of splits into a place below ``root``, and give them named relative to it.
 
-    Args:
-        splits: by name.
-        root: of the new data set.
-        place: in ``root``; ``{split}`` stands for the split's name. In one folder for all, it is
-            put in front of the files' names where one is in two splits, but for its ending.
-
-    Returns:
-        Each picture, named relative to ``place``; masks are polygons.
+    ``{split}`` in the place stands for the split's name. In one folder for all, it is put in front
+    of the files' names where one is in two splits, but for its ending. Masks become polygons.
     """
     names = [{stem_of(i["file_name"]) for i in s.content["images"]} for s in splits.values()]
     twice = "{split}" not in place and sum(map(len, names)) > len(set().union(*names))
@@ -150,15 +125,15 @@ def place_pictures(splits: Mapping[str, Split], root: Path, place: str) -> Itera
             objects[entry["image_id"]].append(entry)
         for image in each.content["images"]:
             size = (image["width"], image["height"])
-            shapes = [_shape(labels[e["category_id"]], e, size) for e in objects[image["id"]]]
+            shapes = []
+            for entry in objects[image["id"]]:
+                mask, crowd = entry.get("segmentation") or [], bool(entry.get("iscrowd"))
+                if isinstance(mask, Mapping):
+                    bitmap = coco_mask.decode(encode(mask, *size))
+                    mask = [polygon.tolist() for polygon in outlines(bitmap)]
+                label, score = labels[entry["category_id"]], entry.get("score")
+                shapes.append(Shape(label, mask, entry["bbox"], crowd, score))
             yield Labelled(split, start + image["file_name"], size, shapes)
-
-
-def _shape(label: str, entry: Mapping[str, Any], size: Size) -> Shape:
-    mask = entry.get("segmentation") or []
-    if isinstance(mask, Mapping):
-        mask = [polygon.tolist() for polygon in outlines(coco_mask.decode(encode(mask, *size)))]
-    return Shape(label, mask, entry["bbox"], bool(entry.get("iscrowd")), entry.get("score"))
 
 
 def stem_of(name: str) -> str:
@@ -167,11 +142,7 @@ def stem_of(name: str) -> str:
 
 
 def bring_pictures(split: Split, folder: Path) -> None:
-    """Put a split's pictures into a folder, as hard links to the same data where possible.
-
-    Raises:
-        DataError: a picture is absent, or its name leaves the folder.
-    """
+    """Put a split's pictures into a folder, as hard links to the same data where possible."""
     for image in split.content["images"]:
         source, target = split.folder / image["file_name"], folder / image["file_name"]
         if not target.resolve().is_relative_to(folder.resolve()):
@@ -200,15 +171,14 @@ def merged(parts: Iterable[tuple[Hashable, Shape]], size: Size) -> list[Shape]:
 
 
 def _union(shapes: Sequence[Shape], size: Size) -> Shape:
-    masks = [shape.polygons or [_corners(*shape.box)] for shape in shapes]
+    masks = []
+    for shape in shapes:
+        x, y, w, h = shape.box or (0, 0, 0, 0)
+        masks.append(shape.polygons or [[x, y, x + w, y, x + w, y + h, x, y + h]])
     if any(isinstance(mask, Mapping) for mask in masks):
         whole = coco_mask.merge([encode(mask, *size) for mask in masks])
         return shapes[0]._replace(polygons=run_lengths(coco_mask.decode(whole)), box=None)
     return shapes[0]._replace(polygons=list(chain.from_iterable(masks)), box=None)
-
-
-def _corners(x: float, y: float, w: float, h: float) -> list[float]:
-    return [x, y, x + w, y, x + w, y + h, x, y + h]
 
 
 def score_of(value: Any) -> float | None:
@@ -264,14 +234,16 @@ class PictureFinder:
 
         A name is a path, the end of one, or that without the ending. Of pictures of one name, that
         which is nearest to the annotation file, ``owner``, is meant.
-
-        Raises:
-            DataError: there is none, or there are several.
         """
         for given in names:
             parts = [p for p in given.replace("\\", "/").split("/") if p not in ("", ".", "..")]
             for ending in ("/".join(parts), parts[-1]) if parts else ():
-                found = [p for p in self._known[parts[-1]] if _ends(p, ending)]
+                found = [
+                    path
+                    for path in self._known[parts[-1]]
+                    if f"/{path}".endswith(f"/{ending}")
+                    or f"/{path.with_suffix('')}".endswith(f"/{ending}")
+                ]
                 near = [_nearness(path, owner) for path in found]
                 if found and near.count(max(near)) == 1:
                     path = found[near.index(max(near))]
@@ -281,10 +253,6 @@ class PictureFinder:
             f"{owner}: its picture {name} is not below {self.root}, or several are: put it there, "
             "once"
         )
-
-
-def _ends(path: Path, ending: str) -> bool:
-    return any(f"/{p.as_posix()}".endswith(f"/{ending}") for p in (path, path.with_suffix("")))
 
 
 def _nearness(path: Path, owner: Path) -> tuple[int, bool]:
