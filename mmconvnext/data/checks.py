@@ -52,17 +52,36 @@ def check_annotations(
     if fault := structure_fault(content):
         findings.add("not COCO", text=fault)
         return content, findings
-    findings.objects = len(content["annotations"])
+    entries = content["annotations"]
+    findings.objects = len(entries)
     images, image_ids = _check_images(content["images"], read, findings)
     categories, category_ids = _check_categories(content, classes, labels, findings)
-    if findings.of("error"):
-        return content, findings
-    objects = _check_references(content["annotations"], image_ids, category_ids, findings)
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}
-    _check_box_form([entry for _, entry in objects], sizes, findings)
+    if not findings.of("error"):
+        _check_box_form(entries, {key: sizes[new] for key, new in image_ids.items()}, findings)
     if findings.of("error"):
         return content, findings
-    kept = _check_objects(objects, sizes, masks, findings)
+    kept = []
+    for index, entry in enumerate(entries):
+        image, category = key_of(entry["image_id"]), key_of(entry["category_id"])
+        given, repaired, kinds, more = entry, None, [], ""
+        if image not in image_ids:
+            kinds = ["unknown image"]
+        elif category not in category_ids:
+            kinds, more = ["unknown category"], f", category {entry['category_id']!r}"
+        elif category_ids[category] is not None:
+            new = {"image_id": image_ids[image], "category_id": category_ids[category]}
+            given = _with(entry, new)
+            repaired, kinds = check_object(given, *sizes[new["image_id"]], masks)
+            if any(type(entry[key]) is not int for key in new):
+                kinds.insert(0, "ids of another type")
+        severities = {FAULTS[kind][0] for kind in kinds}
+        findings.repaired += "repair" in severities
+        for kind in kinds:
+            findings.add(kind, f"{_object_name(entry, index)}{more}")
+        if repaired is not None:
+            kept.append(repaired if severities - {"note"} else given)
+    kept = _check_kept(kept, findings)
     if not findings.of("repair", "fill") and len(kept) == findings.objects:
         return content, findings
     changed = {"images": images, "annotations": kept, "categories": categories}
@@ -94,9 +113,9 @@ def _with(entry: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_images(entries: Entries, read: Reader | None, findings: Findings) -> tuple[Entries, Ids]:
     """The images with sizes and with numbers as ids, and the new ids by the old ones."""
-    ids: dict[str, str] = {}
-    names: dict[str, str] = {}
-    found = []
+    ids: dict[str | None, str] = {}
+    names: dict[str | None, str] = {}
+    given, found = {}, []
     for index, entry in enumerate(entries):
         record = f"images[{index}] with id {entry['id']!r}, {entry['file_name']!r}"
         key, name = key_of(entry["id"]), _check_file_name(entry["file_name"], record, findings)
@@ -107,19 +126,29 @@ def _check_images(entries: Entries, read: Reader | None, findings: Findings) -> 
                 findings.add(kind, f"{known[value]} and {record}")
             known[value] = record
         if name is not None:
-            given = (_whole(entry.get("width")), _whole(entry.get("height")))
-            found.append((entry, name, given, record))
-    actual: dict[str, Size] = {}
-    if read is not None:
-        pictures = read([name for _, name, _, _ in found])
-        findings.turn = check_pictures(pictures, {n: size for _, n, size, _ in found}, findings)
-        for name, picture in pictures.items():
-            if not picture.fault:
-                actual[name] = picture.loaded if findings.turn else picture.stored
+            given[name] = (_whole(entry.get("width")), _whole(entry.get("height")))
+            found.append((entry, name, record))
+    pictures = read(list(given)) if read else {}
+    findings.turn, actual = check_pictures(pictures, given, findings)
     images = []
-    for entry, name, given, record in found:
-        width, height = _check_size(entry, given, actual.get(name), record, findings)
-        images.append(_with(entry, {"file_name": name, "width": width, "height": height}))
+    for entry, name, record in found:
+        size = said = given[name]
+        if None in said and name in actual:
+            findings.add("no image size", record)
+            size = actual[name]
+        elif None in said:
+            wrong = f"{entry.get('width')!r} x {entry.get('height')!r}"
+            findings.add("image size", f"{record}: {wrong}")
+            size = (1, 1)  # whatever, as the file is refused
+        elif type(entry["width"]) is not int or type(entry["height"]) is not int:
+            findings.add("image sizes of another type", record)
+        if None not in said and actual.get(name, said) != said:
+            swapped = said == actual[name][::-1]
+            kind = "width and height swapped" if swapped else "another size than the picture's"
+            sizes = "{}x{}, the picture has {}x{}".format(*said, *actual[name])
+            findings.add(kind, f"{record}: {sizes}")
+        changed = dict(zip(("file_name", "width", "height"), (name, *size), strict=True))
+        images.append(_with(entry, changed))
     if all(type(image["id"]) is int for image in images):
         return images, {key_of(image["id"]): image["id"] for image in images}
     findings.add("image ids")
@@ -131,48 +160,23 @@ def _check_file_name(name: Any, record: str, findings: Findings) -> str | None:
     """A picture's path below the data set's folder, with slashes; None where it is none."""
     if not isinstance(name, str) or not name.strip():
         findings.add("file name", record)
-    elif "://" in name:
+        return None
+    if "://" in name:
         findings.add("URL as file name", record)
-    else:
-        path = name.replace("\\", "/")
-        if path != name:
-            findings.add("backslashes in file names", record)
-        absolute = path.startswith("/") or re.match(r"[A-Za-z]:/", path)
-        if not absolute and ".." not in path.split("/"):
-            return path
+        return None
+    path = name.replace("\\", "/")
+    if path != name:
+        findings.add("backslashes in file names", record)
+    if path.startswith("/") or re.match(r"[A-Za-z]:/", path) or ".." in path.split("/"):
         findings.add("file name outside", record)
-    return None
+        return None
+    return path
 
 
 def _whole(value: Any) -> int | None:
     """A number of pixels, also as text or with a fraction of zero; None for what is none."""
     text = key_of(value) or ""
     return int(text) or None if text.isdecimal() and len(text) < 16 else None
-
-
-def _check_size(
-    entry: Mapping[str, Any],
-    given: tuple[int | None, int | None],
-    actual: Size | None,
-    record: str,
-    findings: Findings,
-) -> Size:
-    """Width and height of an image: what the file says, or what the picture has."""
-    if None in given:
-        if actual is None:
-            wrong = f"{entry.get('width')!r} x {entry.get('height')!r}"
-            findings.add("image size", f"{record}: {wrong}")
-            return 1, 1
-        findings.add("no image size", record)
-        return actual
-    if any(type(entry[key]) is not int for key in ("width", "height")):
-        findings.add("image sizes of another type", record)
-    if actual is not None and given != actual:
-        swapped = given == actual[::-1]
-        kind = "width and height swapped" if swapped else "another size than the picture's"
-        sizes = "{}x{}, the picture has {}x{}".format(*given, *actual)
-        findings.add(kind, f"{record}: {sizes}")
-    return given
 
 
 def _check_categories(
@@ -239,62 +243,31 @@ def _check_class_names(
         findings.add("category without class", f"{name!r} with {objects[name]} objects")
 
 
-def _check_references(
-    entries: Entries, image_ids: Ids, category_ids: Ids, findings: Findings
-) -> list[tuple[int, dict[str, Any]]]:
-    """The objects whose image and category are there, with their places in the file."""
-    kept = []
-    for index, entry in enumerate(entries):
-        image, category = key_of(entry["image_id"]), key_of(entry["category_id"])
-        if image not in image_ids:
-            findings.add("unknown image", _object_name(entry, index))
-            findings.repaired += 1
-        elif category not in category_ids:
-            record = f"{_object_name(entry, index)}, category {entry['category_id']!r}"
-            findings.add("unknown category", record)
-            findings.repaired += 1
-        elif category_ids[category] is not None:
-            new = {"image_id": image_ids[image], "category_id": category_ids[category]}
-            if any(type(entry[key]) is not int for key in new):
-                findings.add("ids of another type", _object_name(entry, index))
-            kept.append((index, _with(entry, new)))
-    return kept
-
-
 def _object_name(entry: Mapping[str, Any], index: int) -> str:
     own = f"annotation {entry['id']!r}" if "id" in entry else f"annotations[{index}]"
     return f"{own} of image {entry['image_id']!r}"
 
 
-def _check_box_form(entries: Entries, sizes: Mapping[int, Size], findings: Findings) -> None:
+def _check_box_form(entries: Entries, sizes: Mapping[str | None, Size], findings: Findings) -> None:
     """Find out whether the boxes of a file are corners (x1, y1, x2, y2) and not (x, y, w, h)."""
-    usable = [entry for entry in entries if is_box(entry.get("bbox"))]
+    keys = (key_of(entry["image_id"]) for entry in entries)
+    usable = [
+        (entry, sizes[key])
+        for entry, key in zip(entries, keys, strict=True)
+        if key in sizes and is_box(entry.get("bbox"))
+    ]
     if len(usable) < 3:
         return
-    boxes = np.array([entry["bbox"] for entry in usable], np.float64)
-    limits = np.array([sizes[entry["image_id"]] for entry in usable], np.float64)
+    boxes = np.array([entry["bbox"] for entry, _ in usable], np.float64)
+    limits = np.array([size for _, size in usable], np.float64)
     over = (boxes[:, :2] + boxes[:, 2:] > limits + 1).any(1)
     corners = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)).all(1)
     if corners.mean() >= CORNERS and over.mean() >= BEYOND:
-        findings.add("boxes of corners", _object_name(usable[0], 0))
+        findings.add("boxes of corners", _object_name(usable[0][0], 0))
 
 
-def _check_objects(
-    objects: list[tuple[int, dict[str, Any]]],
-    sizes: Mapping[int, Size],
-    masks: bool,
-    findings: Findings,
-) -> Entries:
-    """The objects that are kept, repaired where needed."""
-    kept = []
-    for index, entry in objects:
-        repaired, kinds = check_object(entry, *sizes[entry["image_id"]], masks)
-        severities = {FAULTS[kind][0] for kind in kinds}
-        findings.repaired += "repair" in severities
-        for kind in kinds:
-            findings.add(kind, _object_name(entry, index))
-        if repaired is not None:
-            kept.append(repaired if severities - {"note"} else entry)
+def _check_kept(kept: Entries, findings: Findings) -> Entries:
+    """The objects that are left, with ids of their own."""
     if not kept:
         findings.add("no objects")
     elif all(entry["iscrowd"] for entry in kept):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def read_layout(root: Path) -> tuple[str, dict[str, Split]]:
         )
     ((name, files),) = found.items()
     try:
-        return name, FORMATS[name].read(root)
+        return name, FORMATS[name].read(root, files)
     except FAULTY as error:
         raise DataError(
             f"{root}: its annotations are not {name}'s, though they look like it "
@@ -60,8 +60,8 @@ def read_layout(root: Path) -> tuple[str, dict[str, Split]]:
         ) from error
 
 
-def _shown(root: Path, files: list[Path]) -> str:
-    names = ", ".join(path.relative_to(root).as_posix() for path in files[:2])
+def _shown(root: Path, files: Collection[Path]) -> str:
+    names = ", ".join(path.relative_to(root).as_posix() for path in [*files][:2])
     return names + f" and {len(files) - 2} more" * (len(files) > 2)
 
 

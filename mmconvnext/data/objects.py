@@ -72,19 +72,19 @@ def is_box(value: Any) -> TypeGuard[list[float]]:
     return isinstance(value, list) and len(value) == 4 and all(map(is_finite, value))
 
 
-def _numbers(values: Any, kinds: list[str]) -> list[float] | None:
-    """The finite numbers of a list, also those that stand as strings; None where one is none."""
+def _numbers(values: Any, kinds: list[str]) -> list[float]:
+    """The finite numbers of a list, also those that stand as strings; none where one is none."""
     if not isinstance(values, list):
-        return None
+        return []
     if all(map(is_finite, values)):
         return values
     try:
         numbers = [float(value) if isinstance(value, str) else value for value in values]
     except ValueError:
-        return None
+        return []
     if not all(map(is_finite, numbers)):
-        return None
-    kinds += ["numbers as text"] * any(isinstance(value, str) for value in values)
+        return []
+    kinds.append("numbers as text")
     return numbers
 
 
@@ -92,27 +92,25 @@ def _box(
     given: Any, mask_box: list[float] | None, width: int, height: int, kinds: list[str]
 ) -> list[float]:
     box = _numbers(given, kinds)
-    if box is None or len(box) != 4:
+    if len(box) != 4:
         if mask_box is None:
             raise UnsoundError("no box, no mask")
         kinds.append("no box")
         box = mask_box
-    if box[2] < 0 or box[3] < 0:
+    x, y, w, h = box
+    if w < 0 or h < 0:
         kinds.append("box of negative size")
-        x1, x2 = sorted((box[0], box[0] + box[2]))
-        y1, y2 = sorted((box[1], box[1] + box[3]))
-        box = [x1, y1, x2 - x1, y2 - y1]
-    if box[2] < 1 or box[3] < 1:
+        x, y, w, h = box = [min(x, x + w), min(y, y + h), abs(w), abs(h)]
+    if w < 1 or h < 1:
         raise UnsoundError("box under one pixel")
-    x1, y1 = max(box[0], 0), max(box[1], 0)
-    cut = [x1, y1, min(box[0] + box[2], width) - x1, min(box[1] + box[3], height) - y1]
-    if cut[2] <= 0 or cut[3] <= 0:
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+    if right <= left or bottom <= top:
         raise UnsoundError("box outside")
-    if cut[2] * cut[3] < SAME_BOX * box[2] * box[3]:
+    if (right - left) * (bottom - top) < SAME_BOX * w * h:
         kinds.append("box over the border")
-        if cut[2] < 1 or cut[3] < 1:
+        box = [left, top, right - left, bottom - top]
+        if box[2] < 1 or box[3] < 1:
             raise UnsoundError("box under one pixel")
-        box = cut
     if mask_box is not None and _overlap(box, mask_box) < 0.5:
         kinds.append("mask unlike the box")
     return box
@@ -137,8 +135,7 @@ def _mask(given: Any, width: int, height: int, kinds: list[str]) -> list | dict:
         given = [given]
     elif len(given) > 2 and all(map(_is_point, given)):
         given = [given]
-    polygons = [_polygon(each, width, height, kinds) for each in given]
-    polygons = [each for each in polygons if each is not None]
+    polygons = [each for polygon in given if (each := _polygon(polygon, width, height, kinds))]
     if not polygons:
         raise UnsoundError("broken polygon")
     return polygons
@@ -149,14 +146,15 @@ def _is_point(value: Any) -> bool:
     return two and not any(isinstance(each, list) for each in value)
 
 
-def _polygon(given: Any, width: int, height: int, kinds: list[str]) -> list[float] | None:
+def _polygon(given: Any, width: int, height: int, kinds: list[str]) -> list[float]:
+    """Coordinates within the picture, or nothing where it is no polygon."""
     if isinstance(given, list) and given and all(map(_is_point, given)):
         kinds.append("polygon of points")
         given = list(chain.from_iterable(given))
     polygon = _numbers(given, kinds)
-    if polygon is None or len(polygon) < 6 or len(polygon) % 2:
+    if len(polygon) < 6 or len(polygon) % 2:
         kinds.append("broken polygon")
-        return None
+        return []
     xs, ys = polygon[0::2], polygon[1::2]
     if min(*xs, *ys) >= -BORDER and max(xs) <= width + BORDER and max(ys) <= height + BORDER:
         return polygon
@@ -166,8 +164,8 @@ def _polygon(given: Any, width: int, height: int, kinds: list[str]) -> list[floa
 
 
 def _run_lengths(given: Mapping, width: int, height: int) -> dict[str, Any]:
-    counts, size = given.get("counts"), given.get("size")
-    if size != [height, width]:
+    counts = given.get("counts")
+    if given.get("size") != [height, width]:
         raise UnsoundError("run lengths of another size")
     lengths = read_counts(counts) if isinstance(counts, str) else counts
     sound = isinstance(lengths, list) and all(type(n) is int and n >= 0 for n in lengths)

@@ -93,18 +93,22 @@ def read_pictures(folder: Path, names: Iterable[str]) -> dict[str, Picture]:
 
 
 def check_pictures(
-    pictures: Mapping[str, Picture], sizes: Mapping[str, tuple], findings: Findings
-) -> bool:
-    """Note what is wrong with pictures; True where they are to be turned as EXIF says.
+    pictures: Mapping[str, Picture], said: Mapping[str, tuple], findings: Findings
+) -> tuple[bool, dict[str, Size]]:
+    """Note what is wrong with pictures, and decide whether to turn them as EXIF says.
 
-    That is what MMDetection does. Annotations are in the coordinates of what their tool showed: of
-    the turned picture as a rule, of the stored one in some, as the sizes in their file tell.
+    MMDetection does. Annotations are in the coordinates of what their tool showed: of the turned
+    picture as a rule, of the stored one in some, as the sizes that their file ``said`` tell.
+
+    Returns:
+        Whether they are to be turned, and their sizes then.
     """
     rotated, turned, stored = [], [], []
+    whole = {name: picture for name, picture in pictures.items() if not picture.fault}
     for name, picture in pictures.items():
         if picture.fault:
             findings.add("broken picture", f"{name} {picture.fault}")
-            continue
+    for name, picture in whole.items():
         if "16" in picture.mode or picture.mode in ("I", "F"):
             findings.add("deep picture", f"{name} ({picture.mode})")
         elif picture.mode not in ("RGB", "L"):
@@ -113,11 +117,11 @@ def check_pictures(
             findings.add("very long picture", name)
         rotated += [name] * (picture.orientation != 1)
         if picture.stored != picture.loaded:
-            turned += [name] * (sizes.get(name) == picture.loaded)
-            stored += [name] * (sizes.get(name) == picture.stored)
+            turned += [name] * (said.get(name) == picture.loaded)
+            stored += [name] * (said.get(name) == picture.stored)
     if turned and stored:
         findings.add("mixed EXIF orientation", f"{turned[0]} against {stored[0]}")
-        return False
+        rotated = []
     for name in rotated:
         findings.add("EXIF orientation" if stored else "turned picture", name)
-    return not stored
+    return not stored, {n: p.stored if stored else p.loaded for n, p in whole.items()}

@@ -19,21 +19,13 @@ from mmconvnext.engine.config import load_config
 
 CONFIG = "mask_rcnn_convnext_shapes"
 # One iteration of a detector of a few thousand parameters, without processes for the data.
-SMALL = [
-    "train_cfg.max_iters=1",
-    "train_dataloader.batch_size=2",
-    "val_dataloader.num_workers=0",
-    "val_dataloader.persistent_workers=False",
-    "test_dataloader.num_workers=0",
-    "test_dataloader.persistent_workers=False",
-    "model.backbone.arch.depths=(1,1,1,1)",
-    "model.backbone.arch.widths=(8,8,8,8)",
-    "model.neck.in_channels=[8,8,8,8]",
-    "model.roi_head.bbox_head.fc_out_channels=16",
-    "model.test_cfg.rcnn.score_thr=0.0",
-    "model.test_cfg.rcnn.max_per_img=5",
-    "model.test_cfg.rpn.max_per_img=20",
-]
+SMALL = ["train_cfg.max_iters=1", "train_dataloader.batch_size=2"]
+for _split in ("val", "test"):
+    SMALL += [f"{_split}_dataloader.{key}" for key in ("num_workers=0", "persistent_workers=False")]
+SMALL += [f"model.backbone.arch.{key}" for key in ("depths=(1,1,1,1)", "widths=(8,8,8,8)")]
+SMALL += ["model.neck.in_channels=[8,8,8,8]", "model.roi_head.bbox_head.fc_out_channels=16"]
+SMALL += [f"model.test_cfg.rcnn.{key}" for key in ("score_thr=0.0", "max_per_img=5")]
+SMALL += ["model.test_cfg.rpn.max_per_img=20"]
 NAMES = ("große Scheibe", "三角", 'it\'s a "cross"')
 SIDE = 96
 
@@ -80,36 +72,28 @@ def _without_yapf(monkeypatch):
     monkeypatch.setattr("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
 
 
-@pytest.fixture(scope="session")
-def sources(tmp_path_factory):
-    """Splits of *shapes* and, where there is some, of COCO, made once."""
-    root = tmp_path_factory.mktemp("sources")
-    generate_shapes(root / "shapes", num_train=8, num_val=4, image_size=SIDE)
-    shapes = {s: part(read(root / "shapes", s, s), root / s, 4) for s in ("train", "val")}
-    for split in shapes.values():
-        split.content["categories"] = [
-            {"id": index, "name": name} for index, name in enumerate(NAMES, start=1)
-        ]
-    return {"shapes": shapes}
+@pytest.fixture(scope="session", params=["shapes", "coco_tiny"])
+def source(request, tmp_path_factory):
+    """Splits of *shapes* or, where there is some, of COCO, made once."""
+    made, root, suffix = tmp_path_factory.mktemp("source"), None, "2017"
+    if request.param == "shapes":
+        root, suffix = made / "shapes", ""
+        generate_shapes(root, num_train=8, num_val=4, image_size=SIDE)
+    root = root or request.getfixturevalue("coco_tiny")
+    splits = {s: part(read(root, s, f"{s}{suffix}"), made / s, 4) for s in ("train", "val")}
+    both = {c["id"]: c for split in splits.values() for c in split.content["categories"]}
+    for split in splits.values():
+        categories = [both[index] for index in sorted(both)]
+        if request.param == "shapes":
+            categories = [{"id": c["id"], "name": NAMES[c["id"] - 1]} for c in categories]
+        split.content["categories"] = categories
+    return splits
 
 
-@pytest.fixture(params=["shapes", "coco_tiny"])
-def splits(request, sources, tmp_path_factory):
+@pytest.fixture
+def splits(source):
     """Splits that a test may change."""
-    if request.param not in sources:
-        coco_tiny = request.getfixturevalue("coco_tiny")
-        folder = tmp_path_factory.mktemp("coco")
-        sources["coco_tiny"] = {
-            s: part(read(coco_tiny, s, f"{s}2017"), folder / s, 4) for s in ("train", "val")
-        }
-        of_both = {
-            c["id"]: c
-            for split in sources["coco_tiny"].values()
-            for c in split.content["categories"]
-        }
-        for split in sources["coco_tiny"].values():
-            split.content["categories"] = [of_both[index] for index in sorted(of_both)]
-    return copy.deepcopy(sources[request.param])
+    return copy.deepcopy(source)
 
 
 def from_zero(content) -> None:
@@ -226,82 +210,67 @@ WRITERS = {
 ONE_SPLIT = [name for name in WRITERS if name.startswith("Label Studio's") or "one f" in name]
 
 
-def run(*arguments) -> None:
-    assert main([str(each) for each in arguments]) == 0
-
-
-def train_test_and_check(root, work_dir, capsys) -> dict:
+def train_test_and_check(root, work_dir, capsys):
     """Run the three commands as a user does; what is in the data, and what came out."""
-    data = [CONFIG, "--dataset", root]
-    run("train", *data, "--work-dir", work_dir, "--cfg-options", *SMALL)
-    checkpoint = work_dir / "iter_1.pth"
-    run("test", CONFIG, checkpoint, *data[1:], "--work-dir", work_dir, "--cfg-options", *SMALL)
+
+    def run(*arguments) -> None:
+        assert main([str(each) for each in arguments]) == 0
+
+    more = ["--dataset", root, "--work-dir", work_dir, "--cfg-options", *SMALL]
+    run("train", CONFIG, *more)
+    run("test", CONFIG, work_dir / "iter_1.pth", *more)
     capsys.readouterr()
     written = work_dir / f"{CONFIG}_train_on_dataset.py"
     run("check-data", written, "--oracle")  # fails where the ground truth has less than 100
     assert "annotation files that can be used" in capsys.readouterr().out
-    cfg = load_config(str(written))
-    counts = {}
+    cfg, counts = load_config(str(written)), {}
     for split in ("train", "val", "test"):
         dataset = cfg[f"{split}_dataloader"].dataset
         content = json.loads(Path(dataset.data_root, dataset.ann_file).read_text())
         counts[split] = (len(content["images"]), len(content["annotations"]))
-    metrics = json.loads((work_dir / "result.json").read_text())["metrics"]
-    return {"cfg": cfg, "counts": counts, "metrics": metrics}
+    return cfg, counts, json.loads((work_dir / "result.json").read_text())["metrics"]
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_each_layout_trains_tests_and_is_checked_by_one_command(name, splits, tmp_path, capsys):
-    root = tmp_path / "my data"
-    WRITERS[name](splits, root)
-    done = train_test_and_check(root, tmp_path / "work", capsys)
-    expected = {split: each.content for split, each in splits.items()}
-    names = [c["name"] for c in expected["train"]["categories"]]
-    used = {
-        a["category_id"]
-        for split in (["train"] if name in ONE_SPLIT else expected)
-        for a in expected[split]["annotations"]
-    }
-    classes = done["cfg"].train_dataloader.dataset.metainfo.classes
-    present = {c["name"] for c in expected["train"]["categories"] if c["id"] in used}
-    assert present <= set(classes) <= set(names)
-    assert done["cfg"].model.roi_head.bbox_head.num_classes == len(classes)
-    masks = name != "voc" and "boxes" not in name
-    assert ("segm_mAP" in done["metrics"]) == masks
-    assert "bbox_mAP" in done["metrics"]
+    WRITERS[name](splits, tmp_path / "my data")
+    cfg, counts, metrics = train_test_and_check(tmp_path / "my data", tmp_path / "work", capsys)
+    given = {split: each.content for split, each in splits.items()}
+    if name in ONE_SPLIT:
+        del given["val"]
+    names = {c["id"]: c["name"] for c in given["train"]["categories"]}
+    used = {names[a["category_id"]] for content in given.values() for a in content["annotations"]}
+    classes = cfg.train_dataloader.dataset.metainfo.classes
+    assert used <= set(classes) <= set(names.values())
+    assert cfg.model.roi_head.bbox_head.num_classes == len(classes)
+    assert ("segm_mAP" in metrics) == (name != "voc" and "boxes" not in name)
+    assert "bbox_mAP" in metrics
     crowds = "yolo" not in name
     numbers = {
-        split: (
-            len(content["images"]),
-            sum(crowds or not entry["iscrowd"] for entry in content["annotations"]),
-        )
-        for split, content in expected.items()
+        split: (len(c["images"]), sum(crowds or not a["iscrowd"] for a in c["annotations"]))
+        for split, c in given.items()
     }
-    found = {split: done["counts"][split] for split in numbers}
     if name in ONE_SPLIT:
-        assert tuple(map(sum, zip(*found.values(), strict=True))) == numbers["train"]
-    else:
-        assert found == numbers
+        both = zip(counts["train"], counts["val"], strict=True)
+        counts["train"] = tuple(map(sum, both))
+    assert {split: counts[split] for split in numbers} == numbers
 
 
+@pytest.mark.parametrize("source", ["shapes"], indirect=True)
 @pytest.mark.parametrize("name", ["Roboflow", "labelme", "yolo"])
 @pytest.mark.parametrize("count", [1, 200])
-def test_one_class_and_two_hundred_of_two_pictures(name, count, sources, tmp_path, capsys):
-    split = copy.deepcopy(sources["shapes"]["train"])
-    content = split.content
+def test_one_class_and_two_hundred_of_two_pictures(name, count, splits, tmp_path, capsys):
+    content = splits["train"].content
     content["images"] = content["images"][:2]
     kept = {image["id"] for image in content["images"]}
-    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
-    content["categories"] = [{"id": i + 1, "name": f"Größe {i} 号"} for i in range(count)]
+    entries = [a for a in content["annotations"] if a["image_id"] in kept]
     if count == 1:
-        for entry in content["annotations"]:
-            entry["category_id"] = 1
+        entries = [{**entry, "category_id": 1} for entry in entries]
     else:
-        first = content["annotations"][0]
-        content["annotations"] += [
-            {**first, "id": 10_000 + i, "category_id": i + 1} for i in range(count)
-        ]
-    WRITERS[name]({"train": split}, tmp_path / "data")
-    done = train_test_and_check(tmp_path / "data", tmp_path / "work", capsys)
-    assert len(done["cfg"].classes) == count
-    assert [done["counts"][s][0] for s in ("train", "val")] == [1, 1]
+        entries += [{**entries[0], "id": 10_000 + i, "category_id": i + 1} for i in range(count)]
+    content["annotations"] = entries
+    content["categories"] = [{"id": i + 1, "name": f"Größe {i} 号"} for i in range(count)]
+    WRITERS[name]({"train": splits["train"]}, tmp_path / "data")
+    cfg, counts, _ = train_test_and_check(tmp_path / "data", tmp_path / "work", capsys)
+    assert len(cfg.classes) == count
+    assert [counts[split][0] for split in ("train", "val")] == [1, 1]

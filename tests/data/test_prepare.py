@@ -48,27 +48,24 @@ def config(root, train="train.json", test="train.json", metric=None, **more) -> 
     )
 
 
-def test_a_sound_file_is_used_itself(tmp_path, write):
+def test_data_set_and_metric_use_the_file_itself_or_one_repaired_copy(tmp_path, write):
     path = write("train.json", file_of())
     cfg = config(tmp_path)
     data = prepare_data(cfg, ("train", "test"))
     assert data.notes == data.refusals == []
-    assert cfg.train_dataloader.dataset.ann_file == str(path)
-    assert cfg.test_evaluator.ann_file == str(path)
-
-
-def test_data_set_and_metric_use_one_repaired_copy(tmp_path, write):
-    path = write("train.json", file_of(area=...))
-    cfg = config(tmp_path)
+    used = (cfg.train_dataloader.dataset, cfg.test_dataloader.dataset, cfg.test_evaluator)
+    assert {each.ann_file for each in used} == {str(path)}
+    write("train.json", file_of(area=...))
     data = prepare_data(cfg, ("test",))
     assert data.notes == [
         f"{path}: no area: absent, not above 0 or no number; computed (1: annotation 1 of image 1)"
     ]
     used = cfg.test_dataloader.dataset.ann_file
-    assert used == cfg.test_evaluator.ann_file
+    assert used == cfg.test_evaluator.ann_file != str(path)
     assert json.loads(Path(used).read_text())["annotations"][0]["area"] == 1200
     assert json.loads(path.read_text()) == file_of(area=...)
     assert data.report[0]["findings"][0]["records"] == ["annotation 1 of image 1"]
+    assert (data.report[0]["objects"], data.report[0]["repaired_objects"]) == (2, 0)
 
 
 def test_a_result_is_kept_until_the_file_or_a_picture_changes(tmp_path, write, monkeypatch):
@@ -86,34 +83,30 @@ def test_a_result_is_kept_until_the_file_or_a_picture_changes(tmp_path, write, m
 
 
 @pytest.mark.parametrize(
-    ("options", "refused"),
+    ("options", "changes", "said"),
     [
-        ({"mode": "strict"}, True),
-        ({"mode": "repair"}, False),
-        ({"mode": "off"}, False),
-        ({"mode": "strict", "allow": ["no area"]}, False),
+        ({"mode": "strict"}, {"area": ...}, "no area"),
+        ({"mode": "repair"}, {"area": ...}, ""),
+        ({"mode": "off"}, {"area": ...}, ""),
+        ({"mode": "strict", "allow": ["no area"]}, {"area": ...}, ""),
+        ({"mode": "strict"}, {"area": ..., "iscrowd": ...}, "cannot be used:\n- no iscrowd"),
+        ({}, {"bbox": None}, r"1 of 2 objects \(50.0%\)"),
+        ({"max_repaired": 0.5}, {"bbox": None}, ""),
+        ({"pictures": 1}, {}, ""),
+        ({"pictures": 0}, {}, ""),
+        ({"pictures": False}, {}, ""),
+        ({"pictures": 2}, {}, ""),
     ],
 )
-def test_modes(tmp_path, write, options, refused):
-    write("train.json", file_of(area=...))
+def test_options(tmp_path, write, options, changes, said):
+    write("train.json", file_of(**changes))
     data = prepare_data(config(tmp_path, data_checks=options), ("test",))
-    assert bool(data.refusals) == refused
-
-
-def test_how_many_objects_may_be_repaired(tmp_path, write):
-    write("train.json", file_of(bbox=None))
-    assert "1 of 2 objects (50.0%)" in prepare_data(config(tmp_path), ("test",)).refusals[0]
-    more = config(tmp_path, data_checks={"max_repaired": 0.5})
-    assert "no box" in prepare_data(more, ("test",)).notes[0]
-
-
-def test_pictures_are_not_read_where_nobody_asks(tmp_path, write):
-    write("train.json", file_of())
-    (tmp_path / "2.png").unlink()
-    for number in (1, 0, False):
-        cfg = config(tmp_path, data_checks={"pictures": number})
-        assert not prepare_data(cfg, ("test",)).refusals
-    assert prepare_data(config(tmp_path, data_checks={"pictures": True}), ("test",)).refusals
+    assert len(data.refusals) == bool(said)
+    assert re.search(said, "".join(data.refusals))
+    if "pictures" in options:
+        (tmp_path / "2.png").unlink()
+        data = prepare_data(config(tmp_path, data_checks=options), ("test",))
+        assert bool(data.refusals) == (options["pictures"] == 2)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +117,7 @@ def test_pictures_are_not_read_where_nobody_asks(tmp_path, write):
         ({"allow": ["no araea"]}, "allow has 'no araea', which is no kind"),
     ],
 )
-def test_wrong_options(tmp_path, write, options, said):
-    write("train.json", file_of())
+def test_wrong_options(tmp_path, options, said):
     with pytest.raises(ConfigError, match=said):
         prepare_data(config(tmp_path, data_checks=options), ("test",))
 

@@ -4,7 +4,6 @@ import pickle
 import random
 from copy import deepcopy
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,9 +11,9 @@ from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.config import Config
-from mmengine.dataset import Compose
-from pycocotools import mask as mask_utils
 
+from mmconvnext.data.masks import run_lengths as code_of
+from mmconvnext.data.objects import read_counts
 from mmconvnext.data.transforms import (
     FastLoadAnnotations,
     FastPackDetInputs,
@@ -63,7 +62,7 @@ def ious(ours, theirs) -> np.ndarray:
     [("coco_instance", False), ("coco_instance_lsj", False), ("coco_instance", True)],
 )
 def test_the_pipelines_of_the_configs(repo, coco_tiny, config, poly2mask):
-    ours, theirs = (samples(repo, coco_tiny, config, masks) for masks in (None, poly2mask))
+    ours, theirs = (samples(repo, coco_tiny, config, each) for each in (None, poly2mask))
     objects = 0
     for (mine, my_next), (other, other_next) in zip(ours, theirs, strict=True):
         assert my_next == other_next
@@ -101,13 +100,10 @@ def results(*masks) -> dict:
 
 
 def run_lengths(as_list: bool) -> dict:
-    mask = np.zeros(SIZE, np.uint8, order="F")
+    mask = np.zeros(SIZE, np.uint8)
     mask[5:20, 30:60] = 1
-    if not as_list:
-        return {**mask_utils.encode(mask), "counts": mask_utils.encode(mask)["counts"].decode()}
-    flat = mask.reshape(-1, order="F").astype(int)
-    ends = np.flatnonzero(np.diff(flat)) + 1
-    return {"size": list(SIZE), "counts": np.diff([0, *ends, flat.size]).tolist()}
+    code = code_of(mask)
+    return {**code, "counts": read_counts(code["counts"])} if as_list else code
 
 
 def load(transform, loaded: dict) -> dict:
@@ -210,49 +206,20 @@ def test_channels_first(shape, dtype):
     assert image.any()
 
 
-def test_a_pipeline_of_its_own(tmp_path):
-    """From a file, beside MMDetection's transforms of other kinds."""
-    cv2.imwrite(str(tmp_path / "a.png"), np.full((*SIZE, 3), 7, np.uint8))
-    pipeline = Compose(
-        [
-            {"type": "LoadImageFromFile"},
-            {"type": "FastLoadAnnotations", "with_bbox": True, "with_mask": True},
-            {"type": "Resize", "scale": (150, 150), "keep_ratio": True},
-            {"type": "Pad", "size": (200, 200)},
-            {"type": "FastPackDetInputs"},
-        ]
-    )
-    packed = pipeline({"img_path": str(tmp_path / "a.png"), **results((TRIANGLE, False))})
-    assert packed["inputs"].shape == (3, 200, 200)
-
-
 def mixed(coco_tiny, step: dict, load: str) -> dict:
     """An image, and another one that a transform of MMDetection mixes into it."""
-    dataset = DATASETS.build(
-        {
-            "type": "MultiImageMixDataset",
-            "dataset": {
-                "type": "CocoDataset",
-                "data_root": str(coco_tiny),
-                "ann_file": "annotations/instances_train2017.json",
-                "data_prefix": {"img": "train2017/"},
-                "indices": 4,
-                "pipeline": [
-                    {"type": "LoadImageFromFile"},
-                    {"type": load, "with_bbox": True, "with_mask": True},
-                    {"type": "Resize", "scale": (200, 160), "keep_ratio": False},
-                ],
-            },
-            "pipeline": [
-                step,
-                {"type": "FastRandomFlip", "prob": 1.0},
-                {"type": "FastPackDetInputs", "meta_keys": ()},
-            ],
-        }
-    )
+    pipeline = [
+        dict(type="LoadImageFromFile"),
+        dict(type=load, with_bbox=True, with_mask=True),
+        dict(type="Resize", scale=(200, 160), keep_ratio=False),
+    ]
+    files = dict(ann_file="annotations/instances_train2017.json", data_prefix={"img": "train2017/"})
+    data = dict(type="CocoDataset", data_root=str(coco_tiny), indices=4, pipeline=pipeline, **files)
+    after = [dict(type="FastRandomFlip", prob=1.0), dict(type="FastPackDetInputs", meta_keys=())]
+    dataset = dict(type="MultiImageMixDataset", dataset=data, pipeline=[step, *after])
     random.seed(0)
     np.random.seed(0)
-    return dataset[0]
+    return DATASETS.build(dataset)[0]
 
 
 @pytest.mark.parametrize("kind", ["CachedMosaic", "CachedMixUp"])

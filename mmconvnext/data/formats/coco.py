@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,10 @@ def _is_coco(path: Path) -> bool:
     return any(there) if path.stat().st_size > len(head) else all(there)
 
 
-def read(root: Path) -> dict[str, Split]:
-    """Read the splits of a folder; which one a file is, its name or its folder's says.
-
-    Raises:
-        DataError: a file is not COCO's, two are one split, or no folder has a file's pictures.
-    """
+def read(root: Path, found: Iterable[Path]) -> dict[str, Split]:
+    """The splits of a folder; which one a file is, its name or its folder's says."""
     chosen: dict[str, Path] = {}
-    for path in (p for p in find(root) if not p.stem.startswith(OTHER_TASKS)):
+    for path in (p for p in found if not p.stem.startswith(OTHER_TASKS)):
         split = split_of(path.stem) or split_of(path.parent.name) or "train"
         if split in chosen:
             raise DataError(

@@ -266,14 +266,15 @@ def split_of(name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """The folders of splits in a folder; the whole folder as ``train`` where there are none."""
-    found: dict[str, Path] = {}
+def in_splits(root: Path, paths: Iterable[Path]) -> list[tuple[str, Path]]:
+    """Files by the folders of splits that they are in; all are ``train`` where there are none."""
+    folders: dict[str, Path] = {}
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and split_of(p.name)):
-        other = found.setdefault(split_of(folder.name), folder)
+        other = folders.setdefault(split_of(folder.name), folder)
         if other != folder:
             raise DataError(f"{other} and {folder} are both {split_of(folder.name)}: remove one")
-    return found or {"train": root}
+    folders = folders or {"train": root}
+    return [(s, path) for s, f in folders.items() for path in paths if path.is_relative_to(f)]
 
 
 def read_json(path: Path, start: bytes = b"", word: bytes = b"") -> Any:

@@ -21,17 +21,17 @@ KINDS = ("box", "polygon", "mask")
 OTHER_KINDS = ("polyline", "points", "ellipse", "cuboid", "skeleton")
 
 
-def find(root: Path) -> list[Path]:
+def find(root: Path) -> dict[Path, Element]:
     """CVAT's files in a folder."""
     paths = sorted({*root.glob("*.xml"), *root.glob("*/*.xml")})
-    return [path for path in paths if common.read_xml(path).tag == "annotations"]
+    trees = {path: common.read_xml(path) for path in paths}
+    return {path: tree for path, tree in trees.items() if tree.tag == "annotations"}
 
 
-def read(root: Path) -> dict[str, Split]:
-    """Read the splits of a folder: the subsets of its pictures, or all as ``train``."""
-    trees = {path: common.read_xml(path) for path in find(root)}
-    names = {label.findtext("name", "") for tree in trees.values() for label in tree.iter("label")}
-    pictures = [_read(path, image) for path, tree in trees.items() for image in tree.iter("image")]
+def read(root: Path, found: Mapping[Path, Element]) -> dict[str, Split]:
+    """The splits of a folder: the subsets of its pictures, or all as ``train``."""
+    names = {label.findtext("name", "") for tree in found.values() for label in tree.iter("label")}
+    pictures = [_read(path, image) for path, tree in found.items() for image in tree.iter("image")]
     names |= {shape.label for picture in pictures for shape in picture.shapes}
     folder = root / "images" if (root / "images").is_dir() else root
     return common.make_splits(pictures, folder, sorted(names - {""}))

@@ -24,25 +24,23 @@ from mmconvnext.errors import DataError
 CIRCLE_CORNERS = 64
 
 
-def find(root: Path) -> list[Path]:
-    """Labelme's files in a folder."""
-    return [path for path in sorted(root.rglob("*.json")) if _load(path) is not None]
+def find(root: Path) -> dict[Path, dict[str, Any]]:
+    """Labelme's files in a folder, without the pictures that may be in them."""
+    found = {}
+    for path in sorted(root.rglob("*.json")):
+        content = common.read_json(path, b"{", b'"shapes"') or {}
+        if "shapes" in content:
+            found[path] = {**content, "imageData": None}
+    return found
 
 
-def _load(path: Path) -> dict[str, Any] | None:
-    content = common.read_json(path, b"{", b'"shapes"')
-    return content if isinstance(content, dict) and "shapes" in content else None
-
-
-def read(root: Path) -> dict[str, Split]:
-    """Read the splits of a folder: its folders of such names, or all as ``train``."""
+def read(root: Path, found: Mapping[Path, dict[str, Any]]) -> dict[str, Split]:
+    """The splits of a folder: its folders of such names, or all as ``train``."""
     finder, pictures = common.PictureFinder(root), []
-    for split, folder in common.split_folders(root).items():
-        for path in find(folder):
-            content = _load(path)
-            name, size = finder.find(path, str(content.get("imagePath") or ""), path.stem)
-            shapes = [(e.get("group_id"), _shape(path, e, size)) for e in content["shapes"]]
-            pictures.append(Labelled(split, name, size, common.merged(shapes, size)))
+    for split, path in common.in_splits(root, found):
+        name, size = finder.find(path, str(found[path].get("imagePath") or ""), path.stem)
+        shapes = [(e.get("group_id"), _shape(path, e, size)) for e in found[path]["shapes"]]
+        pictures.append(Labelled(split, name, size, common.merged(shapes, size)))
     return common.make_splits(pictures, root)
 
 

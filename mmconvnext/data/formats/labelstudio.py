@@ -29,20 +29,17 @@ CONFIG = """<View>
 """
 
 
-def find(root: Path) -> list[Path]:
+def find(root: Path) -> dict[Path, list[dict[str, Any]]]:
     """Label Studio's files in a folder."""
-    return [path for path in sorted(root.glob("*.json")) if _load(path) is not None]
+    files = {path: common.read_json(path, b"[", b'"data"') for path in sorted(root.glob("*.json"))}
+    return {path: tasks for path, tasks in files.items() if tasks is not None}
 
 
-def _load(path: Path) -> list[dict[str, Any]] | None:
-    return common.read_json(path, b"[", b'"data"')
-
-
-def read(root: Path) -> dict[str, Split]:
-    """Read the tasks of a folder; the first annotation of a task, or else its prediction."""
+def read(root: Path, found: Mapping[Path, list[dict[str, Any]]]) -> dict[str, Split]:
+    """The tasks of a folder; the first annotation of a task, or else its prediction."""
     finder = common.PictureFinder(root)
-    tasks = [(path, task) for path in find(root) for task in _load(path)]
-    return common.make_splits([_read(path, task, finder) for path, task in tasks], root)
+    pictures = [_read(path, task, finder) for path, tasks in found.items() for task in tasks]
+    return common.make_splits(pictures, root)
 
 
 def _read(path: Path, task: Mapping[str, Any], finder: common.PictureFinder) -> Labelled:

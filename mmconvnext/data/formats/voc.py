@@ -20,25 +20,24 @@ ENDS = ("xmin", "ymin", "xmax", "ymax")
 LISTS = "ImageSets/Main"
 
 
-def find(root: Path) -> list[Path]:
-    """Where the XML files are: one folder, or one for each split."""
-    return sorted({p.parent for p in root.rglob("*.xml") if common.read_xml(p).tag == "annotation"})
+def find(root: Path) -> dict[Path, Element]:
+    """VOC's files in a folder."""
+    trees = {path: common.read_xml(path) for path in sorted(root.rglob("*.xml"))}
+    return {path: tree for path, tree in trees.items() if tree.tag == "annotation"}
 
 
-def read(root: Path) -> dict[str, Split]:
-    """Read the splits of a folder: by lists in ``ImageSets/Main``, or by folders."""
+def read(root: Path, found: Mapping[Path, Element]) -> dict[str, Split]:
+    """The splits of a folder: by lists in ``ImageSets/Main``, or by folders."""
     lists = {s: p for s in common.SPLIT_NAMES if (p := root / LISTS / f"{s}.txt").is_file()}
-    files = {split: _listed(path, root / "Annotations") for split, path in lists.items()}
-    if not lists:
-        folders = common.split_folders(root)
-        files = {split: sorted(folder.rglob("*.xml")) for split, folder in folders.items()}
-    trees = {path: common.read_xml(path) for paths in files.values() for path in paths}
-    ends = [box.findtext(k, "") for t in trees.values() for box in t.iter("bndbox") for k in ENDS]
+    files = [(s, path) for s, file in lists.items() for path in _listed(file, root / "Annotations")]
+    files = files or common.in_splits(root, found)
+    trees = [found[path] for _, path in files]
+    ends = [box.findtext(end, "") for t in trees for box in t.iter("bndbox") for end in ENDS]
     first = 0 if any(end.strip() in ("0", "0.0") for end in ends) else 1
     finder, pictures = common.PictureFinder(root), []
-    for split, path in ((split, path) for split, paths in files.items() for path in paths):
-        name, size = finder.find(path, trees[path].findtext("filename") or "", path.stem)
-        shapes = [_shape(path, each, first) for each in trees[path].iter("object")]
+    for split, path in files:
+        name, size = finder.find(path, found[path].findtext("filename") or "", path.stem)
+        shapes = [_shape(path, each, first) for each in found[path].iter("object")]
         pictures.append(Labelled(split, name, size, shapes))
     return common.make_splits(pictures, root)
 

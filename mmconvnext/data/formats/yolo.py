@@ -21,23 +21,22 @@ from mmconvnext.errors import DataError
 DIGITS = 9  # of shares: a billionth of the picture
 
 
-def find(root: Path) -> list[Path]:
+def find(root: Path) -> dict[Path, dict[str, Any]]:
     """The ``data.yaml`` of a folder, whatever its name."""
-    return [p for p in sorted(root.glob("*.y*ml")) if "names" in _load(p)]
+    found = {}
+    for path in sorted(root.glob("*.y*ml")):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} is not YAML: {error}") from None
+        if isinstance(content, dict) and "names" in content:
+            found[path] = content
+    return found
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not YAML: {error}") from None
-    return content if isinstance(content, dict) else {}
-
-
-def read(root: Path) -> dict[str, Split]:
-    """Read the splits of a folder."""
-    path = find(root)[0]
-    settings = _load(path)
+def read(root: Path, found: Mapping[Path, dict[str, Any]]) -> dict[str, Split]:
+    """The splits of a folder."""
+    path, settings = next(iter(found.items()))
     names = settings["names"]
     names = [names[k] for k in sorted(names)] if isinstance(names, Mapping) else names
     classes = list(map(str, names))
