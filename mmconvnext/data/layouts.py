@@ -51,13 +51,16 @@ def read_layout(root: Path) -> tuple[str, dict[str, Split]]:
             "the folder of one"
         )
     ((name, files),) = found.items()
+    place = f"{root}: its annotations ({_shown(root, files)})"
     try:
-        return name, FORMATS[name].read(root, files)
+        splits = FORMATS[name].read(root, files)
     except FAULTY as error:
         raise DataError(
-            f"{root}: its annotations are not {name}'s, though they look like it "
-            f"({_shown(root, files)}): {type(error).__name__}: {error}"
+            f"{place} are not {name}'s, though they look like it: {type(error).__name__}: {error}"
         ) from error
+    if not splits:
+        raise DataError(f"{place} name no pictures of a training, validation or test split")
+    return name, splits
 
 
 def _shown(root: Path, files: Collection[Path]) -> str:

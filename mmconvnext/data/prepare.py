@@ -36,6 +36,7 @@ from mmconvnext.errors import ConfigError, DataError
 
 MODES = ("repair", "strict", "off")
 FORMAT = 4  # of the cache
+STORED = "color_ignore_orientation"  # MMCV's word for pictures that are not turned as EXIF says
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,6 @@ def cache_folder() -> Path:
             "folder with XDG_CACHE_HOME"
         ) from error
     return folder
-
-
-# MMCV's word for pictures that are not turned as EXIF says.
-STORED = "color_ignore_orientation"
 
 
 @dataclass

@@ -233,10 +233,11 @@ POINTS = "<annotations><image name='a' width='9' height='9'><points/></image></a
         ({"tasks.json": '[{"data": '}, "is not JSON"),
         ({"a.json": '{"images": [], "annotations": [], "categories": ['}, "a.json is not JSON"),
         ({"a.xml": "<annotations><image name='a'/></annotations>"}, "not cvat's, though they look"),
-        (
-            {"a.xml": POINTS},
-            "a points on a is neither box, polygon nor mask",
-        ),
+        ({"a.xml": POINTS}, "a points on a is neither box, polygon nor mask"),
+        ({"a.xml": "<annotations/>"}, r"annotations \(a.xml\) name no pictures"),
+        ({"data.yaml": "names: [a]\n"}, r"annotations \(data.yaml\) name no pictures"),
+        ({"a.json": '{"images": [{}], "annotations": [], "categories": []}'}, "has no 'id'"),
+        ({"a.json": "[1, 2]", "b.json": '{"shapes": 3}'}, "b.json: its picture b is not below"),
     ],
 )
 def test_what_is_broken_ends_in_one_line(tmp_path, files, said):

@@ -30,7 +30,7 @@ def read(root: Path, found: Mapping[Path, Element]) -> dict[str, Split]:
     """The splits of a folder: by lists in ``ImageSets/Main``, or by folders."""
     lists = {s: p for s in common.SPLIT_NAMES if (p := root / LISTS / f"{s}.txt").is_file()}
     files = [(s, path) for s, file in lists.items() for path in _listed(file, root / "Annotations")]
-    files = files or common.in_splits(root, found)
+    files = files if lists else common.in_splits(root, found)
     trees = [found[path] for _, path in files]
     ends = [box.findtext(end, "") for t in trees for box in t.iter("bndbox") for end in ENDS]
     first = 0 if any(end.strip() in ("0", "0.0") for end in ends) else 1

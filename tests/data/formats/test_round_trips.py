@@ -141,21 +141,6 @@ def test_polygons_are_those_that_were_written(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("count", [1, 200])
-def test_one_class_and_many(tmp_path, name, count):
-    names = [f"class {i:03d}" for i in range(count)]
-    made = make(tmp_path / "in", names=names, splits=("train",), pictures=1)
-    for index in range(count):
-        entry = {"id": 10 + index, "image_id": 1, "category_id": index + 1, "iscrowd": 0}
-        made["train"].content["annotations"].append(
-            {**entry, "bbox": [1, 2, 30, 40], "area": 1200.0}
-        )
-    read = written(tmp_path, made, name)["train"]
-    assert same(read, made["train"], name)
-    assert [c["name"] for c in read.content["categories"]] == names
-
-
-@pytest.mark.parametrize("name", FORMATS)
 def test_real_annotations(tmp_path, coco_tiny, name):
     content = json.loads((coco_tiny / "annotations" / "instances_val2017.json").read_text())
     chosen = {c["id"] for c in content["categories"][:8]}
