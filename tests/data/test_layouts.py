@@ -173,6 +173,16 @@ def test_labelmes_circles_and_bitmaps(tmp_path):
     assert box["bbox"] == [10, 5, 20, 15]
 
 
+def test_cvats_bitmaps_and_groups(tmp_path):
+    facts = "label='cat' group_id='1'"
+    mask = f"<mask {facts} left='5' top='7' width='4' height='2' rle='1,2,2,3,{10**15}'/>"
+    box = f"<box {facts} xtl='20' ytl='30' xbr='30' ybr='50'/>"
+    image = f"<image name='a.png' width='100' height='80'>{mask}{box}<tag label='cat'/></image>"
+    put(tmp_path / "a.xml", f"<annotations>{image}</annotations>")
+    (entry,) = read_layout(tmp_path)[1]["train"].content["annotations"]
+    assert (entry["area"], entry["bbox"]) == (5 + 200, [6, 7, 24, 43])
+
+
 def test_parts_of_an_object_of_any_kind_are_joined(tmp_path):
     picture(tmp_path / "a.png")
     parts = [

@@ -66,7 +66,8 @@ def _shape(node: Element, size: Size) -> Shape:
 def _mask(node: Element, size: Size) -> dict[str, Any]:
     """COCO's codes for CVAT's, which run along the rows of a box."""
     left, top, width, height = (int(node.get(key)) for key in ("left", "top", "width", "height"))
-    counts = [int(count) for count in node.get("rle").split(",")]
+    # no count asks for more memory than the box has pixels
+    counts = [min(int(count), width * height) for count in node.get("rle").split(",")]
     bits = np.repeat(np.arange(len(counts)) % 2, counts)[: width * height]
     return common.whole_mask(bits.reshape(height, width), left, top, size)
 
