@@ -63,18 +63,29 @@ def run(args: argparse.Namespace) -> None:
     jobs = [out / step / f"seed_{seed}" for seed in args.seeds for step in steps]
     jobs = [folder for folder in jobs if not (folder / "result.json").is_file()]
     start = time.monotonic()
-    for done, folder in enumerate(jobs):
-        minutes = (time.monotonic() - start) / 60
-        left = f", about {minutes / done * (len(jobs) - done):.0f} minutes left" if done else ""
-        print(f"training {done + 1} of {len(jobs)}: {folder}{left}", flush=True)
-        train_and_test(args, folder)
+    try:
+        for done, folder in enumerate(jobs):
+            minutes = (time.monotonic() - start) / 60
+            left = f", about {minutes / done * (len(jobs) - done):.0f} minutes left" if done else ""
+            print(f"training {done + 1} of {len(jobs)}: {folder}{left}", flush=True)
+            train_and_test(args, folder)
+    finally:  # of an interrupted walk, what is done
+        print(f"{(time.monotonic() - start) / 60:.0f} minutes for the trainings of this run")
+        write_outcomes(args, out, steps)
+
+
+def write_outcomes(args: argparse.Namespace, out: Path, steps: list[str]) -> None:
+    """Print and draw what the trainings gave that are done."""
+    from mmconvnext.analysis import walk
+
     outcomes = [outcome_of(args, out / step) for step in steps]
+    outcomes = [outcome for outcome in outcomes if outcome.box]
+    if not outcomes:
+        return
     text = walk.table(outcomes, args.regime)
     (out / "table.txt").write_text(f"{text}\n", encoding="utf-8")
     walk.figure(outcomes, args.regime).savefig(out / "figure.png", dpi=90)
-    minutes = (time.monotonic() - start) / 60
-    print(f"{len(jobs)} trainings in {minutes:.0f} minutes\n{text}")
-    print(f"written to {out}: table.txt and figure.png")
+    print(f"{text}\nwritten to {out}: table.txt and figure.png")
 
 
 def check_recipe(args: argparse.Namespace, path: Path) -> None:
@@ -129,7 +140,7 @@ def train_and_test(args: argparse.Namespace, folder: Path) -> None:
 
 
 def outcome_of(args: argparse.Namespace, folder: Path) -> Outcome:
-    """Read what the trainings of a step gave."""
+    """Read what those trainings of a step gave that are done."""
     from mmconvnext.analysis import walk
     from mmconvnext.analysis.cost import count_config
     from mmconvnext.engine.config import load_config, merge_options
@@ -137,6 +148,7 @@ def outcome_of(args: argparse.Namespace, folder: Path) -> Outcome:
     cfg = load_config(str(folder / "config.py"))
     merge_options(cfg, args.cfg_options)
     results = [folder / f"seed_{seed}" / "result.json" for seed in args.seeds]
-    found = [json.loads(path.read_text(encoding="utf-8"))["metrics"] for path in results]
+    done = [path.read_text(encoding="utf-8") for path in results if path.is_file()]
+    found = [json.loads(text)["metrics"] for text in done]
     box, mask = ([100 * metrics[f"{kind}_mAP"] for metrics in found] for kind in walk.KINDS)
     return walk.Outcome(folder.name, count_config(cfg).flops, box, mask)

@@ -74,6 +74,23 @@ def test_configs_are_small_detectors_of_the_step(step, trainings, tmp_path):
     assert sum(p.numel() for p in model.parameters()) < 3e6
 
 
+def test_an_interrupted_walk_shows_what_is_done(trainings, monkeypatch, tmp_path, capsys):
+    run_command = roadmap.run_command
+
+    def interrupted(*args):
+        if len(trainings) == 6:
+            raise KeyboardInterrupt
+        run_command(*args)
+
+    monkeypatch.setattr(roadmap, "run_command", interrupted)
+    arguments = ["roadmap", "--steps", *STEPS_RUN, "--seeds", "0", "1", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 130
+    rows = (tmp_path / "table.txt").read_text().splitlines()[3:5]
+    assert [row.split("|")[5].strip() for row in rows] == ["2", "1"]
+    assert (tmp_path / "figure.png").is_file()
+    assert "4 of 4" in capsys.readouterr().out
+
+
 def test_folders_of_older_releases_go_on(trainings, tmp_path):
     """Their recipe has not all of today's settings."""
     recipe = {"regime": "tiny", "data": "shapes", "divide_width": None, "iterations": None}
