@@ -42,8 +42,12 @@ def outlines(mask: NDArray) -> list[NDArray]:
     """
     # Contours run through the middle of the border's pixels, and pycocotools fills between pixel
     # edges: at twice the size, a contour is the edge to half a pixel.
-    doubled = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    part = cropped(mask)
+    doubled = part.bitmap.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    offset = (2 * part.left, 2 * part.top)
+    contours, _ = cv2.findContours(
+        doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=offset
+    )
     return [(contour.ravel() + 0.5) / 2 for contour in contours if len(contour) > 2]
 
 
