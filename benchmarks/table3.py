@@ -13,7 +13,7 @@ from benchmarks.comparison import VAL, add_data_arguments, check_coco, run
 from benchmarks.detector import COLUMNS, Detector
 from benchmarks.report import UNKNOWN, Report
 from benchmarks.worker import Candidate
-from mmconvnext.analysis.cost import count_config
+from mmconvnext.analysis.flops import count_config
 from mmconvnext.engine.config import load_config
 
 TABLE = Path(__file__).with_suffix(".csv")

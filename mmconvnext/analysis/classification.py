@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.utils import ProgressBar
@@ -27,14 +27,6 @@ from mmconvnext.weights.zoo import ZooEntry, read_zoo
 TIMM_RESULTS = "results-imagenet.csv of timm"
 SIZE_IN_NAME = re.compile(r"_(\d{3})(?=_|$)")
 WHOLE_PICTURE_SIZE = 384  # from here on the official code does not crop
-DEFAULT = {
-    "input_size": (3, 224, 224),
-    "crop_pct": 0.875,
-    "crop_mode": "center",
-    "interpolation": "bicubic",
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-}
 MIN_SIZE = 32
 
 
@@ -81,14 +73,17 @@ class Classifier(nn.Module):
         self.backbone.norm3 = nn.Identity()  # a detector's; the file's own comes after pooling
         matched = match_backbone(self.backbone, checkpoint, source)
         load_matched(self.backbone, *matched)
-        self.norm = nn.LayerNorm(spec.widths[-1], eps=1e-6)
-        _fill(self.norm, part, "norm", source)
-        layers, width = [], spec.widths[-1]
-        if "head.pre_logits.fc.weight" in part:  # timm's _mlp models
-            layers = [_linear(part, "head.pre_logits.fc", width, source), nn.GELU()]
-            width = layers[0].out_features
-        self.head = nn.Sequential(*layers, _linear(part, "head", width, source))
-        self.num_classes = self.head[-1].out_features
+        self.norm, width = nn.LayerNorm(spec.widths[-1], eps=1e-6), spec.widths[-1]
+        layers = {"norm": self.norm}
+        for name in ("head.pre_logits.fc", "head"):  # the first of timm's _mlp models
+            if f"{name}.weight" in part:
+                outputs = (*part[f"{name}.weight"].shape, 0)[0]
+                layers[name] = nn.Linear(width, outputs, bias=f"{name}.bias" in part)
+                width = outputs
+        _fill(layers, part, source)
+        _, *layers, last = layers.values()
+        self.head = nn.Sequential(*layers, *[nn.GELU()] * len(layers), last)
+        self.num_classes = width
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits (N, classes) of pictures (N, 3, H, W)."""
@@ -100,30 +95,24 @@ class Classifier(nn.Module):
         return self.head(x)
 
 
+def _fill(layers: dict[str, nn.Module], part: dict[str, Tensor], source: str) -> None:
+    for name, layer in layers.items():
+        for leaf, own in layer.state_dict().items():
+            given = part[f"{name}.{leaf}"]
+            if given.shape != own.shape:
+                raise WeightsError(
+                    f"{source}: {name}.{leaf} is {shape(given)} in the file, and must be "
+                    f"{shape(own)} behind its backbone: the file is damaged, or another network's"
+                )
+            own.copy_(given)
+
+
 def load_classifier(source: str) -> Classifier:
     """Build the classifier that a source has; see :func:`mmconvnext.weights.sources.fetch`."""
     return Classifier(source, read_checkpoint(fetch(source), mmap=True)).eval()
 
 
-def _linear(part: Mapping[str, Tensor], name: str, width: int, source: str) -> nn.Linear:
-    weight, has_bias = part[f"{name}.weight"], f"{name}.bias" in part
-    layer = nn.Linear(width, weight.shape[0] if weight.ndim else 0, bias=has_bias)
-    return _fill(layer, part, name, source)
-
-
-def _fill(layer: nn.Module, part: Mapping[str, Tensor], name: str, source: str) -> nn.Module:
-    for leaf, own in layer.state_dict().items():
-        if part[f"{name}.{leaf}"].shape != own.shape:
-            raise WeightsError(
-                f"{source}: {name}.{leaf} is {shape(part[f'{name}.{leaf}'])} in the file, and must "
-                f"be {shape(own)} behind its backbone: the file is damaged, or another network's"
-            )
-        own.copy_(part[f"{name}.{leaf}"])
-    return layer
-
-
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """How pictures are brought to a classifier."""
 
     transform: Callable[..., Tensor]
@@ -168,10 +157,10 @@ def find_evaluation(source: str, entry: ZooEntry | None, size: int | None = None
         config, origin = {**config, "input_size": (3, size, size)}, f"{origin}, but for --size"
     from timm.data import create_transform
 
-    text = ", ".join(
-        (f"{config['input_size'][-1]} pixels", f"crop {config['crop_pct']:g} "
-        f"({config['crop_mode']})", f"{config['interpolation']}: {origin}")
-    )  # fmt: skip
+    text = (
+        f"{config['input_size'][-1]} pixels, crop {config['crop_pct']:g} ({config['crop_mode']}), "
+        f"{config['interpolation']}: {origin}"
+    )
     return Evaluation(create_transform(**config), text)
 
 
@@ -188,13 +177,13 @@ def _timm_config(sources: Sequence[str], entry: ZooEntry | None) -> tuple[dict[s
             size = "test" if at_test_size else "training"
             config = resolve_data_config(pretrained_cfg=found, use_test_size=at_test_size)
             return config, f"timm's for {name} at its {size} size"
-    if entry and (match := SIZE_IN_NAME.search(entry.name)):
-        size = int(match[1])
-        config = {**DEFAULT, "input_size": (3, size, size)}
-        if size >= WHOLE_PICTURE_SIZE:
-            config |= {"crop_pct": 1.0, "crop_mode": "squash"}
-        return config, f"the official code's for {entry.name}"
-    return DEFAULT, "ImageNet's defaults, since nothing is known of these weights"
+    match = SIZE_IN_NAME.search(entry.name) if entry else None
+    size = int(match[1]) if match else 224
+    whole = {"crop_pct": 1.0, "crop_mode": "squash"} if size >= WHOLE_PICTURE_SIZE else {}
+    origin = "ImageNet's defaults, since nothing is known of these weights"
+    if match:
+        origin = f"the official code's for {entry.name}"
+    return resolve_data_config({"input_size": (3, size, size), **whole}), origin
 
 
 def class_columns(num_classes: int, source: str) -> tuple[list[str], list[int]]:
@@ -240,21 +229,18 @@ def evaluate(
 
     Classes that the classifier lacks, -1 in ``columns``, are never right.
     """
-    there = torch.tensor([label for label, column in enumerate(columns) if column >= 0])
-    taken = torch.tensor(columns)[there]
     loader = DataLoader(Pictures(samples, transform), batch_size, num_workers=workers)
     bar = ProgressBar(len(samples), file=sys.stderr)
-    model = model.to(device)
-    right, unreadable = torch.zeros(2, dtype=torch.long), []
+    model, lacking = model.to(device), torch.tensor(columns) < 0
+    right, unreadable = torch.zeros(2), []
     for images, labels, faults in loader:
-        logits = model(images.to(device)).cpu()[:, taken]
-        best = there[logits.topk(min(5, len(there))).indices]
-        hits = best == labels[:, None]
+        logits = model(images.to(device)).cpu()[:, columns].masked_fill(lacking, -torch.inf)
+        hits = logits.topk(5).indices == labels[:, None]
         hits[[bool(fault) for fault in faults]] = False
         right += torch.stack([hits[:, 0].sum(), hits.sum()])
         unreadable += filter(None, faults)
         bar.update(len(images))
     sys.stderr.write("\n")
     count = len(samples) - len(unreadable)
-    top1, top5 = (100 * right / max(count, 1)).tolist()
+    top1, top5 = (100 * right.double() / max(count, 1)).tolist()
     return Outcome(count, top1, top5, unreadable)

@@ -1,8 +1,9 @@
-"""Parameters and FLOPs of a detector, counted as in the paper, without data, weights or a GPU.
+"""Parameters and FLOPs of a detector, as the paper counts them, without data, weights or a GPU.
 
 torch's counter watches one pass on the meta device, where tensors have shapes and no content:
 even the largest detector takes neither memory nor time. MMEngine's counter traces instead, and
-torch's tracer fails on that device.
+torch's tracer fails on that device. Where the paper's protocol has no place for a detector, the
+counter watches a real prediction on the CPU.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import torch
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmconvnext.engine.config import drop_pretrained
 from mmconvnext.engine.provenance import run_info
 from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.evaluation.tables import format_table
@@ -33,12 +36,11 @@ NUM_MASK_ROIS = 100
 IN_CHANNELS = 3
 # torch counts a multiply-add as two operations, the papers of detection as one.
 OPERATIONS_PER_MULTIPLY_ADD = 2
-DETECTORS = (TwoStageDetector, SingleStageDetector)
-ROI_HEADS = (StandardRoIHead, CascadeRoIHead)
 KINDS = (
     "it covers two-stage detectors with the heads of StandardRoIHead or CascadeRoIHead, and "
     "single-stage detectors"
 )
+COUNTED = "multiply-adds of convolutions and matrix products"
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,26 @@ class OtherProtocolError(FlopsError):
     """A detector that the paper's protocol does not cover."""
 
 
+def count_config(cfg: Config, shape: tuple[int, int] = SHAPE) -> Cost:
+    """Build the model of a config, which is not changed, and count it.
+
+    Raises:
+        ConfigError: there is no ``model``, or it cannot be built.
+        FlopsError: it cannot be run.
+    """
+    detector = build_detector(cfg)
+    in_channels = cfg.model.get("backbone", {}).get("in_channels", IN_CHANNELS)
+    try:
+        return count_flops(detector, shape, in_channels=in_channels)
+    except OtherProtocolError as error:
+        return _count_prediction(cfg, shape, in_channels, str(error))
+
+
 def build_detector(cfg: Config) -> nn.Module:
     """Build the model of a config, which is not changed, on the meta device.
 
     Where a constructor reads values of tensors, as that of MMDetection's Swin does, it is built on
     the CPU, which is logged.
-
-    Raises:
-        ConfigError: there is no ``model``, or it cannot be built.
     """
     if not cfg.get("model"):
         raise ConfigError(f"{cfg.filename} has no model: nothing to count")
@@ -137,32 +151,52 @@ def count_flops(
             raise FlopsError(f"{name}={value!r} must be a positive integer")
     _check_kind(detector)
     model = _Pass(_meta_copy(detector), num_proposals, num_mask_rois)
-    counts = _run(model, torch.empty(1, in_channels, *shape, device="meta"))
-    _check_complete(model, counts)
-    parts = [
-        Part(name, num_params(module), counts.get(f"detector.{name}", 0))
-        for name, module in named_parts(model.detector)
-    ]
-    return Cost(
-        shape=(shape[0], shape[1]),
-        params=num_params(detector),
-        flops=counts["Global"],
-        parts=tuple(part for part in parts if part.params or part.flops),
-        protocol=_protocol(detector, shape, num_proposals, num_mask_rois),
-    )
-
-
-def _protocol(
-    detector: nn.Module, shape: tuple[int, int], num_proposals: int, num_rois: int
-) -> str:
-    text = (
-        "multiply-adds of convolutions and matrix products for one image of "
-        f"{shape[0]}x{shape[1]} (height x width)"
-    )
+    try:
+        counts = _count(model, torch.empty(1, in_channels, *shape, device="meta"))
+    except Exception as error:  # a model is anybody's code: anything can go wrong in it
+        raise FlopsError(
+            f"{type(detector).__name__} cannot be run on an image of {shape[0]}x{shape[1]} "
+            f"(height x width): {type(error).__name__}: {error}; the image may be too small, or a "
+            "layer may need a real device"
+        ) from error
+    if missed := _uncounted(model.detector, counts):
+        # the sum would silently be too small
+        raise OtherProtocolError(
+            f"{type(detector).__name__} has layers that the count would leave out: "
+            f"{', '.join(missed[:3])}{' and others' if missed[3:] else ''}"
+        )
+    protocol = f"{COUNTED} for one image of {shape[0]}x{shape[1]} (height x width), "
     if not isinstance(detector, TwoStageDetector):
-        return f"{text}, the plain pass of a single-stage detector"
-    masks = f", {num_rois} RoIs through each mask head" * detector.roi_head.with_mask
-    return f"{text}, {num_proposals} proposals through each box head{masks}"
+        protocol += "the plain pass of a single-stage detector"
+    else:
+        masks = f", {num_mask_rois} RoIs through each mask head" * detector.roi_head.with_mask
+        protocol += f"{num_proposals} proposals through each box head{masks}"
+    return _cost(model.detector, counts, shape, protocol)
+
+
+def _count_prediction(cfg: Config, shape: tuple[int, int], in_channels: int, reason: str) -> Cost:
+    """Count one prediction on the CPU, with random weights and image."""
+    cfg = deepcopy(cfg)
+    drop_pretrained(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
+        detector = MODELS.build(cfg.model).eval()
+    sizes = ("img_shape", "ori_shape", "pad_shape", "batch_input_shape")
+    sample = DetDataSample(metainfo={**dict.fromkeys(sizes, shape), "scale_factor": (1.0, 1.0)})
+    try:
+        counts = _count(_Prediction(detector), torch.randn(1, in_channels, *shape), sample)
+    except Exception as error:  # a model is anybody's code: anything can go wrong in it
+        raise FlopsError(
+            f"{reason}; and its prediction fails: {type(error).__name__}: {error}"
+        ) from error
+    protocol = (
+        f"{COUNTED} of one real prediction on an image of {shape[0]}x{shape[1]} (height x width), "
+        "with random weights: what follows proposals depends on how many there are. Not the "
+        f"paper's protocol: {reason}"
+    )
+    if silent := _uncounted(detector, counts):
+        protocol += f". Not counted, or of the training alone: {len(silent)} layers, "
+        protocol += ", ".join(silent[:3]) + ", ..." * (len(silent) > 3)
+    return _cost(detector, counts, shape, protocol)
 
 
 class _Pass(nn.Module):
@@ -198,20 +232,52 @@ class _Pass(nn.Module):
                 head(roi_head.shared_head(regions) if roi_head.with_shared_head else regions)
 
 
+class _Prediction(nn.Module):
+    """A prediction as a forward pass: the counter tells modules apart within one only."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor, sample: DetDataSample) -> None:
+        self.detector.predict(image, [sample], rescale=False)
+
+
+def _count(model: _Pass | _Prediction, *inputs: Any) -> dict[str, int]:
+    """Count the multiply-adds inside of each module of the detector, and of all, by ``Global``."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    return {
+        name.removeprefix(f"{type(model).__name__}.detector."): sum(operations.values())
+        // OPERATIONS_PER_MULTIPLY_ADD
+        for name, operations in counter.get_flop_counts().items()
+    }
+
+
+def _cost(
+    detector: nn.Module, counts: Mapping[str, int], shape: tuple[int, int], protocol: str
+) -> Cost:
+    parts = (
+        Part(name, num_params(part), counts.get(name, 0)) for name, part in _named_parts(detector)
+    )
+    parts = tuple(part for part in parts if part.params or part.flops)
+    return Cost((shape[0], shape[1]), num_params(detector), counts["Global"], parts, protocol)
+
+
 def _check_kind(detector: nn.Module) -> None:
     """Refuse what passes its features on by rules of its own, which `_Pass` does not know."""
-    if not _keeps(detector, DETECTORS, "_forward"):
-        raise OtherProtocolError(
-            f"{type(detector).__name__} has no place in the paper's protocol: {KINDS}"
-        )
-    if not isinstance(detector, TwoStageDetector):
-        return
-    roi_head = detector.roi_head if detector.with_roi_head else None
-    if not all(_keeps(roi_head, ROI_HEADS, name) for name in ("_bbox_forward", "_mask_forward")):
-        raise OtherProtocolError(
-            f"{type(detector).__name__} with {type(roi_head).__name__} has no place in the paper's "
-            f"protocol, as it runs its heads by rules of its own: {KINDS}"
-        )
+    name, reason = type(detector).__name__, ""
+    has_roi_head = isinstance(detector, TwoStageDetector)
+    if not _keeps(detector, (TwoStageDetector, SingleStageDetector), "_forward"):
+        reason = "protocol"
+    elif has_roi_head:
+        roi_head = detector.roi_head if detector.with_roi_head else None
+        known = (StandardRoIHead, CascadeRoIHead)
+        if not all(_keeps(roi_head, known, each) for each in ("_bbox_forward", "_mask_forward")):
+            name += f" with {type(roi_head).__name__}"
+            reason = "protocol, as it runs its heads by rules of its own"
+    if reason:
+        raise OtherProtocolError(f"{name} has no place in the paper's {reason}: {KINDS}")
 
 
 def _keeps(module: nn.Module | None, bases: tuple[type, ...], method: str) -> bool:
@@ -230,56 +296,31 @@ def _meta_copy(module: nn.Module) -> nn.Module:
     return deepcopy(module, memo).eval().float()
 
 
-def _run(model: _Pass, image: Tensor) -> dict[str, int]:
-    """Count the multiply-adds inside of each module, by its name, and of all, by ``Global``."""
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(image)
-    except Exception as error:  # a model is anybody's code: anything can go wrong in it
-        height, width = image.shape[2:]
-        raise FlopsError(
-            f"{type(model.detector).__name__} cannot be run on an image of {height}x{width} "
-            f"(height x width): {type(error).__name__}: {error}; the image may be too small, or a "
-            f"layer may need a real device"
-        ) from error
-    return {
-        name.removeprefix(f"{_Pass.__name__}."): sum(ops.values()) // OPERATIONS_PER_MULTIPLY_ADD
-        for name, ops in counter.get_flop_counts().items()
-    }
-
-
-def _check_complete(model: _Pass, counts: Mapping[str, int]) -> None:
-    """Refuse weights that no counted operation used: the sum would silently be too small."""
+def _uncounted(detector: nn.Module, counts: Mapping[str, int]) -> list[str]:
+    """Layers that multiply with weights and had no counted operation of their own."""
     # A module that is there twice has two names, and the counter knows one of them.
     counted = {
         module
-        for name, module in model.named_modules(remove_duplicate=False)
+        for name, module in detector.named_modules(remove_duplicate=False)
         if counts.get(name, 0)
         > sum(counts.get(f"{name}.{child}", 0) for child, _ in module.named_children())
     }
-    missed = [
+    layers = ((n, m, getattr(m, "weight", None)) for n, m in detector.named_modules())
+    return [
         name
-        for name, module in model.detector.named_modules()
-        if module not in counted and has_matrix(module)
+        for name, module, weight in layers
+        if module not in counted
+        # unlike scales, matrices have more than one side
+        and isinstance(weight, nn.Parameter)
+        and sum(size > 1 for size in weight.shape) > 1
     ]
-    if missed:
-        raise OtherProtocolError(
-            f"{type(model.detector).__name__} has layers that the count would leave out: "
-            f"{', '.join(missed[:3])}{' and others' if missed[3:] else ''}"
-        )
 
 
-def has_matrix(module: nn.Module) -> bool:
-    """Whether a module multiplies with weights, which, unlike scales, have more than one side."""
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, nn.Parameter) and sum(size > 1 for size in weight.shape) > 1
-
-
-def named_parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _named_parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The detector's parts, the RoI head's one by one, a cascade's stages too."""
     for name, child in module.named_children():
         if name == "roi_head" or isinstance(child, nn.ModuleList):
-            yield from named_parts(child, f"{prefix}{name}.")
+            yield from _named_parts(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
 

@@ -8,9 +8,11 @@ import os
 import select
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmconvnext.errors import UserError
+from mmconvnext.compat.config_names import PREFIX, config_path
+from mmconvnext.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -75,10 +77,35 @@ class OptionsAction(argparse.Action):
             parser.error(f"{name}: cannot read {' '.join(values)}: {error}")
 
 
+def existing_folder(path: str) -> str:
+    """A folder of the command line; UserError where it is not there."""
+    if "://" not in path and not Path(path).is_dir():
+        raise UserError(f"the data folder {path} does not exist: there is no such folder")
+    return path
+
+
+def existing_checkpoint(path: str) -> str:
+    """A checkpoint of the command line, or ``auto``; UserError where it is not there."""
+    if "://" not in path and path != "auto" and not Path(path).is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    return path
+
+
+def existing_config(name: str) -> str:
+    """A config of the command line, by path or name; UserError for a wrong one of this package."""
+    others = "::" in name and not name.startswith(PREFIX)
+    if not Path(name).exists() and not others and not name.endswith(".json"):
+        try:
+            config_path(name)
+        except ConfigError as error:
+            raise UserError(f"there is no config file {name}, and {error}") from None
+    return name
+
+
 def add_config(parser: argparse.ArgumentParser, example: str, other: str = "") -> None:
     """Add the config and ``--cfg-options``, with an example for its help, or what else it takes."""
     text = f"config file, or the name of one that the package brings{other}"
-    parser.add_argument("config", help=text)
+    parser.add_argument("config", type=existing_config, help=text)
     options = {"nargs": "+", "action": OptionsAction, "metavar": "KEY=VALUE"}
     overrides = f"override settings, for example {example}"
     parser.add_argument("--cfg-options", **options, help=overrides)
@@ -99,10 +126,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def add_data_arguments(parser: argparse.ArgumentParser, own: bool = True) -> None:
     """Add where the data is, maybe in a layout of its own, and how it is checked."""
     where = parser.add_mutually_exclusive_group().add_argument
-    where("--data-root", help="folder of the data set, in place of the config's data_root")
+    root = "folder of the data set, in place of the config's data_root"
+    where("--data-root", type=existing_folder, help=root)
     if own:
         text = "folder of pictures and annotations in any known layout; classes are taken from it"
-        where("--dataset", metavar="DIR", help=text)
+        where("--dataset", type=existing_folder, metavar="DIR", help=text)
     parser.add_argument(
         "--data-checks",
         choices=["strict", "repair", "off"],
@@ -132,8 +160,6 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     """Read the config with what :func:`add_run_arguments` adds, and lines for the log to come."""
-    from pathlib import Path
-
     from mmconvnext.data.paths import write_whole
     from mmconvnext.engine import config as configs
     from mmconvnext.engine.backbone_swap import use_backbone
@@ -169,8 +195,6 @@ def use_dataset(
     Returns:
         Lines for the log to come.
     """
-    from pathlib import Path
-
     from mmconvnext.engine import own_data
 
     work_dir, root = Path(cfg.work_dir), Path(args.dataset)

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Count and print."""
-    from mmconvnext.analysis.cost import SHAPE, count_config
+    from mmconvnext.analysis.flops import SHAPE, count_config
 
     cfg = common.read_config(args)
     cost = count_config(cfg, tuple(args.shape or SHAPE))

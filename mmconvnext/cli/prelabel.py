@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     common.add_config(parser, "model.test_cfg.rcnn.max_per_img=20")
     add = parser.add_argument
-    add("checkpoint", help="checkpoint of a detector")
+    add("checkpoint", type=common.existing_checkpoint, help="checkpoint of a detector")
     add("images", metavar="IMAGES", help="folder of pictures")
     add("out", metavar="OUT", help="folder to write; absent or empty")
     add("--to", choices=FORMATS, required=True, help="format to write")

@@ -142,7 +142,7 @@ def train_and_test(args: argparse.Namespace, folder: Path) -> None:
 def outcome_of(args: argparse.Namespace, folder: Path) -> Outcome:
     """Read what those trainings of a step gave that are done."""
     from mmconvnext.analysis import walk
-    from mmconvnext.analysis.cost import count_config
+    from mmconvnext.analysis.flops import count_config
     from mmconvnext.engine.config import load_config, merge_options
 
     cfg = load_config(str(folder / "config.py"))

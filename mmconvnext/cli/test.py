@@ -10,7 +10,8 @@ from mmconvnext.cli import common
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     common.add_run_arguments(parser)
-    parser.add_argument("checkpoint", help="checkpoint of a detector")
+    kind = common.existing_checkpoint
+    parser.add_argument("checkpoint", type=kind, help="checkpoint of a detector")
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to a pickle file")
     parser.add_argument("--show-dir", help="draw predictions beside the ground truth into a folder")
     parser.add_argument("--tta", action="store_true", help="test with flipped images, too")

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--amp", action="store_true", help="train in mixed precision")
     add("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     last = "resume from a checkpoint; without a value from the last one in the work folder"
-    add("--resume", nargs="?", const="auto", metavar="CHECKPOINT", help=last)
+    resumed = {"nargs": "?", "const": "auto", "type": common.existing_checkpoint}
+    add("--resume", **resumed, metavar="CHECKPOINT", help=last)
     extend = "with --resume: go by the config's learning rate and schedule, not the checkpoint's"
     add("--extend-schedule", action="store_true", help=extend)
     add("--time", metavar="30m", help="end after this time, with a checkpoint; 90s, 30m, 1h30m")

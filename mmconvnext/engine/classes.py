@@ -12,7 +12,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from torch import nn
 
 from mmconvnext.data.paths import leaf_datasets, metrics_of
 from mmconvnext.errors import ConfigError
@@ -51,13 +54,14 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ConfigError(f"classes has {twice!r} twice")
-    for split in SPLITS:
-        for dataset in datasets_of(cfg, split):
-            known = dataset.get("metainfo") or {}
-            palette = known.get("palette") or ()
-            if len(palette) != len(names):
-                palette = palette_of(len(names))
-            dataset["metainfo"] = {**known, "classes": tuple(names), "palette": palette}
+    for dataset in (dataset for split in SPLITS for dataset in datasets_of(cfg, split)):
+        known = dataset.get("metainfo") or {}
+        palette = known.get("palette") or ()
+        if len(palette) != len(names):
+            palette = palette_of(len(names))
+        dataset["metainfo"] = {**known, "classes": tuple(names), "palette": palette}
+        if cfg.get("metainfo") is not None:  # where a config says it once for its data sets
+            cfg.metainfo = {**cfg.metainfo, **dataset["metainfo"]}
     _set_numbers(cfg.model, len(names))
 
 
@@ -84,6 +88,22 @@ def _set_numbers(node: Any, count: int) -> None:
     weights = node.get("class_weight")  # of DETR and others: one for each class, and one for none
     if isinstance(weights, list | tuple) and len(set(weights[:-1])) == 1:
         node["class_weight"] = [weights[0]] * count + [weights[-1]]
+
+
+def class_tensors(model: nn.Module, settings: Mapping[str, Any]) -> set[str]:
+    """Names of a model's tensors whose shape depends on the number of classes.
+
+    Args:
+        model: built from the settings.
+        settings: of the model; not changed.
+    """
+    settings = deepcopy(dict(settings))
+    # of no data set, and no number of anything else in a head
+    _set_numbers(settings, 1013)
+    with torch.random.fork_rng(devices=[]):
+        other = MODELS.build(settings).state_dict()
+    own = model.state_dict()
+    return {k for k, v in own.items() if k in other and v.shape != other[k].shape}
 
 
 def set_ann_files(cfg: Config, files: Mapping[str, str]) -> None:

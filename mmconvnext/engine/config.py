@@ -21,6 +21,8 @@ from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.coco_metric import is_coco_metric
 from mmconvnext.evaluation.pictures import ComparisonVisualizer
 
+PRETRAINED = ("Pretrained", PretrainedInit)
+
 
 def load_config(name: str) -> Config:
     """Read a config file by its path or, where there is no such file, by its name.
@@ -103,7 +105,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
         return f"{new}/{value[len(old) :].lstrip('/')}"
 
     for key in list(cfg):
-        cfg[key] = _map_values(cfg[key], replace)
+        cfg[key] = map_values(cfg[key], replace)
 
 
 def drop_pretrained(cfg: Config, load_from: bool = True) -> list[str]:
@@ -121,23 +123,19 @@ def drop_pretrained(cfg: Config, load_from: bool = True) -> list[str]:
         entries = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
         kept = []
         for entry in entries:
-            if isinstance(entry, Mapping) and entry.get("type") in ("Pretrained", PretrainedInit):
-                dropped.append(_checkpoint_name(entry.get("checkpoint")))
-            else:
+            if not isinstance(entry, Mapping) or entry.get("type") not in PRETRAINED:
                 kept.append(entry)
+                continue
+            checkpoint, more = entry.get("checkpoint"), 0
+            if isinstance(checkpoint, list | tuple) and checkpoint:
+                checkpoint, more = checkpoint[0], len(checkpoint) - 1
+            others = f" and {more} alternative{'s' * (more > 1)}" * bool(more)
+            dropped.append(f"{checkpoint}{others}")
         changed = len(kept) < len(entries)
         return ConfigDict({**value, "init_cfg": kept or None}) if changed else value
 
-    cfg.model = _map_values(cfg.get("model"), drop)
+    cfg.model = map_values(cfg.get("model"), drop)
     return dropped
-
-
-def _checkpoint_name(checkpoint: Any) -> str:
-    """Name one checkpoint, or the first of a list of alternatives."""
-    if not isinstance(checkpoint, list | tuple) or not checkpoint:
-        return str(checkpoint)
-    first, *more = checkpoint
-    return f"{first} and {len(more)} alternative{'s' * (len(more) > 1)}" if more else first
 
 
 def use_amp(cfg: Config) -> None:
@@ -165,15 +163,14 @@ def explain_batch_size(cfg: Config, world_size: int) -> list[str]:
     accumulated = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if not base or not size:
         return []
-    batch = size * world_size
+    batch = size * world_size * accumulated
     times = f", accumulated {accumulated} times" if accumulated > 1 else ""
-    total = f"{batch * accumulated} images a step ({world_size} x {size}{times})"
+    total = f"{batch} images a step ({world_size} x {size}{times})"
     if scaling.get("enable"):
-        note = f"the learning rate is multiplied by {batch * accumulated / base:g}: {total}"
-        return [f"{note}, meant for {base}"] * (accumulated > 1)
-    note = f"the learning rate is meant for {base} images a step and is kept, with {total}"
-    note += f"; --auto-scale-lr multiplies it by {batch * accumulated / base:g}"
-    return [note] * (batch * accumulated != base)
+        note = f"the learning rate is multiplied by {batch / base:g}: {total}, meant for {base}"
+        return [note] * (accumulated > 1)
+    note = f"the learning rate is meant for {base} images a step and is kept, with {total}; "
+    return [f"{note}--auto-scale-lr multiplies it by {batch / base:g}"] * (batch != base)
 
 
 def use_tta(cfg: Config) -> None:
@@ -238,15 +235,15 @@ def replace_types(cfg: Config, old: Sequence[str], new: str) -> int:
         count += 1
         return ConfigDict({**value, "type": new})
 
-    cfg.model = _map_values(cfg.model, replace)
+    cfg.model = map_values(cfg.model, replace)
     return count
 
 
-def _map_values(value: Any, function: Callable[[Any], Any]) -> Any:
+def map_values(value: Any, function: Callable[[Any], Any]) -> Any:
     """Apply a function to every value of nested dicts and lists, the outer ones first."""
     value = function(value)
     if isinstance(value, Mapping):
-        return ConfigDict({k: _map_values(v, function) for k, v in value.items()})
+        return ConfigDict({k: map_values(v, function) for k, v in value.items()})
     if isinstance(value, list | tuple):
-        return type(value)(_map_values(v, function) for v in value)
+        return type(value)(map_values(v, function) for v in value)
     return value

@@ -14,7 +14,7 @@ from mmconvnext.data.names import check_known, did_you_mean, name_list
 from mmconvnext.data.own import OwnData, make_own
 from mmconvnext.data.paths import metrics_of, write_whole
 from mmconvnext.engine.classes import SPLITS, only_dataset, separate_test, set_classes
-from mmconvnext.engine.config import load_config
+from mmconvnext.engine.config import load_config, map_values
 from mmconvnext.errors import ConfigError, DataError
 from mmconvnext.evaluation.coco_metric import is_coco_metric
 from mmconvnext.evaluation.tables import format_table
@@ -131,23 +131,28 @@ def _below(path: Path, root: Path) -> str:
 def remove_masks(cfg: Config) -> list[str]:
     """Let a config train and test boxes alone: without mask head, masks in pipelines and metrics.
 
-    Returns:
-        A line on what changed, or none where the config has no masks.
-
-    Raises:
-        ConfigError: the detector cannot do without masks.
+    Returns a line on what changed, or none where the config has no masks; raises ConfigError where
+    the detector cannot do without masks.
     """
     model, head = cfg.model, cfg.model.get("roi_head") or {}
     kinds = (str(model.get("type")), str(head.get("type")))
     has_head = any(head.get(key) is not None for key in ("mask_head", "mask_roi_extractor"))
+
+    def without_masks(value: Any) -> Any:
+        is_dict = isinstance(value, Mapping)
+        off = {k: False for k in ("with_mask", "pad_mask") if value.get(k)} if is_dict else {}
+        return ConfigDict({**value, **off}) if off else value
+
+    train = cfg.get("train_dataloader")
+    loads_masks = map_values(train, without_masks) != train
     known = kinds[0] in WITHOUT_MASKS and kinds[1] in WITHOUT_MASK_HEAD
-    if not known and (has_head or _loads_masks(cfg.get("train_dataloader"))):
+    if not known and (has_head or loads_masks):
         raise ConfigError(
             f"the data has boxes without masks, and {kinds[0]} of {cfg.filename} learns masks: "
             "choose a config of Mask R-CNN, Cascade Mask R-CNN or a detector of boxes"
         )
     for key in list(cfg):
-        cfg[key] = _without_masks(cfg[key])
+        cfg[key] = map_values(cfg[key], without_masks)
     for split in SPLITS[1:]:
         for metric in metrics_of(cfg.get(f"{split}_evaluator")):
             metric["metric"] = "bbox"
@@ -164,29 +169,8 @@ def remove_masks(cfg: Config) -> list[str]:
     ]
 
 
-def _loads_masks(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return value.get("with_mask") is True or any(map(_loads_masks, value.values()))
-    return isinstance(value, list | tuple) and any(map(_loads_masks, value))
-
-
-def _without_masks(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        off = {key: False for key in ("with_mask", "pad_mask") if value.get(key)}
-        return ConfigDict({k: _without_masks(v) for k, v in {**value, **off}.items()})
-    if isinstance(value, list | tuple):
-        return type(value)(map(_without_masks, value))
-    return value
-
-
 def write_config(cfg: Config, name: str, path: Path) -> None:
-    """Write a config that inherits another one and has what is different in this one.
-
-    Args:
-        cfg: to write.
-        name: path or name of the config that it was made from.
-        path: of the file.
-    """
+    """Write a config that inherits one by its path or name, with what is different in this one."""
     base = load_config(name)
     changed = difference(base.to_dict(), cfg.to_dict())
     for key in ("work_dir", "launcher"):

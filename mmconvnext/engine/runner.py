@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
 from mmconvnext.data.prepare import is_local_coco, prepare_data, training_classes
 from mmconvnext.engine.advice import explain_misfits
+from mmconvnext.engine.classes import class_tensors
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.device import (
     adapt_to_device,
@@ -80,23 +81,16 @@ class DetectionRunner(Runner):
             self.logger.info(end)
             return self.model
 
-    def val(self) -> dict[str, float]:
-        """Evaluate; see :meth:`load_checkpoint`."""
-        with self._loading_for("test"):
-            return super().val()
-
-    def test(self) -> dict[str, float]:
-        """Evaluate; see :meth:`load_checkpoint`."""
-        with self._loading_for("test"):
-            return super().test()
-
-    @contextmanager
-    def _loading_for(self, purpose: str) -> Iterator[None]:
+    def _load_for(self, purpose: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of MMEngine's that loads a checkpoint."""
         self._loads_for = purpose
         try:
-            yield
+            return getattr(super(), method)(*args, **kwargs)
         finally:
             self._loads_for = "train"
+
+    val = partialmethod(_load_for, "test", "val")
+    test = partialmethod(_load_for, "test", "test")
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume from a checkpoint; UserError for one without the state of this training.
@@ -109,8 +103,7 @@ class DetectionRunner(Runner):
             fresh = FreshSchedule(self.optim_wrapper, self.param_schedulers or [])
             kwargs["resume_param_scheduler"] = False
         try:
-            with self._loading_for("resume"):
-                super().resume(filename, *args, **kwargs)
+            self._load_for("resume", "resume", filename, *args, **kwargs)
         except UserError:
             raise
         except (KeyError, ValueError) as error:
@@ -134,31 +127,34 @@ class DetectionRunner(Runner):
         MMEngine warns and goes on: another detector's file would be evaluated as random weights.
         In a test and when resuming every tensor must arrive; ``load_from`` allows what the
         config's ``load_adapt`` names, see :func:`mmconvnext.weights.detector.match_detector`.
-        The arguments are MMEngine's; ``strict`` makes tensors that the model lacks an error, too.
-
-        Raises:
-            WeightsError: a tensor is missing or of another shape.
-            UserError: it is to be resumed and has weights alone.
+        ``strict`` makes tensors that the model lacks an error, too.
         """
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, logger="silent")
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             checkpoint = {"state_dict": checkpoint}
-        if self._loads_for == "resume" and "optimizer" not in checkpoint:
-            raise UserError(
-                f"cannot resume {filename}: it has no state of an optimizer, as no best_*.pth has; "
-                "resume from an epoch_*.pth or iter_*.pth, or start a new training from its "
-                f"weights: --cfg-options load_from={filename}, without --resume"
-            )
         if self._loads_for == "resume":
-            meta = checkpoint.get("meta") or {}
-            for line in explain_differences(meta.get("cfg"), self.cfg):
+            if "optimizer" not in checkpoint:
+                raise UserError(
+                    f"cannot resume {filename}: it has no state of an optimizer, as no best_*.pth "
+                    "has; resume from an epoch_*.pth or iter_*.pth, or start a new training from "
+                    f"its weights: --cfg-options load_from={filename}, without --resume"
+                )
+            for line in explain_differences((checkpoint.get("meta") or {}).get("cfg"), self.cfg):
                 self.logger.warning(line)
         state = checkpoint["state_dict"]
         for pattern, replacement in revise_keys:
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
         adapt, must_fill = self.cfg.get("load_adapt") or (), self._loads_for != "train"
         names = (classes_of(checkpoint), training_classes(self.cfg))
-        matched = match_detector(self.model, state, filename, adapt, must_fill, names)
+        matched = match_detector(
+            self.model,
+            state,
+            filename,
+            adapt,
+            must_fill,
+            names,
+            lambda: class_tensors(unwrapped(self.model), self.cfg.model),
+        )
         checkpoint["state_dict"] = matched.state_dict
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_matched(self.model, checkpoint["state_dict"], matched.backbones, strict)
@@ -166,26 +162,35 @@ class DetectionRunner(Runner):
         self.logger.info("loaded %s", filename)
         return checkpoint
 
+    def _build(self, part: str, setting: str, *args: Any) -> Any:
+        """Build what MMEngine builds, with the name of the setting in an error."""
+        with config_errors(f"{setting} of {self.cfg.filename}", reads_files="loop" in part):
+            return getattr(super(), f"build_{part}")(*args)
+
+    build_param_scheduler = partialmethod(_build, "param_scheduler", "param_scheduler")
+    build_test_loop = partialmethod(_build, "test_loop", "test_cfg")
+
     def _build_loop(self, split: str, loop: Any) -> Any:
         """Build a loop and its data, and compare the model's number of classes with the data's."""
-        with config_errors(f"{split}_cfg of {self.cfg.filename}", reads_files=True):
-            built = getattr(super(), f"build_{split}_loop")(loop)
-        if split == "test":
-            return built
-        fault = explain_num_classes(unwrapped(self.model), built.dataloader.dataset)
-        if fault:
+        built = self._build(f"{split}_loop", f"{split}_cfg", loop)
+        if fault := explain_num_classes(unwrapped(self.model), built.dataloader.dataset):
             raise ConfigError(fault)
         return built
 
     build_train_loop = partialmethod(_build_loop, "train")
     build_val_loop = partialmethod(_build_loop, "val")
-    build_test_loop = partialmethod(_build_loop, "test")
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer."""
-        with config_errors(f"optim_wrapper of {self.cfg.filename}"):
-            _check_optimizer_type(optim_wrapper)
-            return super().build_optim_wrapper(optim_wrapper)
+        optimizer = optim_wrapper.get("optimizer") if isinstance(optim_wrapper, Mapping) else None
+        kind = optimizer.get("type") if isinstance(optimizer, Mapping) else None
+        with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+            if isinstance(kind, str) and registry.get(kind) is None:  # MMEngine does not name it
+                raise ConfigError(
+                    f"optim_wrapper of {self.cfg.filename} cannot be built: {kind} is not in the "
+                    "optimizer registry, which has torch's by name"
+                )
+        return self._build("optim_wrapper", "optim_wrapper", optim_wrapper)
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rate by the images of a step, with those of accumulated gradients."""
@@ -194,11 +199,6 @@ class DetectionRunner(Runner):
             base = auto_scale_lr["base_batch_size"] / accumulated
             auto_scale_lr = {**auto_scale_lr, "base_batch_size": base}
         super().scale_lr(optim_wrapper, auto_scale_lr)
-
-    def build_param_scheduler(self, scheduler: Any) -> Any:
-        """Build the schedules of the learning rate."""
-        with config_errors(f"param_scheduler of {self.cfg.filename}"):
-            return super().build_param_scheduler(scheduler)
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
@@ -225,10 +225,7 @@ class DetectionRunner(Runner):
 
 
 def resume_from(cfg: Config, checkpoint: str) -> list[str]:
-    """Let a run resume from a file, or by ``auto`` from the last one in the work folder, if any.
-
-    Returns lines for the log; raises UserError where there is no such file.
-    """
+    """Let a run resume from a file, or by ``auto`` from the last one in the work folder, if any."""
     if checkpoint == "auto":
         latest = find_latest_checkpoint(cfg.work_dir)
         if latest is None:
@@ -272,8 +269,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         cfg.load_from = str(fetch_first(list(cfg.load_from))[1])
     if cfg.get("load_from"):
         check_checkpoint(cfg.load_from)
-        dropped = drop_pretrained(cfg, load_from=False)
-        if dropped:
+        if dropped := drop_pretrained(cfg, load_from=False):
             notes.append(f"load_from={cfg.load_from}: not loading {', '.join(dropped)} before it")
     notes += adapt_to_device(cfg)
     init_distributed_on_cpu(cfg.get("launcher", "none"))
@@ -333,15 +329,6 @@ def _is_of_settings(error: Exception) -> bool:
     if frame.f_globals["__name__"].startswith("mmengine.registry."):
         return True
     return isinstance(error, TypeError) and frame.f_code.co_name == "__init__"
-
-
-def _check_optimizer_type(optim_wrapper: Any) -> None:
-    """Raise KeyError with the name of an optimizer that is not registered; MMEngine's has none."""
-    optimizer = optim_wrapper.get("optimizer") if isinstance(optim_wrapper, Mapping) else None
-    kind = optimizer.get("type") if isinstance(optimizer, Mapping) else None
-    with OPTIMIZERS.switch_scope_and_registry(None) as registry:
-        if isinstance(kind, str) and registry.get(kind) is None:
-            raise KeyError(f"{kind} is not in the optimizer registry, which has torch's by name")
 
 
 def explain_num_classes(model: nn.Module, dataset: Any) -> str | None:

@@ -1,7 +1,7 @@
 """A whole detector's weights, from anybody's checkpoint to our names, strictly."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -34,6 +34,7 @@ def match_detector(
     adapt: Collection[str] = (),
     must_fill: bool = False,
     classes: tuple[Classes, Classes] = (None, None),
+    class_tensors: Callable[[], Collection[str]] | None = None,
 ) -> Matched:
     """Convert a checkpoint for a detector and check that it fits; nothing is loaded.
 
@@ -51,6 +52,7 @@ def match_detector(
             parts that the file lacks).
         must_fill: every tensor has to have its value, as in a test; ``adapt`` is ignored.
         classes: names of the labels of the checkpoint and of the model, where they are known.
+        class_tensors: names tensors with rows of classes, where both have as many.
     """
     adapt = () if must_fill else adapt
     check_adaptations(adapt, (*ADAPTATIONS, "num_classes", "parts"), "load_adapt")
@@ -75,7 +77,7 @@ def match_detector(
     if must_fill:  # what may be missing of a backbone in a training, a test cannot do without
         rest = {k: v for k, v in own.items() if k not in matched.state_dict}
     elif "num_classes" in adapt and None not in classes:
-        given |= _shared_rows(rest, given, model, *classes, source)
+        given |= _shared_rows(rest, given, model, *classes, class_tensors, source)
     matched.state_dict.update(_match_rest(rest, given, source, adapt, may_adapt=not must_fill))
     return matched
 
@@ -133,20 +135,31 @@ def _shared_rows(
     model: nn.Module,
     old: Sequence[str],
     new: Sequence[str],
+    class_tensors: Callable[[], Collection[str]] | None,
     source: str,
 ) -> dict[str, Tensor]:
     """The model's tensors of classes, with the rows of those that the checkpoint knows by name."""
     # rows of a class, in the model and in the checkpoint
     pairs = [(new.index(name), old.index(name)) for name in new if name in old]
-    if not pairs or len(old) == len(new):
-        rows = "all rows are kept, in their order" if len(old) == len(new) else "no row is kept"
-        _log(f"{source}: {len(pairs)} of {len(new)} classes have a name that it knows: {rows}")
+    known = f"{source}: {len(pairs)} of {len(new)} classes have a name that it knows: "
+    # with other numbers of classes the shapes tell
+    same = len(old) == len(new)
+    of_classes = class_tensors() if same and [*old] != [*new] and class_tensors else ()
+    if same and not of_classes:
+        _log(f"{known}all rows are kept, in their order")
+        return {}
+    if not pairs and not same:
+        _log(f"{known}no row is kept")
         return {}
     # of each class four rows, one after the other
-    boxes = tuple(f"{n}." for n, m in model.named_modules() if hasattr(m, "reg_class_agnostic"))
-    filled = {}
+    boxes = tuple(
+        f"{n}." * bool(n) for n, m in model.named_modules() if hasattr(m, "reg_class_agnostic")
+    )
+    filled, unknown = {}, []
     for key, tensor in given.items():
         if key not in own or not tensor.ndim or tensor.shape[1:] != own[key].shape[1:]:
+            continue
+        if same and key not in of_classes:
             continue
         # rows of a class, and whether the background's is behind them
         for width, background in ((1, 0), (1, 1), (4, 0))[: 2 + key.startswith(boxes)]:
@@ -156,12 +169,20 @@ def _shared_rows(
                 rows += [(len(new), len(old))] * background
                 filled[key] = own[key].detach().to(tensor.device, tensor.dtype, copy=True)
                 filled[key][[to for to, _ in rows]] = tensor[[of for _, of in rows]]
+                break
+        else:
+            if same:  # of several anchors, say: as many rows, and of other classes
+                unknown.append(key)
     shared = first([repr(new[a]) for a, _ in pairs])
     _log(
         f"{source}: rows of {len(pairs)} of {len(new)} classes are kept in {len(filled)} tensors, "
         f"those of {shared}; the other classes are randomly initialised"
+        + f", and all of {first(unknown)}"
+        * bool(unknown)
+        if pairs
+        else f"{known}no row is kept"
     )
-    return filled
+    return filled | {key: own[key].detach().clone() for key in unknown}
 
 
 def _match_rest(

@@ -14,8 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmconvnext.analysis import flops
-from mmconvnext.analysis.cost import count_config
-from mmconvnext.analysis.flops import Cost, Part
+from mmconvnext.analysis.flops import Cost, Part, count_config
 from mmconvnext.engine.config import load_config
 from mmconvnext.errors import ConfigError
 from mmconvnext.variants import VARIANTS

@@ -10,7 +10,7 @@ from benchmarks.comparison import Results, UnequalResultsError
 from benchmarks.detector import SAME, Detector, check
 from benchmarks.roofline import GEMM
 from benchmarks.worker import Timing
-from mmconvnext.analysis.cost import count_config
+from mmconvnext.analysis.flops import count_config
 from mmconvnext.engine.config import load_config
 from tests.benchmarks.helpers import arguments, cells
 

@@ -88,10 +88,13 @@ def test_make_shapes_makes_the_data_set_and_counts_it(main, tmp_path):
         (["weights", "list", "nothing_like_it"], "have 'nothing_like_it' in any of their facts"),
         (["weights", "inspect", "{}/none.pth"], "there is no checkpoint"),
         (["train", "no_such.py"], "no config file no_such.py"),
-        (["train", ATTO, "--data-root", "/no/such"], "the data folder /no/such/"),
+        (["train", ATTO, "--data-root", "/no/such"], "the data folder /no/such does not exist"),
         (["train", ATTO, *DATA, "--resume", "no.pth"], "there is no checkpoint no.pth"),
         (["test", ATTO, "no.pth", *DATA], "there is no checkpoint no.pth"),
-        (["test", ATTO, "no.pth", "--out", "a.json"], "--out a.json: the file must end in .pkl"),
+        (
+            ["test", ATTO, "thesis.txt", "--out", "a.json"],
+            "--out a.json: the file must end in .pkl",
+        ),
         (
             [
                 "train",

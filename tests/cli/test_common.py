@@ -53,8 +53,10 @@ def test_where_nobody_reads_the_command_ends_quietly(repo, command):
 def test_shared_arguments():
     parser = argparse.ArgumentParser()
     common.add_run_arguments(parser)
-    args = parser.parse_args(["c.py", "--cfg-options", "a.b=1", "c=[1,2]", "--launcher", "slurm"])
-    assert (args.config, args.launcher) == ("c.py", "slurm")
+    args = parser.parse_args(
+        ["mask_rcnn_convnext_shapes", "--cfg-options", "a.b=1", "c=[1,2]", "--launcher", "slurm"]
+    )
+    assert (args.config, args.launcher) == ("mask_rcnn_convnext_shapes", "slurm")
     assert args.cfg_options == {"a.b": 1, "c": [1, 2]}
     assert (args.work_dir, args.data_root, args.local_rank) == (None, None, 0)
 
@@ -72,7 +74,7 @@ def test_options_that_cannot_be_read_are_named(options, says, capsys):
     parser = argparse.ArgumentParser()
     common.add_config(parser, "a=1")
     with pytest.raises(SystemExit) as caught:
-        parser.parse_args(["a.py", "--cfg-options", *options])
+        parser.parse_args(["mask_rcnn_convnext_shapes", "--cfg-options", *options])
     assert caught.value.code == 2
     assert f"--cfg-options: {says}" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ HELP = """
 import json, sys
 from mmconvnext.cli import main
 try:
-    main(json.loads(sys.argv[1]))
+    sys.exit(main(json.loads(sys.argv[1])))
 except SystemExit as exit:
     print(exit.code, sorted({"torch", "mmengine", "mmdet", "numpy"} & {*sys.modules}))
 """
@@ -26,6 +26,20 @@ def test_help_imports_nothing_heavy(run_python, command):
     *lines, last = run_python(HELP, json.dumps([*command, "--help"])).splitlines()
     assert last == "0 []"
     assert lines[0].startswith(" ".join(["usage: mmconvnext", *command, ""]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "no_such_config"],
+        ["train", "mask_rcnn_convnext_shapes", "--data-root", "no_such"],
+        ["check-data", "mask_rcnn_convnext_shapes", "--dataset", "no_such"],
+        ["train", "mask_rcnn_convnext_shapes", "--resume", "no_such.pth"],
+        ["test", "mask_rcnn_convnext_shapes", "no_such.pth"],
+    ],
+)
+def test_wrong_paths_are_refused_before_anything_heavy_is_imported(run_python, arguments):
+    assert run_python(HELP, json.dumps(arguments)) == "1 []\n"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmconvnext.analysis.cost import count_config
+from mmconvnext.analysis.flops import count_config
 from mmconvnext.engine.device import adapt_to_device
 from mmconvnext.models.roadmap import STEPS, WALKS
 

@@ -5,7 +5,7 @@ import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.optim import build_optim_wrapper
 
-from mmconvnext.analysis.cost import count_config
+from mmconvnext.analysis.flops import count_config
 from tests.configs.test_configs import CONFIGS, build_small, load
 
 # FACTS section 10: G multiply-adds and M parameters, counted and published. Its 107.0 M of Swin-S

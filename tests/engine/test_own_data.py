@@ -86,6 +86,7 @@ def test_any_config_takes_a_folder_and_the_written_one_says_the_same(name, folde
     for split in ("train", "val", "test"):
         dataset = cfg[f"{split}_dataloader"].dataset
         assert dataset.metainfo.classes == NAMES
+        assert cfg.get("metainfo", dataset.metainfo) == dataset.metainfo
         assert len(dataset.metainfo.palette) == 3
         assert (folder / dataset.data_prefix.img).samefile(folder / "train")
         if split != "train":
@@ -216,7 +217,7 @@ def test_check_data_takes_a_folder(folder, capsys):
     assert "| 三角" in out
     assert "annotation files that can be used: 2\n" in out  # test is val
     with pytest.raises(SystemExit):
-        main(["check-data", config, "--dataset", "a", "--data-root", "b"])
+        main(["check-data", config, "--dataset", str(folder), "--data-root", "."])
     assert "not allowed with" in capsys.readouterr().err
 
 

@@ -202,6 +202,33 @@ def test_load_adapt_is_what_may_differ(runner, tmp_path):
     runner.load_checkpoint(str(path))  # after a test a training may adapt again
 
 
+@pytest.mark.parametrize("new", [("cow", "cat", "pig"), ("dog", "cow", "cat")])
+def test_rows_go_by_the_names_of_classes_where_there_are_as_many(tmp_path, new):
+    """A box head whose shared layer, by chance, has as many rows as there are classes."""
+    old, head = ("cat", "dog", "cow"), {"type": "Shared2FCBBoxHead", "fc_out_channels": 3}
+    model = {**head, "num_classes": 3, "in_channels": 4, "roi_feat_size": 1}
+    runner = build_runner(config(tmp_path, model=model, load_adapt=["num_classes"]), ())
+    dataset = {"type": "CocoDataset", "ann_file": "a.json", "metainfo": {"classes": new}}
+    runner.cfg.train_dataloader = {"dataset": dataset}
+    before = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    state = {k: torch.randn_like(v) for k, v in before.items()}
+    meta = {"dataset_meta": {"classes": old}}
+    torch.save({"state_dict": state, "meta": meta}, tmp_path / "other.pth")
+    runner.load_checkpoint(str(tmp_path / "other.pth"))
+    for key, value in runner.model.state_dict().items():
+        if not key.startswith(("fc_cls", "fc_reg")):
+            assert torch.equal(value, state[key])
+            continue
+        width = 4 if key.startswith("fc_reg") else 1
+        ours, theirs, own = (v.unflatten(0, (-1, width)) for v in (value, state[key], before[key]))
+        for index, name in enumerate(new):
+            row = theirs[old.index(name)] if name in old else own[index]
+            assert torch.equal(ours[index], row)
+    shared = sum(name in old for name in new)
+    (log,) = (tmp_path / "work").glob("*/*.log")
+    assert f"rows of {shared} of 3 classes are kept in 4 tensors" in log.read_text()
+
+
 def test_hooks_change_what_is_loaded(runner, checkpoint):
     torch.save({"state_dict": runner.model.state_dict(), "meta": {}}, checkpoint)
 
