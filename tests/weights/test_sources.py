@@ -342,17 +342,10 @@ def vision(server, cache, monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("vision")
-@pytest.mark.parametrize(
-    "source",
-    [
-        "torchvision://tiny",
-        "torchvision://tiny.imagenet1k_v1",
-        "torchvision://Tiny_Weights.IMAGENET1K_V1",
-        "modelzoo://tiny",
-    ],
-)
-def test_weights_of_torchvision(source):
-    assert fetch(source).read_bytes() == CONTENT
+@pytest.mark.parametrize("name", ["tiny", "tiny.imagenet1k_v1", "Tiny_Weights.IMAGENET1K_V1"])
+@pytest.mark.parametrize("scheme", ["torchvision", "modelzoo"])
+def test_weights_of_torchvision(scheme, name):
+    assert fetch(f"{scheme}://{name}").read_bytes() == CONTENT
 
 
 @pytest.mark.usefixtures("vision")
