@@ -35,6 +35,7 @@ from mmconvnext.engine.device import (
     convolutions_to_channels_last,
     init_distributed_on_cpu,
 )
+from mmconvnext.engine.gradients import ExplodingGradientHook
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
@@ -278,6 +279,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         runner = RUNNERS.build(cfg)
     runner.register_hook(ScreenHook(cfg.filename))
     if "train" in splits:
+        runner.register_hook(ExplodingGradientHook())
         notes += explain_batch_size(cfg, runner.world_size)
         notes += check_fit(runner.model, cfg)
         notes += summary(runner, data.report)

@@ -88,6 +88,8 @@ def run_trials(cfg: Config, end: float, limit: int) -> Iterator[Trial]:
     facts = (samples.loading, max(_status("VmRSS") - resident, 0), samples.images)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.call_hook("before_run")  # an EMAHook copies the model
+    # which RuntimeInfoHook knows in a training; TOOD's head and YOLOX's images ask for them
+    runner.message_hub.update_info_dict({"epoch": 0, "iter": 0})
     runner.model.train()
     _step(runner, samples.small())  # the optimizer's state; a process is slow at first
     best = None
