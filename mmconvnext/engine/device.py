@@ -39,6 +39,9 @@ def adapt_to_device(cfg: Config) -> list[str]:
         notes.append(f"no GPU: SyncBN -> BN in {count} places, statistics are those of one process")
     if cfg.pop("sync_bn", None) and cfg.get("launcher", "none") != "none":
         notes.append("no GPU: sync_bn is left out, statistics are those of one process")
+    if (cfg.get("model") or {}).get("type") == "RTMDet" and cfg.get("launcher", "none") != "none":
+        cfg.model.use_syncbn = False  # it makes every BN one by default
+        notes.append("no GPU: RTMDet's use_syncbn is False, statistics are those of one process")
     for split in ("train", "val", "test"):
         if (cfg.get(f"{split}_dataloader") or {}).get("pin_memory"):
             cfg[f"{split}_dataloader"].pin_memory = False

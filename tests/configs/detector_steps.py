@@ -85,6 +85,8 @@ def narrow_config(name: str, swap: str | None = None) -> Config:
         model.bbox_head.embed_dims = model.encoder.layer_cfg.self_attn_cfg.embed_dims
     if "num_layers" in cfg.optim_wrapper.paramwise_cfg:
         cfg.optim_wrapper.paramwise_cfg.num_layers = "auto"
+    if model.type == "RTMDet":  # as tools/train.py does without a GPU
+        model.use_syncbn = False
     cfg.optim_wrapper.type = "OptimWrapper"
     cfg.optim_wrapper.pop("loss_scale", None)
     return cfg
@@ -185,7 +187,9 @@ def go_through(
     for key in shared:
         assert torch.equal(state.pop(key), state[key.replace("decoder", "bbox_head", 1)])
     again.load_state_dict(state, strict=True)
-    torch.testing.assert_close(predictions(again, data[0]), before)
+    after = predictions(again, data[0])
+    if rank == 0:  # statistics of BN are each process's own
+        torch.testing.assert_close(after, before)
     yield "reloaded", []
 
 

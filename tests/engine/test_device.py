@@ -50,6 +50,13 @@ def test_with_an_accelerator_nothing_changes(monkeypatch, kind):
     assert cfg.to_dict() == gpu_config(launcher="pytorch").to_dict()
 
 
+def test_rtmdet_makes_no_sync_bn_of_its_own_in_several_processes(monkeypatch):
+    monkeypatch.setattr(device, "get_device", lambda: "cpu")
+    cfg = Config({"model": {"type": "RTMDet"}, "launcher": "pytorch"})
+    assert "use_syncbn is False" in " ".join(device.adapt_to_device(cfg))
+    assert cfg.model.use_syncbn is False
+
+
 @pytest.mark.parametrize("launcher", device.RANK_VARIABLES)
 def test_a_launcher_that_did_not_launch_is_named(launcher, monkeypatch):
     for name in device.RANK_VARIABLES[launcher]:
