@@ -40,7 +40,7 @@ NO_GRADIENT = {
     ),
 }
 NO_GRADIENT["decoder.layers.0.self_attn.(kcontent|qcontent|v)_proj.weight"] = (
-    ("dab_detr",),
+    ("conditional_detr", "dab_detr"),
     "its content queries start at zero, and the first layer's input is nothing else",
 )
 # MMDetection's configs without one of ours, for `--backbone`; docs/training.md has the table.
