@@ -75,14 +75,14 @@ def _pixels(preprocessor: ImgDataPreprocessor) -> Iterator[tuple[str, str]]:
 def _optimizer(wrapper: Mapping) -> Iterator[tuple[str, str]]:
     kind = str((wrapper.get("optimizer") or {}).get("type"))
     custom = (wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
-    if "LayerDecay" not in str(wrapper.get("constructor")):
-        return
     if kind == "SGD":
         yield (
             "optimizer",
             "the optimizer is SGD, maybe as it was inherited; ConvNeXt's recipes have AdamW: "
             "optim_wrapper.optimizer=dict(_delete_=True, type='AdamW', lr=..., weight_decay=0.05)",
         )
+    if "LayerDecay" not in str(wrapper.get("constructor")):
+        return  # custom_keys are then all that the backbone's rates have
     for key, entry in custom.items():
         if key.startswith("backbone") and entry.get("lr_mult", 1) != 1:
             yield (

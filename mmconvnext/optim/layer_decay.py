@@ -163,6 +163,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 "paramwise_cfg: dcn_offset_lr_mult is not supported, as offset layers are found by "
                 "their name alone; use custom_keys=dict(conv_offset=dict(lr_mult=...)) instead"
             )
+        if "_delete_" in cfg:
+            raise ConfigError(
+                "paramwise_cfg: _delete_ is left over, as no base config has a paramwise_cfg to be "
+                "replaced; take it out"
+            )
         unknown = ", ".join(map(repr, sorted(set(cfg) - set(PARAMWISE_KEYS))))
         if unknown:
             raise ConfigError(

@@ -78,6 +78,14 @@ def test_other_backbones_are_their_own_affair():
     assert misfits(cfg) == {}
 
 
+def test_an_inherited_optimizer_is_noticed_without_layer_wise_decay_too(cfg):
+    cfg.optim_wrapper.pop("constructor")
+    cfg.optim_wrapper.paramwise_cfg = {"custom_keys": {"backbone": {"lr_mult": 0.1}}}
+    assert misfits(cfg) == {}
+    cfg.optim_wrapper.optimizer.type = "SGD"
+    assert [*misfits(cfg)] == ["optimizer"]
+
+
 def test_it_is_an_error_where_it_was_asked_for_or_cannot_run(cfg):
     cfg.model.neck.start_level = 1
     model = MODELS.build(deepcopy(cfg.model))

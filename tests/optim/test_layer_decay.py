@@ -245,6 +245,7 @@ def test_a_model_without_such_a_backbone_is_refused():
     [
         ({}, "decay_rate is missing"),
         ({"decay_rate": 0.7, "decayrate": 1}, "unknown 'decayrate'.*custom_keys"),
+        ({"decay_rate": 0.7, "_delete_": True}, "_delete_ is left over.*take it out"),
         ({"decay_rate": 0.7, "dcn_offset_lr_mult": 0.1}, "dcn_offset_lr_mult.*use custom_keys="),
         ({"decay_rate": 0.7, "bias_lr_mult": "2"}, "bias_lr_mult='2' must be a number"),
         ({"decay_rate": 0.7, "flat_decay_mult": -1}, "flat_decay_mult=-1"),
