@@ -137,6 +137,8 @@ def _levels(
     if "out_feature_indices" in old:
         raise _refusal(name, cfg, f"{old.type} returns levels of its own, not of stride 16 and 32")
     start = neck.get("start_level", 0)
+    if start and neck.get("type") == "NASFCOS_FPN":
+        raise _refusal(name, cfg, "NASFCOS_FPN needs the level before its start level")
     indices = indices[start:]
     channels: Any = [widths[i] for i in indices]
     if isinstance(before, int):

@@ -64,6 +64,7 @@ OTHERS = [
 REFUSED = {
     "ssd/ssd300_coco": "returns levels of its own",
     "tridentnet/tridentnet_r50-caffe_1x_coco": "in_channels of the backbone's levels",
+    "nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco": "NASFCOS_FPN needs the level",
 }
 # FACTS section 7, and for DINO detrex's configs.
 PUBLISHED = {"dino/dino_4scale_convnext-t-22k_coco": ("tiny", 52.4)}
