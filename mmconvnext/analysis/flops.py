@@ -180,6 +180,9 @@ def _count_prediction(cfg: Config, shape: tuple[int, int], in_channels: int, rea
     drop_pretrained(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
         detector = MODELS.build(cfg.model).eval()
+    # torch's counter asks each input that needs a gradient for what made it, which views of
+    # parameters, such as DETR's queries, cannot say without a graph
+    detector.requires_grad_(False)
     sizes = ("img_shape", "ori_shape", "pad_shape", "batch_input_shape")
     sample = DetDataSample(metainfo={**dict.fromkeys(sizes, shape), "scale_factor": (1.0, 1.0)})
     try:

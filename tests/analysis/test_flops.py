@@ -204,6 +204,7 @@ def test_arguments_that_cannot_be(small, argument, says):
     ("config", "message"),
     [
         ("detr/detr_r50_8xb2-150e_coco", "DETR has no place in the paper's protocol: it covers"),
+        ("deformable_detr/deformable-detr_r50_16xb2-50e_coco", "DeformableDETR has no place"),
         ("double_heads/dh-faster-rcnn_r50_fpn_1x_coco", "FasterRCNN with DoubleHeadRoIHead"),
         ("htc/htc_r50_fpn_1x_coco", "with HybridTaskCascadeRoIHead has no place"),
         ("ms_rcnn/ms-rcnn_r50_fpn_1x_coco", "leave out: roi_head.mask_iou_head.convs.0"),
