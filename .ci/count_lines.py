@@ -10,6 +10,10 @@ import ast
 import subprocess
 from pathlib import Path
 
+DATA = (
+    *("checks", "findings", "formats/", "layouts", "names", "objects", "own"),
+    *("pictures", "prepare"),
+)
 # Title -> how the paths of a row begin, before and now.
 ROWS = {
     "benchmarks": ("mmconvnext/benchmark/", "benchmarks/"),
@@ -25,6 +29,27 @@ ROWS = {
     "docs/": ("docs/",),
     "tests/": ("tests/",),
     "the package in the wheel": ("mmconvnext/",),
+    "  of it data: checks, formats, own folders, --auto": (
+        *(f"mmconvnext/data/{name}" for name in DATA),
+        *(f"mmconvnext/engine/{name}.py" for name in ("own_data", "classes", "auto", "trial")),
+        *("mmconvnext/engine/time_limit.py", "mmconvnext/evaluation/oracle.py"),
+        *("mmconvnext/inference/prelabel.py", "mmconvnext/cli/prelabel.py"),
+        *("mmconvnext/cli/check_data.py", "mmconvnext/cli/convert_data.py"),
+    ),
+    "  of it the road map, other detectors, classification": (
+        *("mmconvnext/models/roadmap.py", "mmconvnext/models/swin.py"),
+        *("mmconvnext/analysis/walk.py", "mmconvnext/analysis/classification.py"),
+        *(f"mmconvnext/engine/{name}.py" for name in ("backbone_swap", "advice", "gradients")),
+        *("mmconvnext/data/imagenet.py", "mmconvnext/compat/ops/reassemble.py"),
+        *("mmconvnext/cli/roadmap.py", "mmconvnext/cli/classify.py"),
+        "mmconvnext/weights/published.csv",
+    ),
+    "  of it prediction, report, the screen": (
+        *(f"mmconvnext/inference/{name}" for name in ("d", "i", "o", "pred", "t", "_")),
+        *(f"mmconvnext/engine/{name}.py" for name in ("screen", "run_dir", "testing")),
+        *("mmconvnext/report/", "mmconvnext/cli/predict.py", "mmconvnext/cli/report.py"),
+        "mmconvnext/cli/run.py",
+    ),
 }
 
 

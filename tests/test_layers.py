@@ -17,9 +17,9 @@ LAYERS = (
     *(("compat",), ("weights",), ("models",), ("optim",), ("data",)),
     *(("evaluation",), ("engine",), ("inference",), ("analysis",), ("report",), ("cli",)),
 )
-# Without what reads, checks and converts data (data/, engine/own_data.py and the like) some 7,500.
-# It may not grow unnoticed.
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 16_100, 400, 60
+# Some 8,000 without own data, other detectors, prediction and report (.ci/count_lines.py). It may
+# not grow unnoticed.
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 15_700, 400, 60
 
 
 def module_of(path: Path) -> str:
