@@ -260,9 +260,11 @@ def _count(model: _Pass | _Prediction, *inputs: Any) -> dict[str, int]:
 def _cost(
     detector: nn.Module, counts: Mapping[str, int], shape: tuple[int, int], protocol: str
 ) -> Cost:
-    parts = (
+    parts = [
         Part(name, num_params(part), counts.get(name, 0)) for name, part in _named_parts(detector)
-    )
+    ]
+    # DINO's detector calls single layers of its head, which is no part's pass
+    parts.append(Part("(elsewhere)", 0, counts["Global"] - sum(part.flops for part in parts)))
     parts = tuple(part for part in parts if part.params or part.flops)
     return Cost((shape[0], shape[1]), num_params(detector), counts["Global"], parts, protocol)
 

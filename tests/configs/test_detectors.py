@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
+from mmconvnext.analysis.flops import count_config
 from mmconvnext.engine.advice import explain_misfits
 from mmconvnext.engine.config import load_config
 from mmconvnext.errors import ConfigError
@@ -130,6 +131,13 @@ def test_builds_trains_predicts_and_reloads(name, coco_tiny, tmp_path, table):
 def test_the_same_in_two_processes(name, two_processes, table):
     assert [came[name] for came in two_processes] == [[*STAGES]] * 2
     table.setdefault(name, []).append("two")
+
+
+@pytest.mark.parametrize("name", [n for n in DETECTORS if n.startswith("d") and n not in PUBLISHED])
+def test_its_cost_can_be_counted(name):
+    cost = count_config(narrow_config(f"mmconvnext::{name}"), (128, 160))
+    assert cost.flops == sum(part.flops for part in cost.parts) > 1e6
+    assert min(part.flops for part in cost.parts) >= 0
 
 
 @pytest.mark.parametrize("name", OTHERS)
