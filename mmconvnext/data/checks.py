@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from posixpath import normpath
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ REQUIRED_KEYS = {
 # Shares of boxes that are corners (x1, y1, x2, y2) within the picture, and that reach beyond it as
 # (x, y, width, height), from which on a file is taken to have corners.
 CORNERS, BEYOND = 0.95, 0.25
+MOST_DETECTIONS = 100  # in a picture, that COCO's AP counts
 
 Entries = list[dict[str, Any]]
 Ids = dict[str | None, int | None]  # the new ids by what :func:`key_of` makes of the old ones
@@ -121,7 +123,8 @@ def _check_images(entries: Entries, read: Reader | None, findings: Findings) -> 
         key, name = key_of(entry["id"]), _check_file_name(entry["file_name"], record, findings)
         if key is None:
             findings.add("image id", record)
-        for kind, value, known in (("one image id", key, ids), ("one file name", name, names)):
+        file = name and normpath(name)
+        for kind, value, known in (("one image id", key, ids), ("one file name", file, names)):
             if value is not None and value in known:
                 findings.add(kind, f"{known[value]} and {record}")
             known[value] = record
@@ -272,6 +275,12 @@ def _check_kept(kept: Entries, findings: Findings) -> Entries:
         findings.add("no objects")
     elif all(entry["iscrowd"] for entry in kept):
         findings.add("only crowds")
+    unlike = findings.by_kind.get("mask unlike the box")
+    if unlike and len(kept) > 2 and len(unlike.records) > len(kept) / 2:
+        findings.add("boxes unlike the masks", f"{len(unlike.records)} of {len(kept)}")
+    for image, count in Counter(each["image_id"] for each in kept if not each["iscrowd"]).items():
+        if count > MOST_DETECTIONS:
+            findings.add("more than 100 objects", f"image {image} has {count}")
     ids = [entry.get("id") for entry in kept]
     counts = Counter(each for each in ids if type(each) is int and each > 0)
     once = sum(count == 1 for count in counts.values())

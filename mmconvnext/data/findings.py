@@ -12,8 +12,10 @@ ERRORS = {
     "no objects": "nothing to train on or to evaluate with",
     "only crowds": "all objects have iscrowd=1, are ignored in training and not in AP: set 0",
     "boxes of corners": "(x1, y1, x2, y2); COCO's are (x, y, width, height): convert the file",
+    "boxes unlike the masks": "most overlap with their masks by less than half: numbers in another "
+    "order, centres for corners, or another size of picture; correct the file",
     # images
-    "image id": "it is neither number nor text",
+    "image id": "it is neither a whole number nor text",
     "one image id": "of two images, whose objects cannot be told apart: give each its own id",
     "one file name": "of two images: merge them, or remove one",
     "file name": "it is no text",
@@ -55,6 +57,7 @@ REPAIRS = {
 }
 # What follows from the rest of the file is added.
 FILLS = {
+    "text encoding": "not UTF-8, or with a mark for it; read as it is, and written as UTF-8",
     "image ids": "not all are whole numbers; renumbered from 1",
     "ids of another type": "as text or with a fraction; read as whole numbers",
     "annotation ids": "absent, used twice or no number above 0; all are renumbered from 1",
@@ -75,6 +78,7 @@ NOTES = {
     "category without class": "it is not in metainfo.classes; its objects are left out",
     "area unlike the mask's": "AP by size goes by area; it was kept",
     "mask unlike the box": "box and mask overlap by less than half; both were kept",
+    "more than 100 objects": "COCO's AP counts 100 detections in a picture: it cannot be 100 here",
     "very long picture": "resized, its short side has few pixels",
     "picture of other colours": "loaded as 8-bit RGB, transparency is dropped",
     "turned picture": "upright by EXIF orientation, as the sizes in the file say or do not deny",

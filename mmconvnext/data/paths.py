@@ -53,11 +53,17 @@ def is_remote(path: str) -> bool:
 
 
 def check_class_names(classes: Any, owner: object) -> None:
-    """Check that ``metainfo.classes`` is not one string, or DataError is raised."""
+    """Check that ``metainfo.classes``, if given, are some names, or DataError is raised."""
     if isinstance(classes, str):
         raise DataError(
             f"metainfo=dict(classes={classes!r}) of {owner} is a string, not a tuple of names; "
             f"write ({classes!r},)"
+        )
+    names = list(classes) if isinstance(classes, Sequence) else []
+    if classes is not None and not (names and all(isinstance(name, str) for name in names)):
+        raise DataError(
+            f"metainfo=dict(classes={classes!r}) of {owner} must be a tuple of names, such as "
+            "('cat', 'dog')"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -19,6 +20,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from mmconvnext.data.checks import check_annotations
+from mmconvnext.data.counted import check_counted
 from mmconvnext.data.findings import FAULTS, Findings
 from mmconvnext.data.names import check_known
 from mmconvnext.data.paths import (
@@ -35,7 +37,7 @@ from mmconvnext.data.pictures import read_pictures
 from mmconvnext.errors import ConfigError, DataError
 
 MODES = ("repair", "strict", "off")
-FORMAT = 4  # of the cache
+FORMAT = 5  # of the cache
 STORED = "color_ignore_orientation"  # MMCV's word for pictures that are not turned as EXIF says
 
 
@@ -114,6 +116,9 @@ def check_file(
         return found
     read = None if folder is None else partial(read_pictures, folder)
     checked, found = check_annotations(content, classes, masks, read, labels)
+    if (encoding := json.detect_encoding(data)) != "utf-8":  # pycocotools reads no other
+        found.add("text encoding", encoding)
+        checked = dict(checked) if isinstance(checked, dict) else content
     found.path = str(path if checked is content else copy)
     if checked is not content:
         write_whole(copy, json.dumps(checked))
@@ -193,7 +198,7 @@ def prepare_data(
     def check(path: Path, folder: Path | None, classes: Any, masks: bool) -> Findings | None:
         known = None
         # where it is another detector's data, the numbers of classes in its heads tell
-        if labels and classes and {*classes} & {*labels}:
+        if labels and classes and ({*classes} & {*labels} or len(classes) == len(labels)):
             known = check_known(classes, labels, f"{path} (metainfo.classes)")
         found = check_file(path, folder, classes, masks, options, known)
         return found if data.add(path, found, options) else None
@@ -202,9 +207,10 @@ def prepare_data(
         datasets = _coco_datasets(cfg, split)
         evaluator = None if split == "train" else cfg.get(f"{split}_evaluator")
         metrics = [m for m in metrics_of(evaluator) if isinstance(m.get("ann_file"), str)]
-        apart = isinstance(evaluator, Mapping) and "metrics" in evaluator
         scored = any("segm" in kinds_of(metric) for metric in metrics)
         used: dict[Path, Findings] = {}
+        if metrics:
+            data.notes += [n for d in datasets for n in _evaluate_all(d, split)]
         for dataset in datasets:
             loads = any(transform.get("with_mask") for transform in dataset.get("pipeline") or ())
             path, masks = annotation_path(dataset), scored or loads
@@ -212,16 +218,53 @@ def prepare_data(
                 _use(dataset, found)
                 used[path.resolve()] = found
         classes = next(map(_classes, datasets), None)
+        counted: dict[int, Findings] = {}
         for metric in metrics:
             path = Path(metric["ann_file"])
             found = used.get(path.resolve())
             if found is None and not data.refusals:
                 found = check(path, None, classes, "segm" in kinds_of(metric))
-            if found and used and (path.resolve() not in used or (not apart and len(used) > 1)):
-                _check_images(found, path, list(used.values()), split, apart)
             if found:
-                metric["ann_file"] = found.path
+                counted[id(metric)] = found
+        if counted and not data.refusals:
+            notes = _check_metrics(cfg, split, used, counted)
+            data.notes += [note for note in notes if note not in data.notes]
+        for metric in metrics:
+            if id(metric) in counted:
+                metric["ann_file"] = counted[id(metric)].path
     return data
+
+
+def _check_metrics(
+    cfg: Config, split: str, used: Mapping[Path, Findings], counted: Mapping[int, Findings]
+) -> list[str]:
+    dataset, evaluator = cfg[f"{split}_dataloader"]["dataset"], cfg[f"{split}_evaluator"]
+    of_sets = [
+        next((found for found in used.values() if found.path == each.get("ann_file")), None)
+        for each in leaf_datasets(dataset)
+    ]
+    of_metrics = [counted.get(id(metric)) for metric in metrics_of(evaluator)]
+    return check_counted(split, dataset, evaluator, of_sets, of_metrics)
+
+
+def _evaluate_all(dataset: Mapping[str, Any], split: str) -> list[str]:
+    """Let a data set have all pictures of its file, as a metric with that file counts them.
+
+    Returns a line on what changed, if anything; raises DataError where it is to have some.
+    """
+    path, name = annotation_path(dataset), f"{split}_dataloader.dataset"
+    if (indices := dataset.get("indices")) is not None:
+        raise DataError(
+            f"{path}: {name}.indices={indices} evaluates some of the file's pictures, and the "
+            "metric counts the objects of all; give both a file of these pictures alone"
+        )
+    left_out = {k: v for k, v in (dataset.get("filter_cfg") or {}).items() if v}
+    if dataset.get("test_mode") or not left_out:
+        return []
+    dataset["test_mode"] = True
+    return [
+        f"{path}: {name} has test_mode=True now: filter_cfg={left_out} would leave out pictures"
+    ]
 
 
 def _coco_datasets(cfg: Config, split: str) -> list[Mapping[str, Any]]:
@@ -244,26 +287,6 @@ def _use(dataset: Mapping[str, Any], found: Findings) -> None:
             transform["color_type"] = STORED
 
 
-def _check_images(
-    metric: Findings, path: Path, used: Sequence[Findings], split: str, apart: bool
-) -> None:
-    """Refuse a metric whose file has other images than the data sets that it evaluates."""
-    wanted, *found = (
-        {image["id"] for image in json.loads(Path(each.path).read_bytes())["images"]}
-        for each in (metric, *used)
-    )
-    if wanted == set().union(*found) or (apart and wanted in found):
-        return
-    fix = "give both the same file"
-    if len(used) > 1 and not apart:
-        fix = f"{fix}, or {split}_evaluator=dict(type='MultiDatasetsEvaluator', ...) a metric each"
-    raise DataError(
-        f"{path} ({split}_evaluator.ann_file) has other images than the data, "
-        f"{', '.join(sorted(each.path for each in used))}: detections would be compared with "
-        f"objects of other pictures; {fix}"
-    )
-
-
 def _type_of(dataset: Mapping[str, Any]) -> Any:
     kind = dataset.get("type")
     return DATASETS.get(kind) if isinstance(kind, str) else kind
@@ -278,7 +301,12 @@ def is_local_coco(dataset: Mapping[str, Any]) -> bool:
 
 def _classes(dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Of ``metainfo``, or of the data set's type, which are COCO's for a ``CocoDataset``."""
-    classes = (dataset.get("metainfo") or {}).get("classes")
+    metainfo = dataset.get("metainfo") or {}
+    if "CLASSES" in metainfo:
+        raise DataError(
+            f"metainfo.CLASSES of {annotation_path(dataset)} is MMDetection 2's; write classes"
+        )
+    classes = metainfo.get("classes")
     if classes is None:
         classes = _type_of(dataset).METAINFO.get("classes")
     check_class_names(classes, annotation_path(dataset))
@@ -290,7 +318,8 @@ def check_one(path: Path, folder: Path | None, options: CheckOptions) -> Prepare
     for place, there in ((path, path.is_file()), (folder, folder is None or folder.is_dir())):
         if not there:
             raise DataError(f"{place} does not exist")
-    masks = b'"segmentation"' in path.read_bytes()
+    given = rb'"segmentation"\s*:\s*(?!null|\[\s*\])\S'
+    masks = re.search(given, path.read_bytes()) is not None
     data = PreparedData()
     data.add(path, check_file(path, folder, None, masks, options), options)
     return data

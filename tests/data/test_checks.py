@@ -169,6 +169,7 @@ def test_boxes_alone_need_no_masks():
     [
         (lambda c: c["images"][1].update(id=1), "one image id", "images[0] with id 1, '1.png'"),
         (lambda c: c["images"][1].update(file_name="1.png"), "one file name", "images[1]"),
+        (lambda c: c["images"][1].update(file_name=".//1.png"), "one file name", "'1.png'"),
         (lambda c: c["images"][0].update(id=None), "image id", "id None"),
         (lambda c: c["images"][0].update(file_name="../x.png"), "file name outside", "../x.png"),
         (lambda c: c["images"][0].update(file_name="C:\\x.png"), "file name outside", "C:"),
@@ -204,6 +205,25 @@ def test_corners_in_place_of_sizes_refuse_a_file():
     content["annotations"] += [{**entry, "id": i, "bbox": [50, 40, 90, 70]} for i in (3, 4)]
     content["annotations"][0]["bbox"] = entry["bbox"] = [10, 20, 40, 60]
     assert "(x1, y1, x2, y2)" in messages(content)["boxes of corners"]
+
+
+def test_boxes_that_are_elsewhere_than_most_masks_refuse_a_file():
+    content = file_of()
+    entry = content["annotations"][1]
+    content["annotations"] += [{**entry, "id": i, "bbox": [60, 20, 30, 40]} for i in (3, 4)]
+    assert "boxes unlike the masks" not in messages(content)  # two of four
+    content["annotations"].append({**content["annotations"][3], "id": 5})
+    assert "(1: 3 of 5)" in messages(content)["boxes unlike the masks"]
+    assert not messages(content, masks=False)
+
+
+def test_pictures_with_more_objects_than_ap_counts_are_noted():
+    content = file_of()
+    entry = content["annotations"][0]
+    content["annotations"] += [{**entry, "id": i} for i in range(3, 102)]
+    assert "more than 100 objects" not in messages(content)
+    content["annotations"].append({**entry, "id": 102})
+    assert "(1: image 1 has 101)" in messages(content)["more than 100 objects"]
 
 
 @pytest.mark.parametrize("name", ["image", "category"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
+from mmconvnext.data.layouts import read_layout
 from mmconvnext.data.prepare import CheckOptions, cache_folder, check_one, prepare_data
 from mmconvnext.errors import ConfigError, DataError
 from tests.data.test_checks import CLASSES, file_of
@@ -160,6 +161,126 @@ def test_metrics_of_several_data_sets(tmp_path, write):
         prepare_data(cfg, ("test",))
 
 
+def two_sets(root, write) -> Config:
+    """A config that evaluates two data sets, whose ids are the same, each by its metric."""
+    write("train.json", file_of())
+    other = file_of(bbox=[40, 20, 30, 40])
+    other["annotations"][1]["bbox"] = [60, 20, 30, 40]
+    for image in other["images"]:
+        image["file_name"] = f"other_{image['file_name']}"
+    write("other.json", other)
+    cfg = config(root)
+    one = cfg.test_dataloader.dataset
+    cfg.test_dataloader.dataset = {
+        "type": "ConcatDataset",
+        "datasets": [one, {**one, "ann_file": "other.json"}],
+    }
+    metrics = [{**cfg.test_evaluator, "ann_file": f"{root}/{n}.json"} for n in ("train", "other")]
+    settings = {"metrics": metrics, "dataset_prefixes": ["a", "b"]}
+    cfg.test_evaluator = {"type": "MultiDatasetsEvaluator", **settings}
+    return cfg
+
+
+def test_each_of_several_data_sets_has_its_own_metric(tmp_path, write):
+    cfg = two_sets(tmp_path, write)
+    assert not prepare_data(cfg, ("test",)).refusals
+    cfg.test_evaluator.metrics.reverse()
+    with pytest.raises(
+        DataError, match=r"other\.json \(test_evaluator\.ann_file\) has other images"
+    ):
+        prepare_data(cfg, ("test",))
+    cfg.test_evaluator = cfg.test_evaluator.metrics[1]  # one for both, whose ids are the same
+    with pytest.raises(DataError, match=r"2 images of .*other\.json, such as 1, have ids of other"):
+        prepare_data(cfg, ("test",))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda e: e.update(dataset_prefixes=["a", "a"]), "a/coco would name the results of two"),
+        (lambda e: e.dataset_prefixes.pop(), "1 dataset_prefixes and 2 metrics for 2 data sets"),
+        (lambda e: e.metrics.pop(), "2 dataset_prefixes and 1 metrics for 2 data sets"),
+    ],
+)
+def test_an_evaluator_that_does_not_fit_its_data_sets(tmp_path, write, change, said):
+    cfg = two_sets(tmp_path, write)
+    change(cfg.test_evaluator)
+    with pytest.raises(ConfigError, match=said):
+        prepare_data(cfg, ("test",))
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_metric_of_other_pictures_with_the_same_ids_is_refused(tmp_path, write, renamed):
+    write("train.json", file_of())
+    other = file_of()
+    for image, entry in zip(other["images"], other["annotations"], strict=True):
+        if renamed:
+            image["file_name"] = f"other_{image['file_name']}"
+        else:
+            entry.update(bbox=[60, 30, 30, 40])
+    write("other.json", other)
+    with pytest.raises(DataError, match=r"other\.json \(test_evaluator.*other images"):
+        prepare_data(config(tmp_path, metric="other.json"), ("test",))
+    other = file_of()
+    other["annotations"].append({**other["annotations"][0], "id": 3})
+    path = write("other.json", other)
+    (note,) = prepare_data(config(tmp_path, metric="other.json"), ("test",)).notes
+    assert note.startswith(f"{path} (test_evaluator.ann_file) is not the data's file")
+
+
+def test_pictures_are_evaluated_once_and_all_of_them(tmp_path, write):
+    path = write("train.json", file_of())
+    cfg = config(tmp_path)
+    one = cfg.test_dataloader.dataset
+    one.filter_cfg = {"filter_empty_gt": True, "min_size": 0}
+    (note,) = prepare_data(cfg, ("test",)).notes
+    assert note.startswith(f"{path}: test_dataloader.dataset has test_mode=True now")
+    assert cfg.test_dataloader.dataset.test_mode
+    one.indices = 1
+    with pytest.raises(
+        DataError, match=r"dataset\.indices=1 evaluates some of the file's pictures"
+    ):
+        prepare_data(cfg, ("test",))
+    del one["indices"]
+    cfg.test_dataloader.dataset = {"type": "RepeatDataset", "times": 2, "dataset": one}
+    with pytest.raises(DataError, match="the data set repeats its pictures"):
+        prepare_data(cfg, ("test",))
+
+
+@pytest.mark.parametrize(
+    ("metainfo", "said"),
+    [
+        ({"CLASSES": CLASSES}, "metainfo.CLASSES"),
+        ({"classes": ()}, "must be a tuple of names"),
+        ({"classes": (1, 2, 3)}, "must be a tuple of names"),
+        ({"classes": ("Bird", "Dog", "Cat")}, "no class 'Bird' .did you mean 'bird'"),
+    ],
+)
+def test_classes_that_are_no_names_or_others_than_in_training(tmp_path, write, metainfo, said):
+    write("train.json", file_of())
+    other = file_of()
+    for entry in other["categories"]:
+        entry["name"] = entry["name"].title()
+    write("val.json", other)
+    cfg = config(tmp_path, test="val.json")
+    cfg.test_dataloader.dataset.metainfo = metainfo
+    with pytest.raises(DataError, match=said):
+        prepare_data(cfg, ("test",))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_in_other_encodings_are_used_by_a_copy(tmp_path, write, encoding):
+    path = write("train.json", file_of())
+    path.write_text(path.read_text(), encoding=encoding)
+    cfg = config(tmp_path)
+    (note,) = prepare_data(cfg, ("test",)).notes
+    assert note.startswith(f"{path}: text encoding: not UTF-8")
+    assert json.loads(Path(cfg.test_evaluator.ann_file).read_text("utf-8")) == file_of()
+    if encoding == "utf-8-sig":
+        (split,) = read_layout(tmp_path)[1].values()
+        assert split.content == file_of()
+
+
 def test_every_refused_file_is_named(tmp_path, write):
     for name in ("train.json", "val.json"):
         write(name, file_of(iscrowd=1) | {"annotations": []})
@@ -176,6 +297,12 @@ def test_a_file_alone(tmp_path, write):
     assert "no area" in check_one(path, None, CheckOptions()).notes[0]
     (tmp_path / "1.png").write_bytes(b"")
     assert "1.png is empty" in check_one(path, tmp_path, CheckOptions()).refusals[0]
+    for entries in ([], None):  # boxes alone, as some tools write them
+        write("train.json", content := file_of())
+        for entry in content["annotations"]:
+            entry["segmentation"] = entries
+        path.write_text(json.dumps(content))
+        assert not check_one(path, None, CheckOptions()).refusals
     with pytest.raises(DataError, match="does not exist"):
         check_one(tmp_path / "none.json", None, CheckOptions())
 

@@ -61,4 +61,6 @@ def test_the_command(shapes, capsys, tmp_path):
     assert "| mask        | 100.0 |" in shown
     cut = "test_dataloader.dataset.indices=2"
     assert main([*command, "--oracle", "--cfg-options", cut]) == 1
+    assert "test_dataloader.dataset.indices=2 evaluates some" in capsys.readouterr().err
+    assert main([*command, "--oracle", "--data-checks", "off", "--cfg-options", cut]) == 1
     assert "the ground truth itself has coco/bbox_mAP=0." in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ def find(root: Path) -> list[Path]:
 def _is_coco(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(1 << 16)
-    if re.search(rb'"shapes"\s*:', head) or not head.lstrip().startswith(b"{"):
+    start = head.removeprefix(BOM_UTF8).lstrip()[:1]
+    if re.search(rb'"shapes"\s*:', head) or start != b"{":
         return False
     there = [f'"{name}"'.encode() in head for name in REQUIRED_KEYS]
     # the lists of a large file are far apart

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from codecs import BOM_UTF8
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -281,7 +282,7 @@ def read_json(path: Path, start: bytes = b"", word: bytes = b"") -> Any:
     """Read a JSON file; None where it does not start so, or lacks a word in its first megabyte."""
     with path.open("rb") as file:
         head = file.read(1 << 20)
-    if not head.lstrip().startswith(start) or word not in head:
+    if not head.removeprefix(BOM_UTF8).lstrip().startswith(start) or word not in head:
         return None
     try:
         return json.loads(path.read_bytes())
