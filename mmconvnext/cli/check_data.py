@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check, print a line for each kind of finding, and raise if a file is refused."""
     from mmconvnext.data import prepare
+    from mmconvnext.data.own import SPLITS
+    from mmconvnext.data.paths import check_data_paths
     from mmconvnext.data.prepare import CheckOptions, cache_folder
     from mmconvnext.engine.own_data import use_dataset
     from mmconvnext.errors import UserError
@@ -43,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
             folder = cache_folder() / "dataset"
             chosen = use_dataset(cfg, Path(args.dataset), folder, trains=False)
             print(*chosen.notes, chosen.table, sep="\n")
-        data = prepare.prepare_data(cfg, ("train", "val", "test"))
+        check_data_paths(cfg, SPLITS)
+        data = prepare.prepare_data(cfg, SPLITS)
     for line in data.notes:
         print(line)
     if args.json:

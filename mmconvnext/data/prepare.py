@@ -256,7 +256,8 @@ def _evaluate_all(dataset: Mapping[str, Any], split: str) -> list[str]:
     if (indices := dataset.get("indices")) is not None:
         raise DataError(
             f"{path}: {name}.indices={indices} evaluates some of the file's pictures, and the "
-            "metric counts the objects of all; give both a file of these pictures alone"
+            "metric counts the objects of all; give both a file of these alone, or the metric "
+            "ann_file=None"
         )
     left_out = {k: v for k, v in (dataset.get("filter_cfg") or {}).items() if v}
     if dataset.get("test_mode") or not left_out:

@@ -59,6 +59,10 @@ def test_the_command(shapes, capsys, tmp_path):
     shown = capsys.readouterr().out
     assert "annotation files that can be used: 2\n" in shown  # the test's is the validation's
     assert "| mask        | 100.0 |" in shown
+    for name in ("none.json", "train"):  # a folder
+        file = f"val_dataloader.dataset.ann_file={name}"
+        assert main([*command, "--cfg-options", file]) == 1
+        assert f"the annotation file {shapes / name} (val_dataloader" in capsys.readouterr().err
     cut = "test_dataloader.dataset.indices=2"
     assert main([*command, "--oracle", "--cfg-options", cut]) == 1
     assert "test_dataloader.dataset.indices=2 evaluates some" in capsys.readouterr().err
