@@ -178,15 +178,18 @@ def _count_prediction(cfg: Config, shape: tuple[int, int], in_channels: int, rea
     """Count one prediction on the CPU, with random weights and image."""
     cfg = deepcopy(cfg)
     drop_pretrained(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
-        detector = MODELS.build(cfg.model).eval()
+    sizes = ("img_shape", "ori_shape", "pad_shape", "batch_input_shape")
+    sample = DetDataSample(metainfo={**dict.fromkeys(sizes, shape), "scale_factor": (1.0, 1.0)})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # with other weights there are other proposals
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
+            detector = MODELS.build(cfg.model).eval()
+        image = torch.randn(1, in_channels, *shape)
     # torch's counter asks each input that needs a gradient for what made it, which views of
     # parameters, such as DETR's queries, cannot say without a graph
     detector.requires_grad_(False)
-    sizes = ("img_shape", "ori_shape", "pad_shape", "batch_input_shape")
-    sample = DetDataSample(metainfo={**dict.fromkeys(sizes, shape), "scale_factor": (1.0, 1.0)})
     try:
-        counts = _count(_Prediction(detector), torch.randn(1, in_channels, *shape), sample)
+        counts = _count(_Prediction(detector), image, sample)
     except Exception as error:  # a model is anybody's code: anything can go wrong in it
         raise FlopsError(
             f"{reason}; and its prediction fails: {type(error).__name__}: {error}"

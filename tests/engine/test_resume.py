@@ -10,8 +10,8 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine.resume import FreshSchedule, explain_differences
-from mmconvnext.engine.runner import DetectionRunner
-from mmconvnext.errors import ConfigError
+from mmconvnext.engine.runner import DetectionRunner, check_checkpoint, resume_from
+from mmconvnext.errors import ConfigError, UserError
 
 LENGTH = 5  # iterations of an epoch
 WARMUP = {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": 7}
@@ -184,3 +184,48 @@ def test_without_asking_a_real_training_keeps_its_schedule_and_says_so(tmp_path)
     log = next((tmp_path / "kept").glob("*/*.log")).read_text()
     assert "resuming with the checkpoint's param_scheduler.0.T_max: 2 in the checkpoint, 4" in log
     assert "--extend-schedule takes the config's" in log
+
+
+def pretrained_config(work_dir) -> Config:
+    backbone = {"type": "ConvNeXt", "init_cfg": {"type": "Pretrained", "checkpoint": "a.pth"}}
+    model = {"backbone": backbone}
+    return Config({"model": model, "work_dir": str(work_dir), "load_from": "detector.pth"})
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "epoch_3.pth"
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize("folder", ["", "no/such/folder"])
+def test_auto_starts_a_new_run_where_there_is_no_checkpoint(tmp_path, folder):
+    cfg = pretrained_config(tmp_path / folder)
+    (note,) = resume_from(cfg, "auto")
+    assert f"no checkpoint in {cfg.work_dir} yet" in note
+    assert cfg.to_dict() == pretrained_config(tmp_path / folder).to_dict()
+
+
+@pytest.mark.parametrize("last", ["{}", "/moved/away/epoch_3.pth", None])
+def test_a_checkpoint_replaces_the_pretrained_weights(tmp_path, checkpoint, last):
+    if last:  # auto finds the last one, also in a folder that was moved
+        (tmp_path / "last_checkpoint").write_text(last.format(checkpoint))
+        (tmp_path / "epoch_9.pth").touch()
+    cfg = pretrained_config(tmp_path)
+    (note,) = resume_from(cfg, "auto" if last else str(checkpoint))
+    assert f"resuming {checkpoint}" in note
+    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
+    assert cfg.model.backbone.init_cfg is None
+
+
+@pytest.mark.parametrize("name", ["no/such.pth", "auto"])
+def test_a_checkpoint_that_is_missing_is_named_and_nothing_changes(tmp_path, name):
+    (tmp_path / "last_checkpoint").write_text("no/such.pth")  # it was deleted
+    cfg = pretrained_config(tmp_path)
+    with pytest.raises(UserError, match=r"there is no checkpoint no/such\.pth"):
+        resume_from(cfg, name)
+    assert cfg.to_dict() == pretrained_config(tmp_path).to_dict()
+    with pytest.raises(UserError, match=f"there is no checkpoint {tmp_path}"):
+        check_checkpoint(str(tmp_path))
+    check_checkpoint("https://example.com/a.pth")

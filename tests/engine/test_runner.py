@@ -16,7 +16,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine import device
-from mmconvnext.engine.runner import DetectionRunner, build_runner, check_checkpoint, resume_from
+from mmconvnext.engine.runner import DetectionRunner, build_runner
 from mmconvnext.errors import ConfigError, DataError, UserError, WeightsError
 
 COCO = {
@@ -44,15 +44,6 @@ def config(tmp_path, **changes) -> Config:
     return Config({**settings, **changes}, filename=str(path))
 
 
-# resuming
-
-
-def pretrained_config(work_dir) -> Config:
-    backbone = {"type": "ConvNeXt", "init_cfg": {"type": "Pretrained", "checkpoint": "a.pth"}}
-    model = {"backbone": backbone}
-    return Config({"model": model, "work_dir": str(work_dir), "load_from": "detector.pth"})
-
-
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / "epoch_3.pth"
@@ -63,41 +54,6 @@ def checkpoint(tmp_path):
 @pytest.fixture
 def runner(tmp_path):
     return build_runner(config(tmp_path), ())
-
-
-@pytest.mark.parametrize("folder", ["", "no/such/folder"])
-def test_auto_starts_a_new_run_where_there_is_no_checkpoint(tmp_path, folder):
-    cfg = pretrained_config(tmp_path / folder)
-    (note,) = resume_from(cfg, "auto")
-    assert f"no checkpoint in {cfg.work_dir} yet" in note
-    assert cfg.to_dict() == pretrained_config(tmp_path / folder).to_dict()
-
-
-@pytest.mark.parametrize("last", ["{}", "/moved/away/epoch_3.pth", None])
-def test_a_checkpoint_replaces_the_pretrained_weights(tmp_path, checkpoint, last):
-    if last:  # auto finds the last one, also in a folder that was moved
-        (tmp_path / "last_checkpoint").write_text(last.format(checkpoint))
-        (tmp_path / "epoch_9.pth").touch()
-    cfg = pretrained_config(tmp_path)
-    (note,) = resume_from(cfg, "auto" if last else str(checkpoint))
-    assert f"resuming {checkpoint}" in note
-    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
-    assert cfg.model.backbone.init_cfg is None
-
-
-@pytest.mark.parametrize("name", ["no/such.pth", "auto"])
-def test_a_checkpoint_that_is_missing_is_named_and_nothing_changes(tmp_path, name):
-    (tmp_path / "last_checkpoint").write_text("no/such.pth")  # it was deleted
-    cfg = pretrained_config(tmp_path)
-    with pytest.raises(UserError, match=r"there is no checkpoint no/such\.pth"):
-        resume_from(cfg, name)
-    assert cfg.to_dict() == pretrained_config(tmp_path).to_dict()
-    with pytest.raises(UserError, match=f"there is no checkpoint {tmp_path}"):
-        check_checkpoint(str(tmp_path))
-    check_checkpoint("https://example.com/a.pth")
-
-
-# building the runner
 
 
 def test_a_runner_is_built_and_logs_what_it_was_given(tmp_path):

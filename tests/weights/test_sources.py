@@ -1,5 +1,4 @@
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,9 +46,6 @@ def local(tmp_path) -> str:
     return str(path)
 
 
-# ---- paths
-
-
 def test_a_path_with_a_hash(local, monkeypatch):
     monkeypatch.setenv("HOME", str(Path(local).parent))
     for path in (local, "~/local.pth"):
@@ -61,8 +57,7 @@ def test_a_path_with_a_hash(local, monkeypatch):
 
 
 def test_a_path_may_have_a_number_sign(local):
-    other = Path(local).with_name("run#sha256=1.pth")
-    os.rename(local, other)
+    other = Path(local).rename(Path(local).with_name("run#sha256=1.pth"))
     assert fetch(str(other)) == other
 
 
@@ -77,9 +72,6 @@ def test_an_unknown_scheme():
     message = failure("ftp://host/x.pth", SourceError)
     assert message.startswith("ftp://host/x.pth: unknown scheme ftp://")
     assert "http://, https://, timm://, hf://, torchvision://" in message
-
-
-# ---- several sources
 
 
 def test_the_second_stands_in_where_the_first_host_is_down(url, logged):
@@ -134,9 +126,6 @@ def test_one_hash_cannot_be_that_of_several_files_or_of_none(local, url):
     ):
         with pytest.raises(SourceError, match=says):
             fetch_first(sources_, sha256=sha256(CONTENT))
-
-
-# ---- the hub
 
 
 @pytest.fixture
@@ -273,9 +262,6 @@ def test_a_repository_without_weights(server, hub):
     assert "has no x.bin;" in failure("hf://o/n:x.bin")
 
 
-# ---- timm
-
-
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_model_of_timm(server, hub, monkeypatch, installed):
     if installed:
@@ -324,9 +310,6 @@ def test_a_model_of_timm_that_is_not_on_the_hub(url, monkeypatch):
     assert fetch("timm://a.b").read_bytes() == CONTENT
 
 
-# ---- torchvision
-
-
 @pytest.fixture
 def vision(server, cache, monkeypatch) -> None:
     """Weights of torchvision's form, with a right and a wrong hash in their names."""
@@ -371,9 +354,6 @@ def test_torchvisions_own_names_are_where_torch_keeps_them(cache):
     assert ", not 983f1562 as asked for" in message
 
 
-# ---- for mmengine
-
-
 @pytest.fixture
 def catalogue(url, server, monkeypatch) -> str:
     """A URL under a name in the catalogues of mmengine."""
@@ -407,8 +387,8 @@ def test_no_way_into_mmengine_runs_code(server, catalogue, scheme):
 
 
 def test_mmengines_folder_for_models(url, tmp_path, cache):
-    load_from_http = mmengine.runner.checkpoint.load_from_http
-    load_from_http(url, map_location="cpu", model_dir=str(tmp_path / "own"))
+    loader = mmengine.runner.checkpoint.load_from_http
+    loader(url, map_location="cpu", model_dir=str(tmp_path / "own"))
     assert content_of(tmp_path / "own") == ["x.pth"]
     assert content_of(cache) == []
 
