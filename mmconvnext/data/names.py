@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
+from unicodedata import normalize
 
 from mmconvnext.errors import DataError
 
@@ -21,7 +22,11 @@ def key_of(value: Any) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """A class's name without case, and with one blank for blanks, underscores and hyphens."""
+    """A class's name without case, and with one blank for blanks, underscores and hyphens.
+
+    An umlaut is the same as one letter and as a letter with a mark.
+    """
+    name = normalize("NFC", name)
     return " ".join(name.replace("_", " ").replace("-", " ").split()).casefold()
 
 

@@ -25,10 +25,11 @@ WITHOUT_MASK_HEAD = ("StandardRoIHead", "CascadeRoIHead")
 
 
 class ChosenData(NamedTuple):
-    """What :func:`use_dataset` did: lines for the log, and a table of what is in the data."""
+    """What :func:`use_dataset` did: lines for the log, a table of the data, and its splits."""
 
     notes: list[str]
     table: str
+    splits: tuple[str, ...]
 
 
 def use_dataset(
@@ -77,7 +78,7 @@ def use_dataset(
     if cfg.get("load_from") and trains and "num_classes" not in (cfg.get("load_adapt") or ()):
         cfg.load_adapt = [*(cfg.get("load_adapt") or ()), "num_classes"]
         notes.append("load_adapt has 'num_classes' now: load_from may have other classes")
-    return ChosenData(notes, format_table(own.rows))
+    return ChosenData(notes, format_table(own.rows), tuple(own.files))
 
 
 def _check_chosen(classes: Sequence[str], own: Sequence[str], root: Path) -> list[str]:

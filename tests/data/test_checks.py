@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from mmconvnext.data.checks import check_annotations
 from mmconvnext.data.findings import FAULTS
+from mmconvnext.data.names import plain_name
 from mmconvnext.data.objects import read_counts
 from mmconvnext.data.pictures import Picture
 from mmconvnext.data.transforms import FastLoadAnnotations, FastPackDetInputs
@@ -297,3 +298,7 @@ def test_real_coco_is_used_as_it_is(coco_tiny, split):
         used, found = check_annotations(content, classes)
         assert used is content
         assert not list(found)
+
+
+def test_umlauts_are_the_same_in_both_of_unicodes_forms():
+    assert plain_name("Ba\u0308r") == plain_name("b\u00e4r")

@@ -59,6 +59,16 @@ def test_the_command(shapes, capsys, tmp_path):
     shown = capsys.readouterr().out
     assert "annotation files that can be used: 2\n" in shown  # the test's is the validation's
     assert "| mask        | 100.0 |" in shown
+    assert "passed: the ground truth itself has AP 100" in shown
+    recall = "test_evaluator.metric=proposal"
+    assert main([*command, "--oracle", "--cfg-options", recall]) == 1
+    assert "the test has no AP of boxes or masks" in capsys.readouterr().err
+    for name in ("val", "annotations/instances_val.json"):  # without a training part
+        (tmp_path / "alone" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "alone" / name).symlink_to(shapes / name)
+    alone = ["check-data", "mask_rcnn_convnext_shapes.py", "--dataset", str(tmp_path / "alone")]
+    assert main([*alone, "--oracle"]) == 0
+    assert "annotation files that can be used: 1\n" in capsys.readouterr().out
     for name in ("none.json", "train"):  # a folder
         file = f"val_dataloader.dataset.ann_file={name}"
         assert main([*command, "--cfg-options", file]) == 1
