@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 DATA = (
-    *("checks", "findings", "formats/", "layouts", "names", "objects", "own"),
+    *("checks", "counted", "findings", "formats/", "layouts", "names", "objects", "own"),
     *("pictures", "prepare"),
 )
 # Title -> how the paths of a row begin, before and now.
