@@ -6,7 +6,6 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from mmconvnext.cli import common
@@ -91,10 +90,11 @@ def read_thresholds(values: Sequence[str]) -> tuple[float, dict[str, float]]:
 
 def check_classes(names: Sequence[str], classes: Sequence[str]) -> None:
     """Raise UserError with the classes of a detector that has no class of a given name."""
+    from mmconvnext.data.names import did_you_mean, name_list
+
     for name in names:
         if name not in classes:
-            similar = get_close_matches(name, classes, n=1) or classes
             raise UserError(
-                f"the detector has no class {name!r}; it has {len(classes)}, such as "
-                f"{', '.join(map(repr, similar[:8]))}"
+                f"the detector has no class {name!r}{did_you_mean(name, classes)}; it has "
+                f"{len(classes)}: {name_list(classes)}"
             )

@@ -277,7 +277,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     cfg.setdefault("runner_type", "DetectionRunner")
     with config_errors(cfg.filename):
         runner = RUNNERS.build(cfg)
-    runner.register_hook(ScreenHook(cfg.filename))
+    runner.register_hook(ScreenHook())
     if "train" in splits:
         runner.register_hook(ExplodingGradientHook())
         notes += explain_batch_size(cfg, runner.world_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import shlex
 import sys
 import threading
 import time
@@ -67,15 +68,11 @@ class ScreenHook(Hook):
 
     In a terminal the line of progress is replaced, else there is one each half minute; the first
     comes after 15 s, even within an iteration.
-
-    Args:
-        config: name or path of the config, for the commands shown at the end.
     """
 
     priority = "VERY_LOW"  # after what others compute at the end of an iteration
 
-    def __init__(self, config: str) -> None:
-        self.config = config
+    def __init__(self) -> None:
         self._replaced = sys.stderr.isatty()
         self._shown_at = 0.0
         self._started = 0.0
@@ -141,14 +138,16 @@ class ScreenHook(Hook):
         best, checkpoint = (hub.runtime_info.get(f"best_{key}") for key in ("score", "ckpt"))
         lines = [f"in {folder}: checkpoints, config and, in {Path(runner.log_dir).name}, the log"]
         if best is not None:
-            lines.insert(0, f"best {_key(runner)}: {100 * best:.1f} (0-100), {checkpoint}")
+            key = _key(runner)
+            value = f"{100 * best:.1f} (0-100)" if "mAP" in key else f"{best:.4g}"
+            lines.insert(0, f"best {key}: {value}, {checkpoint}")
         if checkpoint := checkpoint or find_latest_checkpoint(str(folder)):
-            lines += [
-                "next:",
-                f"  mmconvnext test {self.config} {checkpoint}",
-                f"  mmconvnext report {folder}",
-                f"  mmconvnext predict {folder} PICTURES",
-            ]
+            # the config as it was used, with --dataset, --backbone and --cfg-options
+            config = folder / Path(runner.cfg.filename).name
+            commands = ("test", config, checkpoint), ("report", folder), ("predict", folder)
+            lines.append("next:")
+            lines += [f"  {shlex.join(['mmconvnext', *map(str, each)])}" for each in commands]
+            lines[-1] += " PICTURES"
         print("\n".join(lines), flush=True)
 
     def _evaluated(self, what: str, done: int, loader: Any) -> None:

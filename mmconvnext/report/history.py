@@ -20,7 +20,6 @@ from mmconvnext.errors import UserError
 POINTS = 300  # of a curve, at most
 CURVES = {  # title -> pattern of the names that MMEngine logs
     "loss": r"loss|loss_.*|.*\.loss_.*",
-    "validation loss": r"val_loss.*|val/loss.*",
     "learning rate": r"lr",
     "AP on the validation set": r".*/(bbox|segm)_mAP",
 }
@@ -56,12 +55,12 @@ def _thin(points: Mapping[int, float]) -> list[list[float]]:
     return numbers[::-1][::step][::-1]  # with the last one
 
 
-def published_line(config: Mapping[str, Any], classes: int) -> str | None:
+def published_line(config: str, classes: int) -> str | None:
     """What a config of ours says was published for it, where it is tested on COCO's 80 classes."""
     if classes != 80:
         return None
     with suppress(UserError, OSError):
-        first = Path(load_config(str(config)).filename).read_text(encoding="utf-8").split("\n")[0]
+        first = Path(load_config(config).filename).read_text(encoding="utf-8").split("\n")[0]
         return first[2:] if first.startswith("# Published:") else None
     return None
 
@@ -81,7 +80,7 @@ def runs_of(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*/run.json")):
         with suppress(OSError, ValueError):
             run = json.loads(path.read_bytes())
-            yield {**run, "when": path.parent.name, "typed": typed(run["command"])}
+            yield {**run, "typed": typed(run["command"])}
 
 
 def typed(command: list[str]) -> str:

@@ -85,6 +85,10 @@ def read_results(path: Path) -> Results:
             f"{path} is no result of a test that kept its detections: mmconvnext test CONFIG "
             "CHECKPOINT --report, or mmconvnext report with the work folder of a training"
         )
+    pictures = Path(sources["pictures"])
+    for place in (pictures, Path(sources["config"])):
+        if not place.exists():
+            raise UserError(f"{place}, which {path} names, is not there any more: test again")
     truth = _read(Path(sources["ann_file"]))
     config = Config.fromfile(sources["config"], lazy_import=False)
     detections = {
@@ -103,7 +107,6 @@ def read_results(path: Path) -> Results:
     tables = {kind: as_table(found) for kind, found in detections.items()}
     masks = {kind: masks_of(kind, found) for kind, found in detections.items()}
     evaluations = _evaluate(truth, tables, masks, settings, classes)
-    pictures = Path(sources["pictures"])
     return Results(result, config, truth, pictures, detections, tables, evaluations)
 
 

@@ -242,7 +242,7 @@ def test_what_is_refused(predict, folder, tmp_path, checkpoint):  # noqa: F811
     refused("empty has no pictures", tmp_path / "empty")
     refused("--threshold: '2' is no score", folder, "--threshold", "2")
     refused("'a.jpg' is no score", folder, "--threshold", "0.3", "a.jpg")
-    refused("has no class 'disc'; it has 3, such as 'disk'", folder, "--classes", "disc")
+    refused("has no class 'disc' (did you mean 'disk'?); it has 3: '", folder, "--classes", "disc")
     refused("has no class 'x'", folder, "--threshold", "x=0.5")
     refused("batch=0", folder, "--batch", "0")
     refused("there is no checkpoint", folder, config=(CONFIG, "nowhere.pth"))

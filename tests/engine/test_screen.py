@@ -64,7 +64,7 @@ def test_pycocotools_says_nothing(capsys):
 
 def test_a_long_iteration_is_announced(monkeypatch, capsys):
     monkeypatch.setattr(screen, "FIRST_S", 0.01)
-    hook = ScreenHook("config.py")
+    hook = ScreenHook()
     hook.before_train(types.SimpleNamespace(iter=0, max_iters=9))
     time.sleep(0.5)
     assert "iteration 1 of 9 has been running for 0 s" in capsys.readouterr().err
@@ -72,7 +72,7 @@ def test_a_long_iteration_is_announced(monkeypatch, capsys):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_replaced_in_a_terminal_and_sparse_elsewhere(monkeypatch, capsys, terminal):
-    hook = ScreenHook("config.py")
+    hook = ScreenHook()
     hook._replaced = terminal
     loader = [None] * 5
     runner = types.SimpleNamespace(val_dataloader=loader)

@@ -150,6 +150,10 @@ def test_other_files_are_refused(result, tmp_path):
     with pytest.raises(UserError, match="kept its detections: mmconvnext test CONFIG"):
         read_results(path)
     content = json.loads(result.read_text())
+    moved = {**content["detections"], "pictures": str(tmp_path / "moved")}
+    path.write_text(json.dumps({**content, "detections": moved}))
+    with pytest.raises(UserError, match=r"moved, which .* names, is not there any more"):
+        read_results(path)
     for kind in content["detections"]["files"]:
         empty = tmp_path / f"{kind}.json"
         empty.write_text("[]")

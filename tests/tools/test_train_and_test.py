@@ -113,6 +113,9 @@ def test_a_report_of_the_training_has_the_numbers_of_the_test(run_tool, coco_tin
     assert "loss_mask" in page.read_text(), "the curves of the training"
     again = succeeded(run_tool("report.py", trained[0], "--pictures", 3))
     assert "is not tested again" in again
+    other = run_tool("report.py", trained[0], "--data-root", trained[0])  # other data is tested
+    assert other.returncode == 1
+    assert "is not tested again" not in other.stdout
 
 
 def test_mirrored_images_are_tested_too(run_tool, coco_tiny, trained, tmp_path):
