@@ -30,10 +30,11 @@ from mmconvnext.engine.runner import build_runner
 from mmconvnext.errors import UserError
 
 SAMPLES = 64  # images that go through the pipeline, at most
-LOADING_S = 6.0  # for them
+LOADING_S = 4.0  # for them
 BUSY_S = 2.0  # a step of this long keeps all cores busy
 SAVING_S = 3.0  # a checkpoint takes, at most
-SETTLING = 1.3  # by which the memory of a process grew after the first step, about
+SETTLING = 1.3  # by which the memory of a process grew after the first step, at most
+SETTLING_SLOW = 1.09  # the same of steps so long that there is no time for a second, about
 SETTLED = 12  # steps in which the memory grows no more
 LEAST_GAIN = 1.05  # in images a second, for which a batch is made larger
 
@@ -112,7 +113,7 @@ def _growing(
     while size <= most:
         _step(runner, samples.small())
         seconds, finite = _step(runner, samples.largest_batch(size))
-        if seconds > BUSY_S and size == 1:  # the first step of a process takes longer
+        if 3 * BUSY_S > seconds > BUSY_S and size == 1:  # the first one may have taken longer
             seconds, finite = _step(runner, samples.largest_batch(size))
         trial = Trial(size, seconds, _peak_memory(), *facts, finite)
         yield trial
@@ -132,6 +133,9 @@ def _settled(runner: Runner, samples: Samples, trial: Trial, end: float) -> Tria
     What is freed leaves gaps in the heap that batches of other shapes do not fill: the memory of a
     process grows in the first steps.
     """
+    if trial.seconds > BUSY_S and time.time() + trial.seconds + SAVING_S > end:
+        _save(runner)
+        return replace(trial, memory=max(int(trial.memory * SETTLING_SLOW), _peak_memory()))
     _reset_peak_memory()
     taken = [_step(runner, samples.largest_batch(trial.batch_size))]
     peaks = [_peak_memory()]
@@ -141,11 +145,15 @@ def _settled(runner: Runner, samples: Samples, trial: Trial, end: float) -> Tria
             break
         taken.append(_step(runner, data))
         peaks.append(_peak_memory())
-    # A checkpoint is put together in memory.
-    runner.save_checkpoint(runner.work_dir, "trial.pth", by_epoch=False, save_param_scheduler=False)
+    _save(runner)
     seconds = statistics.median(seconds for seconds, _ in taken)
     finite = all(finite for _, finite in taken)
     return replace(trial, seconds=seconds, memory=_peak_memory(), finite=finite)
+
+
+def _save(runner: Runner) -> None:
+    """Save a checkpoint: it is put together in memory."""
+    runner.save_checkpoint(runner.work_dir, "trial.pth", by_epoch=False, save_param_scheduler=False)
 
 
 def _step(runner: Runner, data: Mapping[str, Any]) -> tuple[float, bool]:
@@ -181,7 +189,7 @@ class Samples:
             wide = apart and _is_wide(loader.dataset, index)
             shapes[wide] = [*map(max, shapes.get(wide, (0, 0)), (height, width))]
             self._most_objects = max(self._most_objects or item, item, key=_objects)
-            self._largest = max(self._largest or item, item, key=_area)
+            self._largest = max(self._largest or item, item, key=_area_and_objects)
             if time.monotonic() - started > seconds:
                 break
         self.loading = (time.monotonic() - started) / count
@@ -202,9 +210,10 @@ class Samples:
         yield from Runner.build_dataloader(settings, seed=0)
 
     def largest_batch(self, size: int) -> dict[str, Any]:
-        """A batch of the largest shape, with the image that has the most objects."""
-        shape = self._shape if size > 1 else self._largest["inputs"].shape[-2:]
-        return pseudo_collate([_filled_up(self._most_objects, shape) for _ in range(size)])
+        """The largest image, or a batch of the largest shape and the image with most objects."""
+        if size == 1:
+            return pseudo_collate([_filled_up(self._largest, (0, 0))])
+        return pseudo_collate([_filled_up(self._most_objects, self._shape) for _ in range(size)])
 
 
 def _is_wide(dataset: Dataset, index: int) -> bool:
@@ -216,8 +225,9 @@ def _objects(item: Mapping[str, Any]) -> int:
     return len(item["data_samples"].gt_instances)
 
 
-def _area(item: Mapping[str, Any]) -> int:
-    return math.prod(item["inputs"].shape[-2:])
+def _area_and_objects(item: Mapping[str, Any]) -> tuple[int, int]:
+    """The order of images by area in steps of 5 %, then by objects."""
+    return round(20 * math.log(math.prod(item["inputs"].shape[-2:]))), _objects(item)
 
 
 def _filled_up(item: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class FastCocoMetric(CocoMetric):
     bit. Proposals, ``format_only`` and ``use_mp_eval`` are left to MMDetection; so is, with a line
     in the log, what hotcoco would refuse or count in another way (``UnusualDataError``). One
     difference: where categories are not in the order of their ids, MMDetection's table gives the
-    classes each other's AP, this one their own.
+    classes each other's AP, this one their own, whichever library computes it.
 
     Args:
         classwise: whether the AP of each class is reported, as ``cat_precision``; with ``"kinds"``
@@ -133,12 +133,21 @@ class FastCocoMetric(CocoMetric):
         return metrics
 
     def _compute_by_pycocotools(self, results: list) -> dict[str, float]:
-        if not (self.classwise and self.by_kind):
+        if not (self.classwise and results):
             return super().compute_metrics(results)
-        metrics, kinds = OrderedDict(), self.metrics
-        for self.metrics in [[kind] for kind in kinds]:  # two would have one key for a class
-            metrics.update(self._named(self.metrics[0], super().compute_metrics(results)))
-        self.metrics = kinds
+        self._prepare([truth for truth, _ in results])
+        # MMDetection takes the rows of its table for classes in the order of their ids.
+        before, kinds, metrics = self.cat_ids, self.metrics, OrderedDict()
+        self.cat_ids = sorted(before)
+        labels = np.array([self.cat_ids.index(category) for category in before])
+        results = [
+            (truth, {**found, "labels": labels[found["labels"]]}) for truth, found in results
+        ]
+        # The AP of a class has one key, whatever the kind.
+        for part in [[kind] for kind in kinds] if self.by_kind else [kinds]:
+            self.metrics = part
+            metrics.update(self._named(part[0], super().compute_metrics(results)))
+        self.cat_ids, self.metrics = before, kinds
         return metrics
 
     def _named(self, kind: str, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -64,7 +64,7 @@ def enlarge(cfg) -> None:
     pipeline = cfg.train_dataloader.dataset.pipeline
     for index, transform in enumerate(pipeline):
         if transform["type"] in ("RandomChoice", "RandomChoiceResize"):
-            pipeline[index] = {"type": "Resize", "scale": (1333, 800), "keep_ratio": True}
+            pipeline[index] = {"type": "Resize", "scale": (1333, 800), "keep_ratio": False}
 
 
 def train(config: Path, folder: str, seconds: str) -> tuple[float, int]:

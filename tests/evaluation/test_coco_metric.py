@@ -128,6 +128,21 @@ def test_some_of_the_classes(data):
     assert "dog_precision" not in ours
 
 
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("classwise", [True, "kinds"])
+def test_each_class_has_its_own_ap_whatever_the_order_of_the_ids(data, backend, classwise):
+    path, results = data
+    settings = {"ann_file": str(path), "metric": KINDS, "classwise": classwise, "backend": backend}
+    expected = {**computed(FastCocoMetric, results, **settings)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": CATEGORIES[::-1]}))
+    for _, found in results:
+        found["labels"] = 2 - found["labels"]
+    metric = FastCocoMetric(**settings)
+    metric.dataset_meta = {"classes": CLASSES[::-1]}
+    for _ in range(2):  # a training evaluates more than once
+        np.testing.assert_equal({**metric.compute_metrics(copy.deepcopy(results))}, expected)
+
+
 def test_thresholds_may_be_a_list_or_a_number(data):
     path, results = data
     for given, same in (([*COCO_IOUS], COCO_IOUS), (0.5, np.array([0.5]))):
