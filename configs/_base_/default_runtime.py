@@ -32,3 +32,4 @@ log_level = "INFO"
 load_from = None
 load_adapt = []  # what may differ in load_from: in_channels, kernel_size, num_classes, parts
 resume = False
+val_loss = True  # beside AP; see docs/training.md for what it costs

@@ -29,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="choose batch size, schedule and the like by trial steps",
     )
+    stop = "end after so many validations in a row (5) without a better AP"
+    add("--early-stopping", nargs="?", const=True, type=int, metavar="PATIENCE", help=stop)
+    average = "validate and save a moving average of the weights, of this momentum (0.0002)"
+    add("--ema", nargs="?", const=True, type=float, metavar="MOMENTUM", help=average)
     swap = "put ConvNeXt into the config's detector: convnext-t, s, b, l, xl, -v2-t, -dinov3-t ..."
     add("--backbone", metavar="NAME", help=swap)
     add("--from-scratch", action="store_true", help="do without the pretrained weights")
@@ -49,6 +53,10 @@ def run(args: argparse.Namespace) -> None:
         notes.append(f"from scratch: not loading {', '.join(dropped) or 'anything'}")
     if args.amp:
         configs.use_amp(cfg)
+    if args.early_stopping is not None:
+        configs.use_early_stopping(cfg, args.early_stopping)
+    if args.ema is not None:
+        configs.use_ema(cfg, args.ema)
     if args.auto:
         notes += choose_by_trial(cfg, args)
     if args.auto_scale_lr:

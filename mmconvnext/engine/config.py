@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.model import PretrainedInit
 
 from mmconvnext.compat.config_names import PREFIX, config_path
@@ -144,6 +145,39 @@ def use_amp(cfg: Config) -> None:
         raise ConfigError("--amp needs an optim_wrapper in the config")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def use_early_stopping(cfg: Config, patience: int | bool) -> None:
+    """End after ``patience`` validations (True: 5, or the config's) without a better checkpoint."""
+    saved = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    monitor = saved.get("save_best")
+    if not isinstance(monitor, str) or monitor == "auto":
+        raise ConfigError(
+            f"--early-stopping goes by default_hooks.checkpoint.save_best, which is {monitor!r} in "
+            f"{cfg.filename}: name a metric there, as coco/segm_mAP or coco/bbox_mAP"
+        )
+    if patience < 1:
+        raise ConfigError(f"--early-stopping {patience}: it takes one validation or more")
+    defaults = {"monitor": monitor, "rule": saved.get("rule"), "min_delta": 0.001, "patience": 5}
+    _use_hook(cfg, EarlyStoppingHook, defaults, {"patience": patience})
+
+
+def use_ema(cfg: Config, momentum: float | bool) -> None:
+    """Validate and save an average of the weights; True: momentum 0.0002, or the config's."""
+    if momentum is not True and not 0 < momentum < 1:
+        raise ConfigError(f"--ema {momentum}: it takes the share of the new weights, as 0.0002")
+    defaults = {"ema_type": "ExpMomentumEMA", "momentum": 0.0002, "update_buffers": True}
+    _use_hook(cfg, EMAHook, defaults, {"momentum": momentum})
+
+
+def _use_hook(cfg: Config, kind: type, defaults: Mapping, given: Mapping[str, Any]) -> None:
+    """Add a hook, or change the config's own one of this kind; True as a value says nothing."""
+    given = {name: value for name, value in given.items() if value is not True}
+    own = list(cfg.get("custom_hooks") or ())
+    for hook in (*own, *(cfg.get("default_hooks") or {}).values()):
+        if hook and hook.get("type") in (kind, kind.__name__):
+            return hook.update(given)
+    cfg.custom_hooks = [*own, {"type": kind.__name__, **defaults, **given}]
 
 
 def use_auto_scale_lr(cfg: Config) -> None:

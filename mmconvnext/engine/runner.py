@@ -12,6 +12,7 @@ from typing import Any
 
 import mmengine
 from mmcv.cnn import VGG
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
 from mmdet.registry import DATASETS
 from mmengine.config import Config
@@ -40,6 +41,7 @@ from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
 from mmconvnext.engine.time_limit import TimeIsUp
+from mmconvnext.engine.val_loss import ValidationLossHook
 from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.weights.detector import (
     checkpoint_classes,
@@ -280,6 +282,8 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     runner.register_hook(ScreenHook())
     if "train" in splits:
         runner.register_hook(ExplodingGradientHook())
+        if cfg.get("val_loss", True) and isinstance(unwrapped(runner.model), BaseDetector):
+            runner.register_hook(ValidationLossHook())
         notes += explain_batch_size(cfg, runner.world_size)
         notes += check_fit(runner.model, cfg)
         notes += summary(runner, data.report)

@@ -8,7 +8,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from io import StringIO
@@ -80,15 +80,15 @@ class ScreenHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Start the clock of the first line."""
-        self._start(f"iteration {runner.iter + 1} of {runner.max_iters}")
+        self._start(lambda: f"iteration {runner.iter + 1} of {runner.max_iters}")
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Start the clock of the first line."""
-        self._start("validation")
+        self._start(lambda: "validation")
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Start the clock of the first line."""
-        self._start("test")
+        self._start(lambda: "test")
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -124,9 +124,14 @@ class ScreenHook(Hook):
         self._evaluated("test", batch_idx + 1, runner.test_dataloader)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Show the AP."""
-        if metrics and is_main_process():
-            print(ap_table(metrics), flush=True)
+        """Show the AP and the loss."""
+        if not metrics or not is_main_process():
+            return
+        print(ap_table(metrics), flush=True)
+        training = runner.message_hub.log_scalars.get("train/loss")
+        if "val/loss" in metrics and training:
+            losses = f"{metrics['val/loss']:.4g} on the validation set, {training.mean(50):.4g} in"
+            print(f"loss: {losses} training (mean of the last 50 iterations)", flush=True)
 
     def after_train(self, runner: Runner) -> None:
         """Say what came out, where it is and what can be done with it."""
@@ -137,6 +142,8 @@ class ScreenHook(Hook):
         hub = runner.message_hub
         best, checkpoint = (hub.runtime_info.get(f"best_{key}") for key in ("score", "ckpt"))
         lines = [f"in {folder}: checkpoints, config and, in {Path(runner.log_dir).name}, the log"]
+        if getattr(runner.train_loop, "stop_training", False):
+            lines.insert(0, f"stopped early, after {runner.iter} of {runner.max_iters} iterations")
         if best is not None:
             key = _key(runner)
             value = f"{100 * best:.1f} (0-100)" if "mAP" in key else f"{best:.4g}"
@@ -158,13 +165,13 @@ class ScreenHook(Hook):
             line = f"{what} {done}/{len(loader)} | {done / max(passed, 1e-9):.3g} batches/s | "
             self._show(f"{line}{memory()} | {_duration(left)} left", last)
 
-    def _start(self, what: str) -> None:
+    def _start(self, what: Callable[[], str]) -> None:
         self._cancel()
         self._started = self._shown_at = time.monotonic()
         self._shown_at -= EVERY_S - FIRST_S
         if is_main_process():
-            text = f"{what} has been running for {FIRST_S:.0f} s"
-            self._timer = threading.Timer(FIRST_S, lambda: print(text, file=sys.stderr, flush=True))
+            running = f"running for {FIRST_S:.0f} s: "
+            self._timer = threading.Timer(FIRST_S, lambda: self._show(running + what(), True))
             self._timer.daemon = True
             self._timer.start()
 
@@ -173,11 +180,11 @@ class ScreenHook(Hook):
             self._timer.cancel()
 
     def _is_due(self, last: bool) -> bool:
-        self._cancel()
         interval = REPLACED_S if self._replaced else EVERY_S
         return is_main_process() and (last or time.monotonic() - self._shown_at >= interval)
 
     def _show(self, line: str, last: bool) -> None:
+        self._cancel()
         self._shown_at = time.monotonic()
         start, end = ("\r\033[K", "\n" if last else "") if self._replaced else ("", "\n")
         print(f"{start}{line}", end=end, file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from mmconvnext.errors import UserError
 
 POINTS = 300  # of a curve, at most
 CURVES = {  # title -> pattern of the names that MMEngine logs
-    "loss": r"loss|loss_.*|.*\.loss_.*",
+    "loss": r"(val/)?loss|loss_.*|[^/]*\.loss_.*",
     "learning rate": r"lr",
     "AP on the validation set": r".*/(bbox|segm)_mAP",
 }

@@ -268,3 +268,61 @@ def test_a_config_without_what_it_takes_is_refused(change, arguments, settings, 
 def test_a_folder_is_no_config(tmp_path):
     with pytest.raises(ConfigError, match=f"{tmp_path} is a folder, not a config; .*--dataset"):
         configs.load_config(str(tmp_path))
+
+
+def of_kind(cfg, kind):
+    return [hook for hook in cfg.custom_hooks if hook.get("type") == kind]
+
+
+@pytest.mark.parametrize(
+    "own", [None, {"type": "EarlyStoppingHook", "monitor": "x", "patience": 7}]
+)
+@pytest.mark.parametrize("patience", [True, 3])
+def test_early_stopping_goes_by_the_best_checkpoints_metric(own, patience):
+    cfg = configs.load_config("mask_rcnn_convnext_shapes.py")
+    cfg.custom_hooks += [own] if own else []
+    configs.use_early_stopping(cfg, patience)
+    (hook,) = of_kind(cfg, "EarlyStoppingHook")
+    assert hook["monitor"] == ("x" if own else "coco/segm_mAP")
+    assert hook["patience"] == (3 if patience == 3 else 7 if own else 5)
+    assert len(of_kind(cfg, "NumClassCheckHook")) == 1
+
+
+@pytest.mark.parametrize("place", ["custom_hooks", "default_hooks"])
+def test_an_average_of_the_configs_own_is_kept(place):
+    cfg = configs.load_config("rtmdet/rtmdet_convnext-t_coco.py")
+    hooks = list(cfg.custom_hooks)
+    if place == "default_hooks":
+        (own,) = of_kind(cfg, "EMAHook")
+        cfg.custom_hooks.remove(own)
+        cfg.default_hooks.average = own
+        hooks = list(cfg.custom_hooks)
+    configs.use_ema(cfg, True)
+    assert cfg.custom_hooks == hooks
+    configs.use_ema(cfg, 0.01)
+    assert "momentum=0.01" in cfg.pretty_text
+    assert cfg.pretty_text.count("EMAHook") == 1
+
+
+def test_an_average_is_added_where_there_is_none():
+    cfg = Config({})
+    configs.use_ema(cfg, 0.001)
+    (hook,) = cfg.custom_hooks
+    assert (hook.type, hook.ema_type, hook.momentum) == ("EMAHook", "ExpMomentumEMA", 0.001)
+
+
+@pytest.mark.parametrize(
+    ("use", "value", "says"),
+    [
+        (configs.use_early_stopping, 0, "--early-stopping 0: it takes one validation or more"),
+        (configs.use_early_stopping, True, "save_best, which is None in .*: name a metric there"),
+        (configs.use_ema, 0.0, "--ema 0.0: it takes the share of the new weights"),
+        (configs.use_ema, 1.5, "--ema 1.5"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(use, value, says):
+    cfg = configs.load_config("mask_rcnn_convnext_shapes.py")
+    if value is True:
+        cfg.default_hooks.checkpoint.save_best = None
+    with pytest.raises(ConfigError, match=says):
+        use(cfg, value)

@@ -6,7 +6,7 @@ import types
 from io import StringIO
 
 import pytest
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import HistoryBuffer, MMLogger, print_log
 
 from mmconvnext.engine import screen
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet
@@ -67,7 +67,34 @@ def test_a_long_iteration_is_announced(monkeypatch, capsys):
     hook = ScreenHook()
     hook.before_train(types.SimpleNamespace(iter=0, max_iters=9))
     time.sleep(0.5)
-    assert "iteration 1 of 9 has been running for 0 s" in capsys.readouterr().err
+    assert "running for 0 s: iteration 1 of 9" in capsys.readouterr().err
+
+
+def test_iterations_that_end_before_a_line_is_due_do_not_put_it_off(monkeypatch, capsys):
+    """The second one, of unknown length, is announced 15 s after the start of the training."""
+    monkeypatch.setattr(screen, "FIRST_S", 0.3)
+    hook, runner = ScreenHook(), types.SimpleNamespace(iter=0, max_iters=9)
+    hook._replaced = False
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0)
+    runner.iter = 1
+    assert capsys.readouterr().err == ""
+    time.sleep(0.8)
+    assert capsys.readouterr().err == "running for 0 s: iteration 2 of 9\n"
+
+
+def test_the_loss_on_the_validation_set_stands_below_the_table(capsys):
+    hub = types.SimpleNamespace(log_scalars={"train/loss": HistoryBuffer([1.0, 3.0], [1, 1])})
+    runner = types.SimpleNamespace(message_hub=hub)
+    ScreenHook().after_val_epoch(runner, {"coco/segm_mAP": 0.25, "val/loss": 2.5})
+    *table, line = capsys.readouterr().out.splitlines()
+    assert "| mask        | 25.0 |" in "\n".join(table)
+    assert line == (
+        "loss: 2.5 on the validation set, 2 in training (mean of the last 50 iterations)"
+    )
+    hub.log_scalars.clear()  # nothing was trained
+    ScreenHook().after_val_epoch(runner, {"coco/segm_mAP": 0.25, "val/loss": 2.5})
+    assert "loss" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("terminal", [True, False])

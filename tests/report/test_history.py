@@ -22,11 +22,13 @@ def log(folder, *entries):
 
 def test_curves_of_a_training_that_was_resumed(tmp_path):
     first = {"lr": 1e-4, "loss": 2.0, "loss_mask": 1.0, "iter": 50, "step": 50}
-    log(tmp_path / "1", first, {"coco/segm_mAP": 0.25, "step": 1}, '{"lr": 1')  # was killed
+    validation = {"coco/segm_mAP": 0.25, "val/loss": 2.5, "val/s0.loss_mask": 1.0, "step": 1}
+    log(tmp_path / "1", first, validation, '{"lr": 1')  # was killed
     log(tmp_path / "2", {**first, "loss": 1.5, "iter": 100}, {"coco/segm_mAP": 0.5, "step": 2})
     curves = curves_of(tmp_path)
     assert curves["loss"]["loss"] == [[50, 2.0], [100, 1.5]]
-    assert curves["loss"].keys() == {"loss", "loss_mask"}
+    assert curves["loss"].keys() == {"loss", "loss_mask", "val/loss"}
+    assert curves["loss"]["val/loss"] == [[50, 2.5]], "beside the training loss"
     assert curves["learning rate"]["lr"] == [[50, 1e-4], [100, 1e-4]]
     assert curves["AP on the validation set"] == {"coco/segm_mAP": [[50, 0.25], [100, 0.5]]}
     assert curves_of(tmp_path / "1") == {}
