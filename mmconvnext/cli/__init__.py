@@ -18,6 +18,7 @@ COMMANDS = (
     "test",
     "predict",
     "report",
+    "compare",
     "check-data",
     "convert-data",
     "prelabel",

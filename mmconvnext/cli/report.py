@@ -23,20 +23,21 @@ def run(args: argparse.Namespace) -> None:
     """Test where that has not been done, and write the page."""
     from mmconvnext.report import write_report
 
-    path = Path(args.source)
-    result = path if path.is_file() else test_run(args)
+    result = result_of(Path(args.source), args)
     out = args.out and Path(args.out)
     print(f"written to {write_report(result, out, args.pictures, args.score)}")
 
 
-def test_run(args: argparse.Namespace) -> Path:
-    """Test the best checkpoint of a work folder, unless that was done since it was written."""
+def result_of(source: Path, args: argparse.Namespace) -> Path:
+    """``result.json``: the source itself, or of its best checkpoint, tested unless that is done."""
+    if source.is_file():
+        return source
     from mmconvnext.engine.config import load_config
     from mmconvnext.engine.run_dir import find_run
     from mmconvnext.engine.testing import run_test
 
-    found = find_run(Path(args.source))
-    folder = Path(args.source) / "report"
+    found = find_run(source)
+    folder = source / "report"
     result = folder / "result.json"
     asked = args.data_root or args.data_checks  # the last test may have been on other data
     newer = result.is_file() and result.stat().st_mtime > found.checkpoint.stat().st_mtime

@@ -83,14 +83,14 @@ def ap_table(metrics: Mapping[str, float]) -> str:
     for name, (overall, classwise) in sets.items():
         for kind, label in KINDS.items():
             if f"{kind}_mAP" in overall:
-                row = [_percent(overall.get(f"{kind}_{column}")) for column in COLUMNS]
+                row = [percent(overall.get(f"{kind}_{column}")) for column in COLUMNS]
                 rows.append([f"{name}: {label}" if name else label, *row])
         kinds = [kind for kind in KINDS if kind in classwise]
         if kinds:
             title = "AP of a class" + f" of {name}" * bool(name) + ", 0-100"
             table = [[title, *(KINDS[kind] for kind in kinds)]]
             for each in sorted({each for kind in kinds for each in classwise[kind]}):
-                table.append([each, *(_percent(classwise[kind].get(each)) for kind in kinds)])
+                table.append([each, *(percent(classwise[kind].get(each)) for kind in kinds)])
             tables.append(format_table(table))
     return "\n".join([format_table(rows), *tables])
 
@@ -117,5 +117,6 @@ def _count(path: Path) -> Counter[str]:
     return count
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """AP in 0-1 as 0-100, or a dash where there is none."""
     return "-" if value is None or not value >= 0 else f"{100 * value:.1f}"

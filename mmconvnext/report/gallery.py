@@ -25,7 +25,11 @@ NEAR = 0.1  # TIDE's IoU below which a detection is of the background
 
 
 def gallery_of(
-    results: Results, kind: str, numbers: Mapping[str, Any], most: int
+    results: Results,
+    kind: str,
+    numbers: Mapping[str, Any],
+    most: int,
+    chosen: Mapping[int, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Choose pictures and make all that the page needs to draw them.
 
@@ -34,6 +38,7 @@ def gallery_of(
         kind: whose matches are shown.
         numbers: of this kind, by :func:`mmconvnext.report.numbers.numbers_of`.
         most: pictures.
+        chosen: ids of pictures and why they are shown; by default of :func:`choose`.
     """
     images = {image["id"]: image for image in results.truth["images"]}
     labels = {category["id"]: i for i, category in enumerate(results.classes)}
@@ -45,7 +50,8 @@ def gallery_of(
     for index, entry in enumerate(results.detections[kind], 1):
         if entry["score"] >= LEAST_SCORE:
             found[entry["image_id"]].append({**entry, "id": index})
-    chosen = choose(numbers, wanted, found, most)
+    if chosen is None:
+        chosen = choose(numbers, wanted, found, most)
     load = TRANSFORMS.build(results.config.test_dataloader.dataset.pipeline[0])
     pictures = []
     for image, why in chosen.items():

@@ -14,7 +14,7 @@ from mmconvnext.evaluation.tables import COLUMNS, KINDS
 from mmconvnext.report import history
 from mmconvnext.report.gallery import gallery_of
 from mmconvnext.report.numbers import numbers_of
-from mmconvnext.report.results import read_results
+from mmconvnext.report.results import Results, read_results
 
 COCO_CLASSES = 80
 FOLDER = Path(__file__).parent / "template"
@@ -51,14 +51,12 @@ def write_report(
     first = next(iter(kinds))
     gallery = gallery_of(results, first, kinds[first], pictures)
     names = [category["name"] for category in results.classes]
-    palette = results.palette or ("coco" if len(names) <= COCO_CLASSES else "random")
-    colors = get_palette(palette, len(names))
     folder = Path(results.result["checkpoint"]).parent
     data = {
         "kinds": {k: {n: v for n, v in found.items() if n not in NOT_SHOWN}
                   for k, found in kinds.items()},
         "classes": names,
-        "colors": [f"rgb{tuple(color)}" for color in colors],
+        "colors": colors_of(results),
         "gallery": gallery,
         "curves": history.curves_of(folder),
         "score": score,
@@ -85,17 +83,26 @@ def write_report(
         "findings": history.findings_of(result.parent) or history.findings_of(folder),
     }
     out = out or result.with_name("report.html")
-    write_whole(out, render(data, facts))
+    write_whole(out, render("report", data, facts))
     return out
 
 
-def render(data: dict[str, Any], facts: dict[str, Any]) -> str:
-    """Fill the template: what the scripts draw, and what the page says as it is."""
+def colors_of(results: Results) -> list[str]:
+    """A colour of each class, as CSS has it: those of the config, of COCO, or some."""
+    number = len(results.classes)
+    palette = results.palette or ("coco" if number <= COCO_CLASSES else "random")
+    return [f"rgb{tuple(color)}" for color in get_palette(palette, number)]
+
+
+def render(page: str, data: dict[str, Any], facts: dict[str, Any]) -> str:
+    """Fill the template of a page: what the scripts draw, and what it says as it is."""
     loader = jinja2.FileSystemLoader(FOLDER)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
     # a name such as </script> must not end the element that the data is in
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    inner = {
-        name: (FOLDER / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")
-    }
-    return environment.get_template("report.html").render(data=text, **inner, **facts)
+    css, common, own = (
+        (FOLDER / name).read_text(encoding="utf-8")
+        for name in ("report.css", "common.js", f"{page}.js")
+    )
+    template = environment.get_template(f"{page}.html")
+    return template.render(page=page, data=text, css=css, js=common + own, **facts)

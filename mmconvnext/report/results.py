@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmconvnext.data.paths import metrics_of
 from mmconvnext.errors import UserError
 from mmconvnext.evaluation import hotcoco_eval
-from mmconvnext.evaluation.coco_metric import is_coco_metric
+from mmconvnext.evaluation.coco_metric import NAMES, is_coco_metric
 
 if TYPE_CHECKING:
     import hotcoco
@@ -74,7 +74,8 @@ def read_results(path: Path) -> Results:
 
     Raises:
         UserError: the file, or one that it names, is missing or of another kind; nothing was
-            detected; or the ground truth is such as only pycocotools takes.
+            detected; the numbers are not those of the test any more; or the ground truth is such
+            as only pycocotools takes.
     """
     if find_spec("hotcoco") is None:
         raise UserError("a report needs hotcoco: pip install 'mmconvnext[fast]'")
@@ -107,7 +108,22 @@ def read_results(path: Path) -> Results:
     tables = {kind: as_table(found) for kind, found in detections.items()}
     masks = {kind: masks_of(kind, found) for kind, found in detections.items()}
     evaluations = _evaluate(truth, tables, masks, settings, classes)
+    _check_unchanged(path, result.get("metrics", {}), evaluations)
     return Results(result, config, truth, pictures, detections, tables, evaluations)
+
+
+def _check_unchanged(
+    path: Path, metrics: Mapping[str, float], evaluations: Mapping[str, hotcoco.COCOeval]
+) -> None:
+    """Refuse detections or annotations that were written again after the test."""
+    for kind, evaluation in evaluations.items():
+        for name, value in zip(NAMES, hotcoco_eval.summarize(evaluation).stats, strict=True):
+            now, was = float(round(value, 3)), metrics.get(f"{kind}_{name}")
+            if was not in (None, now):
+                raise UserError(
+                    f"{path}: {kind}_{name} was {was} in the test, and is {now} of the files that "
+                    "it names, which were changed since: test again, into a --work-dir of its own"
+                )
 
 
 def masks_of(kind: str, found: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
@@ -122,7 +138,7 @@ def _evaluate(
     settings: Mapping,
     classes: Any,
 ) -> dict[str, hotcoco.COCOeval]:
-    metric = METRICS.build({**settings, "outfile_prefix": None})
+    metric = METRICS.build({**settings, "ann_file": None, "outfile_prefix": None})
     images = [image["id"] for image in truth["images"]]
     categories = [c["id"] for c in truth["categories"] if classes is None or c["name"] in classes]
     limits = (images, categories, metric.proposal_nums, np.atleast_1d(metric.iou_thrs))

@@ -1,6 +1,8 @@
 """A test whose detections are made up: the ground truth with errors of every kind."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from mmconvnext.engine.provenance import run_info
 HOSTILE = "</script><b>cross"  # as a class's name
 
 
-def detections_of(truth: dict, rng: np.random.Generator) -> list[dict]:
+def detections_of(truth: dict, rng: np.random.Generator, shift=9, right=0.7) -> list[dict]:
     """Objects that are moved, doubled, left out, of another class, and boxes of the background."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     categories = [category["id"] for category in truth["categories"]]
@@ -33,9 +35,13 @@ def detections_of(truth: dict, rng: np.random.Generator) -> list[dict]:
     for entry in truth["annotations"]:
         mask = coco_mask.decode(encode(entry["segmentation"], *sizes[entry["image_id"]]))
         for _ in range(rng.integers(3)):
-            right = rng.random() < 0.7
-            category = entry["category_id"] if right else int(rng.choice(categories))
-            add(entry["image_id"], category, np.roll(mask, rng.integers(-9, 10, 2), (0, 1)))
+            same = rng.random() < right
+            category = entry["category_id"] if same else int(rng.choice(categories))
+            add(
+                entry["image_id"],
+                category,
+                np.roll(mask, rng.integers(-shift, shift + 1, 2), (0, 1)),
+            )
     for image, (width, height) in sizes.items():
         mask = np.zeros((height, width), np.uint8)
         mask[5:40, 5 : int(rng.integers(20, 60))] = 1
@@ -43,29 +49,99 @@ def detections_of(truth: dict, rng: np.random.Generator) -> list[dict]:
     return found
 
 
-@pytest.fixture(scope="session")
-def result(tmp_path_factory) -> Path:
-    """``result.json`` of such a test on 40 pictures of *shapes*."""
-    folder = tmp_path_factory.mktemp("report")
-    generate_shapes(folder / "shapes", num_train=1, num_val=40)
-    ann_file = folder / "shapes" / "annotations" / "instances_val.json"
+def write_test(folder: Path, ann_file: Path, segm: list[dict], **settings) -> Path:
+    """What a test leaves in its folder; ``settings`` are the config's, by their dotted names."""
     truth = json.loads(ann_file.read_text())
-    truth["categories"][-1]["name"] = HOSTILE
-    ann_file.write_text(json.dumps(truth))
-    segm = detections_of(truth, np.random.default_rng(0))
     bbox = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in segm]
+    folder.mkdir(exist_ok=True)
     files = {}
     for kind, found in (("segm", segm), ("bbox", bbox)):
         files[kind] = str(folder / f"detections.{kind}.json")
         Path(files[kind]).write_text(json.dumps(found))
     cfg = load_config("mask_rcnn_convnext_shapes.py")
-    set_data_root(cfg, str(folder / "shapes"))
+    set_data_root(cfg, str(ann_file.parents[1]))
     classes = [category["name"] for category in truth["categories"]]
     cfg.test_dataloader.dataset.metainfo = {"classes": classes}
+    cfg.merge_from_dict({"work_dir": str(folder), **settings})
     cfg.dump(folder / "config.py")
     sources = {"files": files, "ann_file": str(ann_file), "config": str(folder / "config.py")}
-    sources["pictures"] = str(folder / "shapes" / "val")
+    sources["pictures"] = str(ann_file.parents[1] / "val")
     content = {"detections": sources, "checkpoint": str(folder / "work" / "epoch_1.pth")}
     path = folder / "result.json"
     path.write_text(json.dumps({**content, "run": run_info(cfg)}))
     return path
+
+
+@pytest.fixture(scope="session")
+def ann_file(tmp_path_factory) -> Path:
+    """40 pictures of *shapes*, one class of which has a hostile name."""
+    folder = tmp_path_factory.mktemp("report") / "shapes"
+    generate_shapes(folder, num_train=1, num_val=40)
+    path = folder / "annotations" / "instances_val.json"
+    truth = json.loads(path.read_text())
+    truth["categories"][-1]["name"] = HOSTILE
+    path.write_text(json.dumps(truth))
+    return path
+
+
+@pytest.fixture(scope="session")
+def result(ann_file) -> Path:
+    """``result.json`` of such a test."""
+    truth = json.loads(ann_file.read_text())
+    segm = detections_of(truth, np.random.default_rng(0))
+    return write_test(ann_file.parents[2] / "base", ann_file, segm)
+
+
+@pytest.fixture(scope="session")
+def better(ann_file) -> Path:
+    """Of another detector, of fewer errors, with another learning rate."""
+    truth = json.loads(ann_file.read_text())
+    segm = detections_of(truth, np.random.default_rng(1), shift=4, right=0.9)
+    more = {"optim_wrapper.optimizer.lr": 0.5}
+    return write_test(ann_file.parents[2] / "better", ann_file, segm, **more)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a file on a phone; what its scripts complain about fails the test."""
+    tab = browser.new_page(viewport={"width": 390, "height": 844})
+    faults = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+
+    def open_page(page: Path):
+        tab.goto(page.as_uri())
+        return tab
+
+    yield open_page
+    tab.close()
+    assert faults == []
+
+
+@pytest.fixture
+def violations(repo):
+    """What axe-core finds on a page in a light or dark scheme."""
+    places = (os.environ.get("AXE"), repo / "node_modules/axe-core/axe.min.js")
+    axe = next((path for path in places if path and Path(path).is_file()), None)
+    if axe is None:
+        pytest.skip("no axe-core: npm install --no-save axe-core")
+
+    def violations(tab, scheme: str) -> list:
+        tab.emulate_media(color_scheme=scheme)
+        tab.add_script_tag(path=str(axe))
+        found = tab.evaluate("axe.run()")["violations"]
+        return [(each["id"], [n["html"] for n in each["nodes"]][:3]) for each in found]
+
+    return violations

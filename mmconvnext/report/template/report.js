@@ -1,25 +1,6 @@
-"use strict";
-const data = JSON.parse(document.getElementById("report-data").textContent);
-const SVG = "http://www.w3.org/2000/svg";
 const COLORS = ["var(--series)", "#c8501e", "#2a8f4e", "#9a4fc4", "#b08900", "#1f9aa8"];
-const byId = (id) => document.getElementById(id);
 let kind = Object.keys(data.kinds)[0];
 
-function make(name, attributes = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
-  return element;
-}
-
-function draw(name, attributes = {}, text) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
-
-const percent = (value) => (value < 0 ? "–" : (100 * value).toFixed(1));
 const short = (value) => (value && Math.abs(value) < 0.01 ? value.toExponential(1) : String(Number(value.toPrecision(3))));
 
 // A chart of lines: {name: [[x, y], ...]}, with the limits of its axes where they are fixed.
@@ -150,26 +131,6 @@ function showPair(there, found) {
   byId("class").focus({ preventScroll: true });
 }
 
-function shape(object, isTruth, color, size) {
-  const group = draw("g", { fill: "none", stroke: color, "stroke-width": 2 });
-  if (isTruth) group.setAttribute("stroke-dasharray", object.crowd ? "2 6" : "6 4");
-  for (const points of object.outlines || []) {
-    group.append(draw("polygon", { points: points.join(" "), fill: color, "fill-opacity": isTruth ? 0 : 0.25 }));
-  }
-  const [x, y, width, height] = object.box;
-  if (!object.outlines) group.append(draw("rect", { x, y, width, height }));
-  const words = [data.classes[object.label]];
-  if (isTruth) words.push(object.crowd ? "crowd" : object.missed ? "missed" : "");
-  else words.push(object.score.toFixed(2), object.error);
-  const text = words.filter(Boolean).join(" ");
-  group.append(draw("title", {}, text));
-  if (!isTruth || object.missed) {
-    const style = { x: x + 2, y: isTruth ? y + height - 3 : Math.max(size, y - 3), "font-size": size, fill: "#fff", stroke: "#000", "stroke-width": 3, "paint-order": "stroke", "stroke-dasharray": "none" };
-    group.append(draw("text", style, text));
-  }
-  return group;
-}
-
 function visible(picture) {
   const label = byId("class").value, error = byId("error").value, score = Number(byId("score").value);
   const ours = (object) => label === "" || object.label === Number(label);
@@ -182,14 +143,14 @@ function visible(picture) {
 }
 
 function card(picture, { found, truth }) {
-  const [width, height] = picture.size;
-  const size = width / 30; // of labels: the same in all cards, which are equally wide
+  const size = picture.size[0] / 30; // of labels: the same in all cards, which are equally wide
+  const shapes = [];
+  if (byId("truth").checked) shapes.push(...truth.map((o) => shape(o, true, o.missed ? MISSED : "#ffffff", size)));
+  if (byId("found").checked) shapes.push(...found.map((o) => shape(o, false, data.colors[o.label], size)));
   const title = `${picture.file}: AP ${percent(picture.ap)}, ${picture.why}`;
-  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}; ${truth.length} objects, ${found.length} detections` });
-  svg.append(draw("image", { href: `data:image/jpeg;base64,${picture.jpeg}`, width, height }));
-  if (byId("truth").checked) truth.forEach((o) => svg.append(shape(o, true, o.missed ? "#ff3b4a" : "#ffffff", size)));
-  if (byId("found").checked) found.forEach((o) => svg.append(shape(o, false, data.colors[o.label], size)));
-  return make("figure", { id: `picture-${picture.id}` }, svg, make("figcaption", {}, title));
+  const element = figure(picture, title, `${truth.length} objects, ${found.length} detections`, shapes);
+  element.id = `picture-${picture.id}`;
+  return element;
 }
 
 function showGallery() {
