@@ -48,6 +48,7 @@ ROWS = {
         *(f"mmconvnext/inference/{name}" for name in ("d", "i", "o", "pred", "t", "_")),
         *(f"mmconvnext/engine/{name}.py" for name in ("screen", "run_dir", "testing")),
         *("mmconvnext/report/", "mmconvnext/cli/predict.py", "mmconvnext/cli/report.py"),
+        *("mmconvnext/serving/", "mmconvnext/cli/serve.py"),
         *("mmconvnext/cli/compare.py", "mmconvnext/cli/run.py"),
     ),
 }

@@ -15,12 +15,12 @@ REPO = Path(__file__).parents[1]
 # Each may import those before it; two in one entry do not import each other.
 LAYERS = (
     ("errors", "variants"),
-    *(("compat",), ("weights",), ("models",), ("optim",), ("data",)),
-    *(("evaluation",), ("engine",), ("inference",), ("analysis",), ("report",), ("cli",)),
+    *((name,) for name in ("compat", "weights", "models", "optim", "data", "evaluation", "engine")),
+    *((name,) for name in ("inference", "analysis", "report", "serving", "cli")),
 )
 # Some 8,000 without own data, other detectors, prediction and report (.ci/count_lines.py). It may
 # not grow unnoticed.
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 16_355, 400, 60
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 16_716, 400, 60
 
 
 def module_of(path: Path) -> str:

@@ -17,6 +17,7 @@ COMMANDS = (
     "train",
     "test",
     "predict",
+    "serve",
     "report",
     "compare",
     "check-data",

@@ -51,6 +51,22 @@ def outlines(mask: NDArray) -> list[NDArray]:
     return [(contour.ravel() + 0.5) / 2 for contour in contours if len(contour) > 2]
 
 
+def polygons(code: Mapping[str, Any], tolerance: float, scale: float = 1.0) -> list[NDArray]:
+    """Outlines to draw of a mask as compressed run lengths: (n, 1, 2) each, in pixels.
+
+    Args:
+        code: as :func:`encode` gives it.
+        tolerance: how far points that are left out lie from the line, in pixels as drawn.
+        scale: pixels as drawn to one of the mask.
+    """
+    left, top, width, height = coco_mask.toBbox(code).astype(int)
+    mask = coco_mask.decode(code)[top : top + height, left : left + width]
+    parts = [np.array(part, np.float32).reshape(-1, 1, 2) for part in outlines(mask)]
+    offset = np.float32([left, top])
+    parts = [cv2.approxPolyDP((part + offset) * scale, tolerance, closed=True) for part in parts]
+    return [part for part in parts if len(part) > 2]
+
+
 def encode(mask: Sequence | Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
     """A mask of a COCO file, polygons or run lengths, as compressed run-length codes."""
     if not isinstance(mask, Mapping):

@@ -13,7 +13,7 @@ from mmdet.registry import TRANSFORMS
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mmconvnext.data.masks import encode, outlines
+from mmconvnext.data.masks import encode, polygons
 from mmconvnext.report.numbers import IOU
 from mmconvnext.report.results import Results
 
@@ -133,10 +133,8 @@ def _drawn(
     if entry.get("iscrowd"):
         shape["crowd"] = True
     if entry.get("segmentation"):
-        mask = coco_mask.decode(encode(entry["segmentation"], *size))
-        parts = [np.array(part, np.float32).reshape(-1, 1, 2) * scale for part in outlines(mask)]
-        parts = [cv2.approxPolyDP(part, TOLERANCE, closed=True) for part in parts]
-        shape["outlines"] = [_whole(part) for part in parts if len(part) > 2]
+        parts = polygons(encode(entry["segmentation"], *size), TOLERANCE, scale)
+        shape["outlines"] = [_whole(part) for part in parts]
     return shape
 
 
