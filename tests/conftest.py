@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -73,3 +74,33 @@ def lines(notes) -> Callable[[], list[str]]:
     """The lines in MMEngine's log that report a backbone's load."""
     of_all = "detector: "
     return lambda: [n for n in notes() if ": loaded " in n and not n.startswith(of_all)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, or a skip where it cannot be had."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def violations(repo):
+    """What axe-core finds on a page in a light or dark scheme."""
+    places = (os.environ.get("AXE"), repo / "node_modules/axe-core/axe.min.js")
+    axe = next((path for path in places if path and Path(path).is_file()), None)
+    if axe is None:
+        pytest.skip("no axe-core: npm install --no-save axe-core")
+
+    def violations(tab, scheme: str) -> list:
+        tab.emulate_media(color_scheme=scheme)
+        tab.evaluate(Path(axe).read_text("utf-8"))  # a page may allow no other scripts
+        found = tab.evaluate("axe.run()")["violations"]
+        return [(each["id"], [n["html"] for n in each["nodes"]][:3]) for each in found]
+
+    return violations

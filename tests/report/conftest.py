@@ -1,8 +1,6 @@
 """A test whose detections are made up: the ground truth with errors of every kind."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,18 +99,6 @@ def better(ann_file) -> Path:
     return write_test(ann_file.parents[2] / "better", ann_file, segm, **more)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
 @pytest.fixture
 def open_page(browser):
     """Open a file on a phone; what its scripts complain about fails the test."""
@@ -128,20 +114,3 @@ def open_page(browser):
     yield open_page
     tab.close()
     assert faults == []
-
-
-@pytest.fixture
-def violations(repo):
-    """What axe-core finds on a page in a light or dark scheme."""
-    places = (os.environ.get("AXE"), repo / "node_modules/axe-core/axe.min.js")
-    axe = next((path for path in places if path and Path(path).is_file()), None)
-    if axe is None:
-        pytest.skip("no axe-core: npm install --no-save axe-core")
-
-    def violations(tab, scheme: str) -> list:
-        tab.emulate_media(color_scheme=scheme)
-        tab.add_script_tag(path=str(axe))
-        found = tab.evaluate("axe.run()")["violations"]
-        return [(each["id"], [n["html"] for n in each["nodes"]][:3]) for each in found]
-
-    return violations

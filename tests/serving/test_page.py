@@ -1,8 +1,6 @@
 """The page in a browser: pictures in by three ways, threshold, downloads, accessibility."""
 
 import json
-import os
-import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -33,17 +31,6 @@ def client():
     served = [standing_in(), standing_in(fewer, "other")]
     with serve(app.create_app(served, Limits(bytes=100_000))) as asked:
         yield asked
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
@@ -78,6 +65,7 @@ def test_a_picture_is_dropped_pasted_or_chosen(opened, way):
         "<b>.png, 300\u00d7200 pixels. Objects of any score: stand-in 3, other 1."
     )
     assert opened.locator("figure").count() == 2
+    assert opened.evaluate("document.documentElement.scrollWidth") == 390  # no wider than a phone
     captions = opened.locator("figcaption").all_inner_texts()
     assert captions[0].startswith("stand-in: 1 disk, 1 </script><b>cross, in 0.")
     assert captions[1].startswith("other: 1 disk, in 0.")
@@ -173,14 +161,6 @@ def test_a_service_that_has_gone_is_named(browser):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation_and_nothing_is_wider_than_a_phone(opened, scheme, repo):
-    opened.emulate_media(color_scheme=scheme)
+def test_axe_finds_no_violation(opened, scheme, violations):
     give(opened)
-    assert opened.evaluate("document.documentElement.scrollWidth") == 390
-    places = (os.environ.get("AXE"), repo / "node_modules/axe-core/axe.min.js")
-    axe = next((path for path in places if path and Path(path).is_file()), None)
-    if axe is None:
-        pytest.skip("no axe-core: npm install --no-save axe-core")
-    opened.evaluate(Path(axe).read_text("utf-8"))  # the page's policy allows no script of others
-    found = opened.evaluate("axe.run()")["violations"]
-    assert [(each["id"], [n["html"] for n in each["nodes"]][:3]) for each in found] == []
+    assert violations(opened, scheme) == []
