@@ -216,6 +216,8 @@ def use_tta(cfg: Config) -> None:
             f"--tta needs {' and '.join(missing)} in the config; "
             "configs/_base_/datasets/coco_instance.py has them"
         )
+    if "module" in cfg.model:  # the config that such a test has left beside its log
+        return
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for dataset in leaf_datasets(cfg.test_dataloader.dataset):
         dataset["pipeline"] = deepcopy(cfg.tta_pipeline)

@@ -16,7 +16,7 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
 from mmdet.registry import DATASETS
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
@@ -69,6 +69,11 @@ class DetectionRunner(Runner):
         filter_screen(logger)
         return logger
 
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config beside the log: in the work folder lies that of the last training."""
+        self.cfg.dump(Path(self.log_dir, Path(self.cfg.filename or f"{self.timestamp}.py").name))
+
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model, with the layout of weights that the device is fastest with."""
         model = super().build_model(model)
@@ -77,6 +82,7 @@ class DetectionRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train, to the end or as long as a :class:`TimeLimitHook` lets it."""
+        super().dump_config()
         try:
             return super().train()
         except TimeIsUp as end:

@@ -35,7 +35,7 @@ def run_test(
     metrics = with_missing_ap(runner.test(), cfg.test_evaluator)
     path = Path(cfg.work_dir) / "result.json"
     if is_main_process():
-        more = {"detections": _sources(cfg)} if keep else {}
+        more = {"detections": _sources(cfg, runner.log_dir)} if keep else {}
         write_result(metrics, cfg, cfg.load_from, runner.log_dir, more)
     return metrics, path
 
@@ -55,8 +55,8 @@ def keep_detections(cfg: Config) -> None:
     metrics[0]["outfile_prefix"] = str(Path(cfg.work_dir) / "detections")
 
 
-def _sources(cfg: Config) -> dict[str, Any]:
-    """What a report reads: detections, annotations, pictures and the config."""
+def _sources(cfg: Config, folder: str) -> dict[str, Any]:
+    """What a report reads: detections, annotations, pictures and, in a run's folder, the config."""
     metrics, datasets = _tested(cfg)
     prefix = metrics[0]["outfile_prefix"]
     files = {kind: f"{prefix}.{kind}.json" for kind in ("bbox", "segm")}
@@ -64,7 +64,7 @@ def _sources(cfg: Config) -> dict[str, Any]:
         "files": {kind: path for kind, path in files.items() if Path(path).is_file()},
         "ann_file": str(annotation_path(datasets[0])),
         "pictures": str(picture_folder(datasets[0])),
-        "config": str(Path(cfg.work_dir) / Path(cfg.filename).name),
+        "config": str(Path(folder, Path(cfg.filename).name)),
     }
 
 

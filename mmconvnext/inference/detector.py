@@ -185,7 +185,7 @@ def _load(cfg: Config, path: str, tta: bool) -> tuple[nn.Module, Sequence[str], 
         classes = _classes_of_config(cfg)
     adapt_to_device(cfg)
     drop_pretrained(cfg)
-    if tta and "module" not in cfg.model:  # as in the config that a test with --tta leaves
+    if tta:
         use_tta(cfg)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()

@@ -10,6 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import cv2
@@ -28,6 +29,7 @@ URL = re.compile(r"https?://", re.I)
 SECONDS = 30  # that a server may be silent
 MAX_BYTES = 2**28  # of a picture from a server
 DEFAULT_RATE = 25.0  # pictures a second, of a video that does not say
+WHOLE = 0.9  # of the pictures that a video says it has: some only estimate
 
 
 class Input(NamedTuple):
@@ -39,7 +41,8 @@ class Input(NamedTuple):
     @property
     def is_stream(self) -> bool:
         """Whether it has more than one picture."""
-        return bool(CAMERA.fullmatch(self.source)) or self.source.lower().endswith(VIDEOS)
+        path = urlsplit(self.source).path if URL.match(self.source) else self.source
+        return bool(CAMERA.fullmatch(self.source)) or path.lower().endswith(VIDEOS)
 
 
 def find_inputs(arguments: Sequence[str]) -> list[Input]:
@@ -83,26 +86,32 @@ def count_frames(inputs: Iterable[Input]) -> int | None:
         if CAMERA.fullmatch(each.source):
             return None
         known = cv2.VideoCapture(each.source) if each.is_stream else None
-        total += int(known.get(cv2.CAP_PROP_FRAME_COUNT)) if known else 1
+        total += max(int(known.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if known else 1
     return total
 
 
 def frames(inputs: Iterable[Input], faults: list[str]) -> Iterator[Frame]:
-    """The pictures, one at a time; a line for each video that has none is added to ``faults``."""
-    for name, source in inputs:
-        if not Input(name, source).is_stream:
+    """The pictures, one at a time; ``faults`` gets a line for each video that is not whole."""
+    for each in inputs:
+        name, source = each
+        if not each.is_stream:
             yield Frame(name, source)
             continue
         camera = CAMERA.fullmatch(source)
+        loud = cv2.utils.logging.setLogLevel(0)  # on what is not there OpenCV prints a page
         capture = cv2.VideoCapture(int(camera[1] or 0) if camera else source)
+        cv2.utils.logging.setLogLevel(loud)
         try:
             rate = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE
-            number = 0
+            number, announced = 0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             while (read := capture.read())[0]:
                 number += 1
                 yield Frame(f"{name}/{number:06}", read[1], name, rate)
             if not number:
-                faults.append(f"{source} cannot be read as a video")
+                what = "has no picture: is it there?" if camera else "cannot be read as a video"
+                faults.append(f"{source} {what}")
+            elif number < WHOLE * announced:
+                faults.append(f"{source} ends after {number} of {announced} pictures")
         finally:
             capture.release()
 

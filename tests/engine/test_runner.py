@@ -1,6 +1,7 @@
 import json
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -11,6 +12,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader
@@ -69,6 +71,15 @@ def test_a_runner_is_built_and_logs_what_it_was_given(tmp_path):
     (info,) = (tmp_path / "work").glob("*/run.json")
     assert str(info) in text
     assert json.loads(info.read_text())["config"] == cfg.filename
+
+
+def test_the_config_in_the_work_folder_is_that_of_the_last_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(Runner, "train", lambda runner: runner.model)
+    build_runner(config(tmp_path, note="trained"), ()).train()
+    second = config(tmp_path, note="tested", experiment_name=f"{tmp_path.name}_2")
+    tested = build_runner(second, ())
+    assert "'trained'" in (tmp_path / "work" / "a_config.py").read_text()
+    assert "'tested'" in Path(tested.log_dir, "a_config.py").read_text()
 
 
 def test_a_checkpoint_of_the_detector_spares_that_of_the_backbone(tmp_path, checkpoint):

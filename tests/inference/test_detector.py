@@ -49,14 +49,27 @@ def assert_same(one, other):
         np.testing.assert_array_equal(getattr(one, key), getattr(other, key))
 
 
-@pytest.mark.parametrize(("batch", "tta"), [(1, False), (1, True), (3, False)])
-def test_it_equals_the_test_to_the_last_bit(checkpoint, shapes, tmp_path, batch, tta):
+@pytest.fixture(scope="module")
+def of_all_kinds(shapes, tmp_path_factory):
+    """*Shapes* whose pictures are in colour, gray, and both of 16 bits."""
+    root = shutil.copytree(shapes, tmp_path_factory.mktemp("kinds") / "shapes")
+    low = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint16)
+    for number, path in enumerate(sorted((root / "val").iterdir())):
+        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if number % 2 else cv2.IMREAD_COLOR)
+        deep = pixels.astype(np.uint16) * 256 + (low[..., 0] if number % 2 else low)
+        cv2.imwrite(str(path), deep if number > 1 else pixels)
+    return root
+
+
+@pytest.mark.parametrize(("batch", "tta"), [(1, False), (1, True), (3, False), (3, True)])
+def test_it_equals_the_test_to_the_last_bit(checkpoint, of_all_kinds, tmp_path, batch, tta):
     config = tmp_path / "config.py"
     config.write_text(TTA)
-    arguments = [config, checkpoint, "--data-root", shapes, "--work-dir", tmp_path]
-    arguments += ["--out", tmp_path / "found.pkl", *["--tta"] * tta]
+    arguments = [config, checkpoint, "--data-root", of_all_kinds, "--work-dir", tmp_path]
+    arguments += ["--data-checks", "off", "--out", tmp_path / "found.pkl", *["--tta"] * tta]
     arguments += ["--cfg-options", f"test_dataloader.batch_size={batch}"]
     assert main(["test", *map(str, arguments)]) == 0
+    assert config.read_text() == TTA, "no test takes the place of a training's config"
     with (tmp_path / "found.pkl").open("rb") as file:
         samples = pickle.load(file)
     assert len(samples) == 4

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -96,6 +97,38 @@ def test_every_object_is_found_once_and_whole(checkpoint, batch):
             assert box.tolist() == [left, top, left + bitmap.shape[1], top + bitmap.shape[0]]
         assert sorted(order) == list(range(1, len(labels) + 1))
         assert (np.diff(found.scores) <= 0).all()
+
+
+def random_scene(rng):
+    """Ellipses of all sizes, one over the other, of which each remains in one piece."""
+    numbers, labels = np.zeros((HEIGHT, WIDTH), np.uint8), []
+    while len(labels) < 40:
+        center, axes = rng.integers(0, (WIDTH, HEIGHT)), rng.integers(3, rng.integers(5, 250), 2)
+        drawn = cv2.ellipse(
+            numbers.copy(), center.tolist(), axes.tolist(), rng.uniform(0, 180), 0, 360,
+            len(labels) + 1, -1,
+        )  # fmt: skip
+        changed = {len(labels) + 1, *np.unique(numbers[drawn != numbers])} - {0}
+        masks = [(drawn == number).astype(np.uint8) for number in changed]
+        if all(cv2.connectedComponents(mask, connectivity=4)[0] == 2 for mask in masks):
+            numbers, labels = drawn, [*labels, rng.integers(3)]
+    return numbers, labels
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_tiles_find_what_the_whole_picture_has(checkpoint, seed):
+    rng = np.random.default_rng(seed)
+    numbers, labels = random_scene(rng)
+    results = []
+    for tile in (None, int(rng.integers(80, 300))):
+        detector = Detector(CONFIG, checkpoint, tile=tile)
+        perfect(detector, labels, with_masks=True)
+        found = detector(numbers)
+        results.append(found[np.lexsort(found.boxes.T)])
+    whole, tiled = results
+    assert len(whole) == len(labels)
+    for key in ("boxes", "labels", "masks"):
+        np.testing.assert_array_equal(getattr(tiled, key), getattr(whole, key))
 
 
 def test_boxes_alone(checkpoint):
