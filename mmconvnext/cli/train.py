@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     last = "resume from a checkpoint; without a value from the last one in the work folder"
     resumed = {"nargs": "?", "const": "auto", "type": common.existing_checkpoint}
     add("--resume", **resumed, metavar="CHECKPOINT", help=last)
+    restart = "train anew in a work folder that has checkpoints of an earlier training"
+    add("--restart", action="store_true", help=restart)
     extend = "with --resume: go by the config's learning rate and schedule, not the checkpoint's"
     add("--extend-schedule", action="store_true", help=extend)
     add("--time", metavar="30m", help="end after this time, with a checkpoint; 90s, 30m, 1h30m")
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train."""
     from mmconvnext.engine import config as configs
-    from mmconvnext.engine.runner import build_runner, resume_from
+    from mmconvnext.engine.runner import build_runner, check_new, resume_from
     from mmconvnext.engine.time_limit import TimeLimitHook, read_time
 
     seconds = read_time(args.time) if args.time else None
@@ -65,8 +67,12 @@ def run(args: argparse.Namespace) -> None:
         if not args.resume:
             raise UserError("--extend-schedule needs --resume: what is to be extended")
         cfg.resume_schedule = "config"
+    if args.resume and args.restart:
+        raise UserError("--resume goes on with a training, --restart starts anew: choose one")
     if args.resume:
         notes += resume_from(cfg, args.resume)
+    elif not args.restart:
+        check_new(cfg)
     runner = build_runner(cfg, ("train", "val"), notes)
     if seconds:
         runner.register_hook(TimeLimitHook(seconds))

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from mmengine.runner import find_latest_checkpoint
-
+from mmconvnext.engine.checkpoints import checkpoints_of
 from mmconvnext.errors import UserError
 
 # Checkpoints in the order in which they are preferred: best mask AP, best of anything else.
@@ -39,9 +38,7 @@ def find_run(folder: Path) -> RunDir:
             "config and the checkpoint"
         )
     found = [path for pattern in BEST for path in sorted(folder.glob(pattern), key=_time)[-1:]]
-    latest = find_latest_checkpoint(str(folder))
-    # the file that MMEngine notes has a path in it, another one after the folder was moved
-    found += [path for path in [folder / Path(latest or "").name] if path.is_file()]
+    found += checkpoints_of(folder)[:1]
     if not found:
         raise UserError(f"{folder} has no checkpoint yet (best_*.pth, epoch_*.pth or iter_*.pth)")
     return RunDir(configs[0], found[0])

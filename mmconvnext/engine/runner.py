@@ -20,7 +20,7 @@ from mmengine.dist import is_main_process, master_only
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader
@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
 from mmconvnext.data.prepare import is_local_coco, prepare_data, training_classes
 from mmconvnext.engine.advice import explain_misfits
+from mmconvnext.engine.checkpoints import checkpoints_of, newest_whole
 from mmconvnext.engine.classes import class_tensors
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.device import (
@@ -234,18 +235,32 @@ class DetectionRunner(Runner):
 
 
 def resume_from(cfg: Config, checkpoint: str) -> list[str]:
-    """Let a run resume from a file, or by ``auto`` from the last one in the work folder, if any."""
+    """Let a run resume from a file, or by ``auto`` from the newest whole one in the work folder.
+
+    Raises:
+        UserError: the file is not there, or no checkpoint is whole.
+    """
+    notes = []
     if checkpoint == "auto":
-        latest = find_latest_checkpoint(cfg.work_dir)
+        latest, notes = newest_whole(Path(cfg.work_dir))
+        notes = [f"--resume: {fault}" for fault in notes]
         if latest is None:
             return [f"--resume: no checkpoint in {cfg.work_dir} yet, starting a new run"]
-        # The file has a path in it, which is another one after the work folder was moved.
-        here = Path(cfg.work_dir, Path(latest).name)
-        checkpoint = str(here) if here.is_file() else latest
+        checkpoint = str(latest)
     check_checkpoint(checkpoint)
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = True, checkpoint
-    return [f"resuming {checkpoint}; the pretrained backbone is not loaded again"]
+    return [*notes, f"resuming {checkpoint}; the pretrained backbone is not loaded again"]
+
+
+def check_new(cfg: Config) -> None:
+    """Refuse to start a run where it would write over the checkpoints of an earlier one."""
+    if there := checkpoints_of(Path(cfg.work_dir)):
+        raise UserError(
+            f"{cfg.work_dir} has checkpoints of an earlier training, the last one "
+            f"{there[0].name}: --resume goes on with it, --restart trains anew and writes over "
+            "them, --work-dir FOLDER trains elsewhere"
+        )
 
 
 def check_checkpoint(path: str) -> None:

@@ -19,8 +19,9 @@ import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from mmconvnext.engine.checkpoints import checkpoints_of
 from mmconvnext.evaluation.tables import ap_table
 
 # Who tells nothing that is not in the summary, the progress or the tables, but for warnings.
@@ -148,7 +149,7 @@ class ScreenHook(Hook):
             key = _key(runner)
             value = f"{100 * best:.1f} (0-100)" if "mAP" in key else f"{best:.4g}"
             lines.insert(0, f"best {key}: {value}, {checkpoint}")
-        if checkpoint := checkpoint or find_latest_checkpoint(str(folder)):
+        if checkpoint := checkpoint or next(iter(checkpoints_of(folder)), None):
             # the config as it was used, with --dataset, --backbone and --cfg-options
             config = folder / Path(runner.cfg.filename).name
             commands = ("test", config, checkpoint), ("report", folder), ("predict", folder)

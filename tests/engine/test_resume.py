@@ -195,7 +195,7 @@ def pretrained_config(work_dir) -> Config:
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / "epoch_3.pth"
-    path.touch()
+    torch.save({}, path)
     return path
 
 
@@ -219,11 +219,17 @@ def test_a_checkpoint_replaces_the_pretrained_weights(tmp_path, checkpoint, last
     assert cfg.model.backbone.init_cfg is None
 
 
-@pytest.mark.parametrize("name", ["no/such.pth", "auto"])
-def test_a_checkpoint_that_is_missing_is_named_and_nothing_changes(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such.pth", r"no checkpoint no/such\.pth"),
+        ("auto", "last_checkpoint names is not there"),
+    ],
+)
+def test_a_checkpoint_that_is_missing_is_named_and_nothing_changes(tmp_path, name, message):
     (tmp_path / "last_checkpoint").write_text("no/such.pth")  # it was deleted
     cfg = pretrained_config(tmp_path)
-    with pytest.raises(UserError, match=r"there is no checkpoint no/such\.pth"):
+    with pytest.raises(UserError, match=message):
         resume_from(cfg, name)
     assert cfg.to_dict() == pretrained_config(tmp_path).to_dict()
     with pytest.raises(UserError, match=f"there is no checkpoint {tmp_path}"):

@@ -2,22 +2,13 @@
 
 import pytest
 import torch
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine.runner import DetectionRunner
 from mmconvnext.engine.time_limit import TimeLimitHook, read_time
 from mmconvnext.errors import ConfigError
-
-
-class Line(BaseModel):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, inputs, mode="loss"):
-        return {"loss": self.weight.sum()}
+from tests.engine.line import Line
 
 
 def run(work_dir, seconds, by_epoch=False, resume=False):

@@ -101,7 +101,7 @@ def test_the_norms_of_a_transformers_backbone_are_ours(kind, tmp_path, lines):
     assert ("(100.00% of the parameters)" in lines()[0]) == (kind != "DINOv3ConvNext")
 
 
-@pytest.mark.parametrize(("arch", "v2"), [*((arch, False) for arch in V1), ("tiny", True)])
+@pytest.mark.parametrize(("arch", "v2"), [("tiny", False), ("tiny", True)])
 def test_mmpretrains_detection_backbones(arch, v2, tmp_path, lines):
     """From an environment of its own; with their output norms."""
     depths, widths = VARIANTS[arch]

@@ -1,0 +1,208 @@
+"""Checkpoints that are whole or absent: how they are written, and which one is resumed.
+
+MMEngine writes a checkpoint in place, after it has deleted the one that it replaces: a process that
+is killed meanwhile, or a full disk, leaves a part of the new one and nothing of the old one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mmdet.registry import HOOKS
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
+
+PART = ".part"  # ends the name of a file that is being written
+ON_ERROR = ("stop", "continue")
+
+
+@register_backend("local", force=True, prefixes="")
+class WholeFileBackend(LocalBackend):
+    """MMEngine's local files, written under another name, verified and then renamed."""
+
+    def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
+        """Write bytes; a file of that name is there until all of them are on the disk.
+
+        Raises:
+            OSError: they could not be written; what was there is as before.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}{PART}")
+        try:
+            with part.open("wb") as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            if bytes(obj[:2]) == b"PK" and (fault := find_fault(part)):
+                raise OSError(f"it was not written as it should be: {fault}")
+            part.replace(path)
+            _sync_folder(path.parent)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names of a folder on the disk, too, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class _RemovesLater:
+    """A backend for files that keeps in mind what it is to remove."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.outdated: list[tuple[Callable, str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self.outdated.append((self._backend.remove, path))
+
+    def rmtree(self, path: str) -> None:
+        self.outdated.append((self._backend.rmtree, path))
+
+
+@HOOKS.register_module(name="CheckpointHook")
+class WholeCheckpointHook(CheckpointHook):
+    """MMEngine's hook, which deletes an outdated checkpoint only after the new one is whole.
+
+    Args:
+        on_error: of writing a checkpoint, on a full disk for example: ``stop`` the training, or
+            ``continue`` until the next one is due.
+        *args: of ``CheckpointHook``.
+        **kwargs: of ``CheckpointHook``.
+
+    Raises:
+        ConfigError: ``on_error`` is unknown.
+    """
+
+    def __init__(self, *args: Any, on_error: str = "stop", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if on_error not in ON_ERROR:
+            raise ConfigError(f"on_error={on_error!r} of CheckpointHook must be one of {ON_ERROR}")
+        self.on_error = on_error
+
+    def before_train(self, runner: Runner) -> None:
+        """Find out where checkpoints are saved, and remove what a killed process left there."""
+        super().before_train(runner)
+        if is_main_process() and Path(self.out_dir).is_dir():
+            for part in Path(self.out_dir).glob(f".*{PART}"):
+                part.unlink(missing_ok=True)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        self._save_whole(runner, super()._save_checkpoint_with_step, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        self._save_whole(runner, super()._save_best_checkpoint, metrics)
+
+    def _save_whole(self, runner: Runner, save: Callable, *args: Any) -> None:
+        """Save, then remove what is outdated; or leave everything as it was."""
+        backend, hub = self.file_backend, runner.message_hub
+        kept = deque(getattr(self, "keep_ckpt_ids", ()), self.max_keep_ckpts)
+        before, infos = {**vars(self), "keep_ckpt_ids": kept}, dict(hub.runtime_info)
+        self.file_backend = later = _RemovesLater(backend)
+        error = None
+        try:
+            save(runner, *args)
+        except OSError as failure:
+            error = f"{failure.strerror or failure}"
+        finally:
+            self.file_backend = backend
+        error = _of_main_process(error)
+        if error is None:
+            new = {self.last_ckpt, getattr(self, "best_ckpt_path", None)}
+            new |= {*getattr(self, "best_ckpt_path_dict", {}).values()}
+            for remove, path in later.outdated:
+                if path not in new:
+                    remove(path)
+            return
+        vars(self).update(before)
+        for key in hub.runtime_info.keys() - infos.keys():
+            hub.pop_info(key)
+        for key, value in infos.items():
+            hub.update_info(key, value)
+        last, _ = newest_whole(Path(self.out_dir))
+        message = (
+            f"no checkpoint could be written to {self.out_dir}: {error}; the last one there is "
+            f"{last.name if last else 'none'}, which --resume goes on from"
+        )
+        if self.on_error == "stop":
+            raise UserError(message)
+        runner.logger.error(f"{message}; training goes on (on_error='continue')")
+
+
+def _of_main_process(value: Any) -> Any:
+    """What the main process, which writes the files, has for a value."""
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
+def find_fault(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint of ``torch.save``; None where it is whole.
+
+    All of it is read, and compared with the checksums in it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        return f"{path.name} is not whole: {error}"
+    return damaged and f"{path.name} is damaged at {damaged}"
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The checkpoints of a training, best ones apart: what ``last_checkpoint`` names, newer first.
+
+    The path in that file is another one after the folder was moved.
+    """
+    files = sorted([*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")], key=_written)[::-1]
+    with suppress(FileNotFoundError):
+        named = Path((folder / "last_checkpoint").read_text(encoding="utf-8").strip())
+        last = [path for path in (folder / named.name, named) if path.is_file()][:1]
+        return last + [path for path in files if path not in last]
+    return files
+
+
+def _written(path: Path) -> tuple[int, int]:
+    """By when a file was written and, within a tick of the clock, by the number in its name."""
+    return path.stat().st_mtime_ns, int(re.sub(r"\D", "", path.stem) or 0)
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The last checkpoint of a folder that is whole, and what is wrong with newer ones.
+
+    Raises:
+        UnreadableCheckpointError: there are some, or should be, and none is whole.
+    """
+    faults = []
+    for path in checkpoints_of(folder):
+        if not (fault := find_fault(path)):
+            return path, faults
+        faults.append(fault)
+    if not faults and (folder / "last_checkpoint").is_file():
+        faults = ["the one that last_checkpoint names is not there"]
+    if faults:
+        raise UnreadableCheckpointError(
+            f"{folder} has no whole checkpoint: {'; '.join(faults)}. --restart starts a new run"
+        )
+    return None, []
