@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> None:
         print(format_table(rows[: ROWS + 1]))
         if len(rows) > ROWS + 1:
             print(f"and {len(rows) - ROWS - 1} classes that differ less: --json, --html")
-    print("\n".join(f"{key}: {' | '.join(row)}" for key, row in content["config"].items()))
-    print("\n".join(content["sentences"]))
+    settings = (f"{key}: {' | '.join(row)}" for key, row in content["config"].items())
+    print("\n".join([*settings, *content["sentences"]]))
     if args.json:
         common.write_json(content, args.json)
     if args.html:

@@ -47,5 +47,7 @@ def result_of(source: Path, args: argparse.Namespace) -> Path:
     cfg = load_config(str(found.config))
     cfg.load_from, cfg.resume = str(found.checkpoint), False
     cfg.work_dir, cfg.launcher = str(folder), "none"
+    if cfg.get("visualizer"):
+        cfg.visualizer.name = str(folder)  # or a second test would log into the folder of the first
     common.set_data(cfg, args)
     return run_test(cfg, keep=True)[1]

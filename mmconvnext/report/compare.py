@@ -20,7 +20,8 @@ from mmconvnext.report.results import Results, read_results
 
 ERRORS_95 = 1.96  # standard errors to each side of a difference, in an interval of 95 %
 HOTCOCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # its names, in the order of COLUMNS
-WORK = ("work_dir", "load_from", "resume", "launcher")  # settings that decide nothing
+# settings that decide nothing
+WORK = ("work_dir", "load_from", "resume", "launcher", "visualizer.name")
 ABSENT = "-"
 SCORE = 0.3  # from which on detections are shown at first
 

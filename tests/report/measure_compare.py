@@ -15,7 +15,7 @@ import numpy as np
 from mmconvnext.evaluation import hotcoco_eval
 from mmconvnext.report.compare import ap_rows
 
-SAMPLES, CLASSES, SIDE = 200, 3, 400
+SAMPLES, CLASSES, SIDE = 100, 3, 400
 
 
 def truth_of(pictures: int, rng: np.random.Generator) -> dict:

@@ -238,6 +238,8 @@ def test_pictures_that_differ_most_come_first():
     ]
     assert most_different("ab", images, 5) == {3: "b is worse", 2: "b is better"}
     assert most_different("ab", images, 1) == {3: "b is worse"}
+    del images[1][3]  # without objects and detections
+    assert most_different("ab", images, 5) == {2: "b is better"}
 
 
 # the page

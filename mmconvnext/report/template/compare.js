@@ -1,6 +1,6 @@
 // A picture: its ground truth, then what each run found, with what it missed in red.
 function comparison(picture, score) {
-  const size = picture.size[0] / 20;
+  const size = picture.size[0] / 25;
   const truth = picture.truth.map((o) => shape({ ...o, missed: false }, true, data.colors[o.label], size, true));
   const panels = [figure(picture, "ground truth", `${truth.length} objects of ${picture.file}`, truth)];
   picture.runs.forEach((run, index) => {
