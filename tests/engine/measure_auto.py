@@ -1,9 +1,9 @@
 """Trainings as ``--auto`` chooses them: the memory that was predicted and that was measured.
 
-``python tests/engine/measure_auto.py COCO [SECONDS]``, with a folder in COCO's layout and the time
-that each training gets (40 s); 20 trainings, a line for each, with all pictures at the recipe's
-largest size, which a long training comes to by chance. It fails where the prediction is off
-by more than a tenth, the choice took more than a minute or the memory allowed was exceeded.
+``python tests/engine/measure_auto.py COCO``, with a folder in COCO's layout: 20 trainings of some
+steps, a line for each, with all pictures at the recipe's largest size, which a long training comes
+to by chance. It fails where the prediction is off by more than a tenth, the choice took more than a
+minute or the memory allowed was exceeded.
 """
 
 import json
@@ -20,6 +20,7 @@ from mmconvnext.engine.config import load_config
 from mmconvnext.engine.own_data import use_dataset, write_config
 
 GIB = 2**30
+STEPS_S = {False: 25, True: 100}  # for a training, and for one of COCO's size
 # Names of configs, and GiB that may be used.
 RUNS = [
     *(("mask_rcnn_convnext_t_coco", gib) for gib in (4, 6, 8)),
@@ -32,7 +33,7 @@ RUNS = [
 ]
 
 
-def run(name: str, gib: float, coco: str, seconds: str) -> bool:
+def run(name: str, gib: float, coco: str, seconds: int) -> bool:
     """Choose and train; print what was predicted and measured, and whether it was right."""
     cfg = load_config(name)
     auto.free_memory = lambda: int(gib * GIB / auto.MEMORY_SHARE)
@@ -67,7 +68,7 @@ def enlarge(cfg) -> None:
             pipeline[index] = {"type": "Resize", "scale": (1333, 800), "keep_ratio": False}
 
 
-def train(config: Path, folder: str, seconds: str) -> tuple[float, int]:
+def train(config: Path, folder: str, seconds: int) -> tuple[float, int]:
     """Train for some time from scratch: GiB of the process at its most, and the exit code."""
     command = [sys.executable, "-m", "mmconvnext", "train", str(config), "--from-scratch"]
     command += ["--work-dir", folder, "--time", f"{seconds}s"]
@@ -82,7 +83,6 @@ if __name__ == "__main__":
         "| config | GiB allowed | batch x accumulated | chosen in | predicted | measured | ratio |"
     )
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
-    coco, seconds = sys.argv[1], (sys.argv[2:] or ["40"])[0]
-    results = [run(name, gib, coco, seconds) for name, gib in RUNS]
+    results = [run(name, gib, sys.argv[1], STEPS_S[name.endswith("_coco")]) for name, gib in RUNS]
     print(json.dumps({"runs": len(results), "right": sum(results)}))
     sys.exit(not all(results))
