@@ -172,12 +172,16 @@ def test_detectors_of_any_kind_have_one(name, coco_tiny, monkeypatch):
 def test_it_is_the_mean_over_the_images_of_all_processes(monkeypatch):
     gathered = [(Counter(loss=6.0), 3), (Counter(loss=2.0), 1)]
     monkeypatch.setattr(val_loss, "all_gather_object", lambda own: gathered)
-    model = Mock(extract_feat=None)
-    runner = SimpleNamespace(model=model, message_hub=MessageHub.get_instance("processes"))
-    hook, metrics = ValidationLossHook(), {}
-    hook.before_val_epoch(runner)
-    hook.after_val_epoch(runner, metrics)
-    assert metrics == {"val/loss": 2.0}
+    runner = SimpleNamespace(model=None, message_hub=MessageHub.get_instance("processes"))
+    hub = runner.message_hub
+    for metrics in ({"coco/bbox_mAP": 0.5}, {}):  # a detector that found nothing has none
+        hub.update_scalar("val/val/loss", 9.0)
+        runner.model = Mock(extract_feat=None)
+        hook, before = ValidationLossHook(), dict(metrics)
+        hook.before_val_epoch(runner)
+        hook.after_val_epoch(runner, metrics)
+        assert metrics == (before and {**before, "val/loss": 2.0})
+        assert hub.get_scalar("val/val/loss").mean(50) == 2.0, "what is logged"
 
 
 def test_objects_are_where_the_resized_and_padded_picture_has_them(shapes):
