@@ -12,7 +12,7 @@ class Limits(NamedTuple):
     """
 
     bytes: int = 32 * 2**20
-    pixels: int = 25_000_000
+    pixels: int = 16_000_000
     seconds: int = 60
     clients: int = 32
 

@@ -5,8 +5,9 @@ import struct
 import threading
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from io import BytesIO
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -30,10 +31,10 @@ def client():
 @pytest.fixture(autouse=True)
 def _nothing_of_this_machine_is_told(monkeypatch):
     """Every answer of every test: no path, no traceback, and the headers."""
-    ask = Client.__call__
+    call = Client.__call__
 
     def checked(self, *args, **headers):
-        status, content = ask(self, *args, **headers)
+        status, content = call(self, *args, **headers)
         assert not any(word in str(content) for word in ("/tmp", "/home", "Traceback", ".py"))
         assert self.headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in self.headers["content-security-policy"]
@@ -180,77 +181,73 @@ def test_other_sites_are_refused(client, headers, code):
     assert client("/", **headers)[0] == code
 
 
-class Slow:
-    """A detector that waits, and counts how many pictures it is on at once, and in all."""
+class Gate:
+    """A detector that waits for ``open``, and counts its pictures: at once, and in all."""
 
-    def __init__(self, seconds):
-        self.seconds, self.now, self.most, self.all = seconds, 0, 0, 0
-        self.begun = threading.Event()
+    def __init__(self, is_open):
+        self.now, self.most, self.all = 0, 0, 0
+        self.begun, self.open = threading.Event(), threading.Event()
+        if is_open:
+            self.open.set()
 
     def __call__(self, path):
         self.now, self.all = self.now + 1, self.all + 1
         self.most = max(self.most, self.now)
         self.begun.set()
-        time.sleep(self.seconds)
+        assert self.open.wait(60)
+        time.sleep(0.01)
         self.now -= 1
         return objects(path)
 
 
-def ask_at_once(client, number):
-    """Statuses of so many clients' answers, each with its own picture's."""
-
-    def one(index):
-        asked = type(client)(client.port)
-        status, content = asked(data=picture(90 + index))
-        if status == 200:
-            assert content["results"][0]["coco"]["images"][0]["width"] == 90 + index
-        return status
-
-    with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(one, range(number)))
+def ask(client, index):
+    """Status, width of the picture and headers of the answer to one of many clients."""
+    asked = Client(client.port)
+    status, content = asked(data=picture(90 + index))
+    width = status == 200 and content["results"][0]["coco"]["images"][0]["width"]
+    return status, width, content.get("error"), asked.headers
 
 
 def test_twenty_clients_at_once_are_answered_one_after_the_other():
-    slow = Slow(0.02)
-    with serve(app.create_app([standing_in(slow)])) as client:
-        assert ask_at_once(client, 20) == [200] * 20
-    assert (slow.most, slow.all) == (1, 20)
+    gate = Gate(is_open=True)
+    with serve(app.create_app([standing_in(gate)])) as client, ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(ask, [client] * 20, range(20)))
+    assert [each[:2] for each in found] == [(200, 90 + index) for index in range(20)]
+    assert (gate.most, gate.all) == (1, 20)
 
 
 def test_more_clients_than_may_wait_are_told_so():
-    slow = Slow(0.1)
-    with serve(app.create_app([standing_in(slow)], Limits(clients=4))) as client:
-        found = ask_at_once(client, 20)
-        assert sorted(set(found)) == [200, 503]
-        assert slow.all == found.count(200) >= 4
-        first = threading.Thread(target=ask_at_once, args=(client, 4))
-        slow.begun.clear()
-        first.start()
-        slow.begun.wait()
-        time.sleep(0.05)
-        status, content = client(data=PICTURE)
-        assert (status, client.headers["retry-after"]) == (503, "5")
-        assert content["error"] == "4 others are waiting: try again in a few seconds."
+    gate, limits = Gate(is_open=False), Limits(clients=4)
+    with (
+        serve(app.create_app([standing_in(gate)], limits)) as client,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        asked = as_completed([pool.submit(ask, client, index) for index in range(20)])
+        for done in islice(asked, 16):
+            status, _, error, headers = done.result()
+            assert (status, headers["retry-after"]) == (503, "5")
+            assert error == "4 others are waiting: try again in a few seconds."
         assert client("/health")[0] == 200
-        first.join()
+        gate.open.set()
+        assert [done.result()[0] for done in asked] == [200] * 4
         assert client(data=PICTURE)[0] == 200
-    assert slow.most == 1
+    assert (gate.most, gate.all) == (1, 5)
 
 
 def test_time_is_up_for_a_prediction_and_the_next_one_waits_for_it():
-    slow = Slow(0.7)
-    with serve(app.create_app([standing_in(slow)], Limits(seconds=0.4))) as client:
-        assert client(data=PICTURE) == (
-            504, {"error": "There was no answer within 0.4 seconds: try again later."},
-        )  # fmt: skip
-        slow.seconds = 0
+    gate = Gate(is_open=False)
+    with serve(app.create_app([standing_in(gate)], Limits(seconds=1))) as client:
+        status, content = client(data=PICTURE)
+        text = "There was no answer within 1 seconds: try again later."
+        assert (status, content["error"]) == (504, text)
+        threading.Timer(0.1, gate.open.set).start()
         assert client(data=PICTURE)[0] == 200
-    assert (slow.most, slow.all) == (1, 2)
+    assert (gate.most, gate.all) == (1, 2)
 
 
 def test_time_is_up_for_who_sends_nothing():
     with (
-        serve(app.create_app([standing_in()], Limits(seconds=0.5, clients=1))) as client,
+        serve(app.create_app([standing_in()], Limits(seconds=1, clients=1))) as client,
         socket.create_connection(("127.0.0.1", client.port)) as silent,
     ):
         silent.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n1")
@@ -261,20 +258,22 @@ def test_time_is_up_for_who_sends_nothing():
 
 
 def test_who_has_gone_is_not_predicted_for():
-    slow = Slow(0.3)
-    with serve(app.create_app([standing_in(slow)])) as client:
+    gate = Gate(is_open=False)
+    with serve(app.create_app([standing_in(gate)])) as client:
         first = threading.Thread(target=client, kwargs={"data": PICTURE})
         first.start()
-        slow.begun.wait()
+        gate.begun.wait()
         head = (
             f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(PICTURE)}\r\n\r\n"
         )
         with socket.create_connection(("127.0.0.1", client.port)) as gone:
             gone.sendall(head.encode() + PICTURE)
             time.sleep(0.1)
+        time.sleep(0.1)
+        gate.open.set()
         first.join()
         assert client(data=PICTURE)[0] == 200
-    assert slow.all == 2
+    assert gate.all == 2
 
 
 def test_turned_and_gray_pictures_have_the_size_that_a_browser_shows(client):
