@@ -1,4 +1,4 @@
-"""The main job from start to end on a small scale: make shapes, train, evaluate, draw."""
+"""The main job from start to end on a small scale: make shapes, train, evaluate, draw, report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmconvnext.errors import UserError
@@ -19,7 +20,7 @@ HIDDEN = ("next:", "  mmconvnext ")  # what training advises and the demo does
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("--config", default="mask_rcnn_convnext_shapes.py")
-    parser.add_argument("--out", default="demo", help="folder of logs, pictures and result.json")
+    parser.add_argument("--out", default="demo", help="folder of numbers, pictures and report")
     parser.add_argument("--data", default="data/shapes", help="folder of the data set")
     parser.add_argument("--train-images", type=int, default=2000)
     parser.add_argument("--val-images", type=int, default=200)
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = find_latest_checkpoint(str(out / "train"))
     pictures = out / "pictures"
     arguments = [args.config, checkpoint, *common, out, "--show-dir", pictures]
-    run_command("test", arguments, out / "test.log")
+    report = find_spec("hotcoco") is not None
+    run_command("test", [*arguments, *["--report"] * report], out / "test.log")
     sheet = pictures / "contact_sheet.png"
     drawn = sorted(path for path in pictures.glob("*.png") if path != sheet)
     contact_sheet(drawn[:ON_SHEET]).save(sheet)
@@ -67,3 +69,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"data and training {trained - start:.0f} s, evaluation {end - trained:.0f} s")
     print(f"ground truth beside predictions: {sheet} and the others in its folder")
     print(f"numbers: {out / 'result.json'}")
+    if report:
+        print(f"where it fails, open in a browser: {out / 'report.html'}")
+    else:
+        print("no report without hotcoco: pip install 'mmconvnext[fast]'")

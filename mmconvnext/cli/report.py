@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 
 from mmconvnext.cli import common
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace) -> None:
 
     result = result_of(Path(args.source), args)
     out = args.out and Path(args.out)
+    gc.disable()  # some hundred thousand masks would be visited again and again
     print(f"written to {write_report(result, out, args.pictures, args.score)}")
 
 

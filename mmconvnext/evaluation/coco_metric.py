@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from mmconvnext.evaluation.hotcoco_eval import (
     evaluate,
     load_detections,
     read_truth,
+    save_detections,
     summarize,
 )
 from mmconvnext.evaluation.rle import encode_masks
@@ -118,7 +120,7 @@ class FastCocoMetric(CocoMetric):
             if not len(tables[metric]):
                 logger.error("The testing results of the whole dataset is empty.")
                 break
-            masks = [m for p in predictions for m in p["masks"]] if metric == "segm" else None
+            masks = _masks(predictions) if metric == "segm" else None
             evaluation = self._evaluate(metric, truth, tables[metric], masks)
             stats = evaluation.stats
             if self.classwise:
@@ -130,6 +132,9 @@ class FastCocoMetric(CocoMetric):
             logger.info(f"{metric}_mAP_copypaste: {numbers}")
         if self.outfile_prefix is not None:
             self.results2json(predictions, self.outfile_prefix)
+            for metric, table in tables.items():
+                masks = _masks(predictions) if metric == "segm" else None
+                save_detections(Path(f"{self.outfile_prefix}.{metric}.npz"), table, masks)
         return metrics
 
     def _compute_by_pycocotools(self, results: list) -> dict[str, float]:
@@ -260,6 +265,10 @@ def _with_codes(sample: Mapping) -> Mapping:
         return sample
     codes = encode_masks(found["masks"].detach().cpu().numpy())
     return {**sample, "pred_instances": {**found, "masks": codes}}
+
+
+def _masks(predictions: Sequence[Mapping]) -> list[dict]:
+    return [mask for prediction in predictions for mask in prediction["masks"]]
 
 
 def _three_limits(numbers: Sequence[int]) -> list[int]:

@@ -42,23 +42,21 @@ def gallery_of(
     """
     images = {image["id"]: image for image in results.truth["images"]}
     labels = {category["id"]: i for i, category in enumerate(results.classes)}
-    wanted, found = defaultdict(list), defaultdict(list)
+    wanted, table = defaultdict(list), results.tables[kind]
     for entry in results.truth["annotations"]:
         if entry["category_id"] in labels:
             wanted[entry["image_id"]].append(entry)
-    # the ids that hotcoco gave them, which its diagnosis names
-    for index, entry in enumerate(results.detections[kind], 1):
-        if entry["score"] >= LEAST_SCORE:
-            found[entry["image_id"]].append({**entry, "id": index})
     if chosen is None:
-        chosen = choose(numbers, wanted, found, most)
+        chosen = choose(numbers, wanted, highest_false(table, numbers["found"]), most)
     load = TRANSFORMS.build(results.config.test_dataloader.dataset.pipeline[0])
     pictures = []
     for image, why in chosen.items():
         entry = images[image]
         loaded = load({"img_path": str(results.pictures / entry["file_name"])})["img"]
         jpeg, scale = shrink(loaded, BYTES // len(chosen))
-        best = sorted(found[image], key=lambda each: -each["score"])[:MOST_FOUND]
+        rows = np.flatnonzero((table[:, 0] == image) & (table[:, 5] >= LEAST_SCORE))
+        rows = rows[np.argsort(-table[rows, 5], kind="stable")][:MOST_FOUND]
+        best = [*results.entries(kind, rows)]
         errors = error_kinds(best, wanted[image], numbers["found"])
         size = (entry["width"], entry["height"])
         truth = [
@@ -79,23 +77,17 @@ def gallery_of(
 
 
 def choose(
-    numbers: Mapping[str, Any], wanted: Mapping, found: Mapping, most: int
+    numbers: Mapping[str, Any], wanted: Mapping, highest: Mapping[int, float], most: int
 ) -> dict[int, str]:
     """The best, the worst and the most surprising pictures, a third of each, by id.
 
     Best and worst are by the picture's own AP, more objects first; surprising are those with the
-    highest score of what is no match.
+    highest score of what is no match, ``highest``.
     """
     summaries = {i: s for i, s in numbers["images"].items() if wanted.get(i)}
     best = sorted(summaries, key=lambda i: (-summaries[i]["ap"], -len(wanted[i]), i))
     worst = sorted(summaries, key=lambda i: (summaries[i]["ap"], -len(wanted[i]), i))
-    highest = {
-        image: max(
-            (e["score"] for e in entries if numbers["found"].get(e["id"]) == "fp"), default=0.0
-        )
-        for image, entries in found.items()
-    }
-    surprising = sorted(filter(highest.get, highest), key=lambda i: (-highest[i], i))
+    surprising = sorted(highest, key=lambda i: (-highest[i], i))
     chosen: dict[int, str] = {}
     for number, (why, order) in enumerate(
         (("surprising", surprising), ("worst", worst), ("best", best)), 1
@@ -105,6 +97,19 @@ def choose(
                 break
             chosen.setdefault(image, why)
     return chosen
+
+
+def highest_false(table: NDArray, status: Mapping[int, str]) -> dict[int, float]:
+    """The highest score of what is no match, of each image that has such.
+
+    Args:
+        table: detections, see :func:`mmconvnext.evaluation.hotcoco_eval.load_detections`.
+        status: ``fp`` of those that are no match, by their number from 1.
+    """
+    false = table[[index - 1 for index, what in status.items() if what == "fp"]]
+    false = false[false[:, 5] >= LEAST_SCORE]
+    false = false[np.argsort(false[:, 5])]  # of each image, the last stays
+    return dict(zip(false[:, 0].astype(int).tolist(), false[:, 5].tolist(), strict=True))
 
 
 def shrink(image: NDArray, limit: int) -> tuple[str, float]:

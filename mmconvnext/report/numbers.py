@@ -146,12 +146,13 @@ def _slices(results: Results, evaluation: hotcoco.COCOeval, kind: str) -> list[d
 
 def _by_aspect(results: Results, evaluation: hotcoco.COCOeval, kind: str) -> list[dict[str, Any]]:
     """AP by the form of boxes: COCO's AP by area, with width / height in place of the area."""
-    annotations = [{**a, "area": _aspect(a["bbox"])} for a in results.truth["annotations"]]
-    truth = hotcoco_eval.read_truth({**results.truth, "annotations": annotations})
+    annotations = results.truth["annotations"]
+    aspects = _aspects(np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4))
+    counted = np.array([not a["iscrowd"] for a in annotations], bool)
+    truth, detected = evaluation.coco_gt, evaluation.coco_dt  # copies
+    truth.update_anns(ids=[a["id"] for a in annotations], area=aspects)
     table = results.tables[kind]
-    detected = truth.load_res(table, segmentation=results.masks(kind))
-    aspects = table[:, 3] / np.maximum(table[:, 4], 1e-9)
-    detected.update_anns(ids=np.arange(1, len(table) + 1), area=aspects)
+    detected.update_anns(ids=np.arange(1, len(table) + 1), area=_aspects(table[:, 1:5]))
     by_aspect = type(evaluation)(truth, detected, kind)
     for name in ("imgIds", "catIds", "maxDets", "iouThrs"):
         setattr(by_aspect.params, name, getattr(evaluation.params, name))
@@ -163,16 +164,13 @@ def _by_aspect(results: Results, evaluation: hotcoco.COCOeval, kind: str) -> lis
     return [
         {
             "name": name,
-            "of": f"{_between(annotations, *limits)} objects",
+            "of": f"{(counted & (aspects >= low) & (aspects < high)).sum()} objects",
             "AP": _mean(precision[:, :, :, i, -1]),
         }
-        for i, (name, limits) in enumerate(ASPECTS.items(), 1)
+        for i, (name, (low, high)) in enumerate(ASPECTS.items(), 1)
     ]
 
 
-def _aspect(box: list[float]) -> float:
-    return box[2] / max(box[3], 1e-9)
-
-
-def _between(annotations: list[dict[str, Any]], low: float, high: float) -> int:
-    return sum(low <= a["area"] < high and not a["iscrowd"] for a in annotations)
+def _aspects(boxes: NDArray) -> NDArray:
+    """Width / height of boxes (n, 4), xywh."""
+    return boxes[:, 2] / np.maximum(boxes[:, 3], 1e-9)

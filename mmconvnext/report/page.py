@@ -47,7 +47,7 @@ def write_report(
         UserError: see :func:`mmconvnext.report.results.read_results`.
     """
     results = read_results(result)
-    kinds = {kind: numbers_of(results, kind, score) for kind in results.detections}
+    kinds = {kind: numbers_of(results, kind, score) for kind in results.tables}
     first = next(iter(kinds))
     gallery = gallery_of(results, first, kinds[first], pictures)
     names = [category["name"] for category in results.classes]

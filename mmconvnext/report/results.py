@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,8 +34,8 @@ class Results:
         config: with everything resolved, as the test used it.
         truth: content of the annotation file.
         pictures: folder of them.
-        detections: of ``segm`` and ``bbox``, as in COCO's files of results.
-        tables: of the same, as :func:`hotcoco_eval.load_detections` takes them.
+        tables: of ``segm`` and ``bbox``, as :func:`hotcoco_eval.load_detections` takes them.
+        masks: of the same, run lengths, for ``segm``.
         evaluations: of the same, evaluated and accumulated.
     """
 
@@ -43,13 +43,17 @@ class Results:
     config: Config
     truth: dict[str, Any]
     pictures: Path
-    detections: dict[str, list[dict[str, Any]]]
     tables: dict[str, NDArray]
+    masks: dict[str, list[dict[str, Any]] | None]
     evaluations: dict[str, hotcoco.COCOeval]
 
-    def masks(self, kind: str) -> list[dict[str, Any]] | None:
-        """The run lengths of the detections, for ``segm``."""
-        return masks_of(kind, self.detections[kind])
+    def entries(self, kind: str, rows: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Some of the detections, as in COCO's files of results, with the ids of hotcoco."""
+        for row in rows:
+            image, *box, score, category = self.tables[kind][row].tolist()
+            ids = {"id": int(row) + 1, "image_id": int(image), "category_id": int(category)}
+            mask = {"segmentation": self.masks[kind][row]} if self.masks[kind] else {}
+            yield {**ids, "bbox": box, "score": score, **mask}
 
     @property
     def palette(self) -> Sequence | str | None:
@@ -92,24 +96,19 @@ def read_results(path: Path) -> Results:
             raise UserError(f"{place}, which {path} names, is not there any more: test again")
     truth = _read(Path(sources["ann_file"]))
     config = Config.fromfile(sources["config"], lazy_import=False)
-    detections = {
-        kind: _read(Path(sources["files"][kind])) for kind in KINDS if kind in sources["files"]
-    }
     settings = next(filter(is_coco_metric, metrics_of(config.test_evaluator)))
-    detections = {
-        kind: found
-        for kind, found in detections.items()
-        if found and kind in np.atleast_1d(settings.get("metric", "bbox"))
-    }
-    if not detections:
+    wanted = np.atleast_1d(settings.get("metric", "bbox"))
+    files = {k: Path(sources["files"][k]) for k in KINDS if k in sources["files"] and k in wanted}
+    detections = {kind: _read_detections(kind, file) for kind, file in files.items()}
+    tables = {kind: table for kind, (table, _) in detections.items() if len(table)}
+    masks = {kind: detections[kind][1] for kind in tables}
+    if not tables:
         raise UserError(f"{path}: nothing was detected, so that there is nothing to show")
     dataset = config.test_dataloader.dataset
     classes = (dataset.get("metainfo") or {}).get("classes")
-    tables = {kind: as_table(found) for kind, found in detections.items()}
-    masks = {kind: masks_of(kind, found) for kind, found in detections.items()}
     evaluations = _evaluate(truth, tables, masks, settings, classes)
     _check_unchanged(path, result.get("metrics", {}), evaluations)
-    return Results(result, config, truth, pictures, detections, tables, evaluations)
+    return Results(result, config, truth, pictures, tables, masks, evaluations)
 
 
 def _check_unchanged(
@@ -126,9 +125,13 @@ def _check_unchanged(
                 )
 
 
-def masks_of(kind: str, found: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    """The run lengths of detections, for ``segm``."""
-    return [entry["segmentation"] for entry in found] if kind == "segm" else None
+def _read_detections(kind: str, path: Path) -> tuple[NDArray, list[dict[str, Any]] | None]:
+    """Detections in a COCO file of results, or of the faster one that a test writes after it."""
+    kept = path.with_suffix(".npz")
+    if kept.is_file() and path.is_file() and kept.stat().st_mtime >= path.stat().st_mtime:
+        return hotcoco_eval.read_detections(kept)
+    found = _read(path)
+    return as_table(found), [e["segmentation"] for e in found] if kind == "segm" else None
 
 
 def _evaluate(

@@ -93,7 +93,7 @@ def test_a_folder(predict, folder, checkpoint):  # noqa: F811
     assert [row["picture"] for row in table] == [names[each["image_id"] - 1] for each in objects]
     assert [float(row["left"]) for row in table] == [each["bbox"][0] for each in objects]
     picture = cv2.imread(str(out / "pictures" / "a.bmp"))
-    assert not np.array_equal(picture, cv2.resize(cv2.imread(str(folder / "a.bmp")), (480, 480)))
+    assert not np.array_equal(picture, cv2.resize(cv2.imread(str(folder / "a.bmp")), (640, 640)))
 
 
 def test_thresholds_and_classes(predict, folder):
@@ -142,7 +142,7 @@ def test_a_video(predict, tmp_path, monkeypatch, has_av):
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
     levels = []
     while (read := capture.read())[0]:
-        assert read[1].shape == (320, 480, 3)
+        assert read[1].shape == (448, 672, 3)
         levels.append(float(read[1].mean()))
     np.testing.assert_allclose(levels, np.arange(7) * 20, atol=4)
 

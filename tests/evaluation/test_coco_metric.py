@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmconvnext.errors import ConfigError
 from mmconvnext.evaluation.coco_metric import FastCocoMetric, with_missing_ap
+from mmconvnext.evaluation.hotcoco_eval import read_detections
 from tests.evaluation.coco_data import (
     CATEGORIES,
     CLASSES,
@@ -224,6 +225,18 @@ def test_files_of_results_are_mmdetections(data, tmp_path):
         files.append([Path(f"{prefix}.{kind}.json").read_text() for kind in KINDS])
     assert files[0] == files[1]
     assert json.loads(files[0][1])[0].keys() >= {"image_id", "category_id", "segmentation"}
+    for kind, text in zip(KINDS, files[0], strict=True):  # the same in the faster form
+        table, masks = read_detections(tmp_path / f"FastCocoMetric.{kind}.npz")
+        found = json.loads(text)
+        columns = [
+            [each["image_id"], *each["bbox"], each["score"], each["category_id"]] for each in found
+        ]
+        assert table.tolist() == columns
+        if kind == "bbox":
+            assert masks is None
+        else:
+            masks = [{**mask, "counts": mask["counts"].decode()} for mask in masks]
+            assert masks == [each["segmentation"] for each in found]
 
 
 def test_mistakes(data):

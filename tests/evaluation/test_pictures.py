@@ -9,14 +9,17 @@ from mmengine.structures import InstanceData
 
 from mmconvnext.evaluation.pictures import (
     DARK,
+    FONT_SIZE,
     LIGHT,
     TITLE_HEIGHT,
     ComparisonVisualizer,
+    Objects,
     contact_sheet,
+    draw_objects,
 )
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
-SIZE, FACTOR = 160, 3
+SIZE, FACTOR = 160, 4
 SIDE = SIZE * FACTOR
 
 
@@ -81,8 +84,24 @@ def test_boxes_alone_and_a_large_image(draw):
     truth = objects((20, 40, 60, 90), (150, 0, 160, 10))
     del truth.masks
     picture = draw(DetDataSample(gt_instances=truth), image=np.full((700, 500, 3), 128, np.uint8))
-    assert picture.shape == (700 + TITLE_HEIGHT, 500, 3)
-    assert picture[TITLE_HEIGHT + 70, 40].tolist() == [128] * 3
+    above = round(TITLE_HEIGHT * 700 / SIDE)
+    assert picture.shape == (700 + above, 500, 3)
+    assert picture[above + 70, 40].tolist() == [128] * 3
+
+
+@pytest.mark.parametrize(
+    ("side", "box", "expected"),
+    [
+        (640, (100, 300, 400, 500), FONT_SIZE),
+        (6400, (1000, 3000, 4000, 5000), 10 * FONT_SIZE),  # the same, ten times as large
+        (6400, (1000, 3000, 1030, 3030), FONT_SIZE),  # would be hidden by larger ones
+    ],
+)
+def test_labels_are_as_large_as_the_picture_and_the_object(side, box, expected):
+    found = Objects(np.array([box]), ["a"], [RED])
+    picture = draw_objects(np.full((side, side, 3), 128, np.uint8), found)
+    column = (picture[: box[1] - 1, box[0] + 1] == RED).all(axis=1)
+    assert column.sum() == pytest.approx(1.25 * expected, rel=0.15)
 
 
 def test_nothing_to_draw(draw):

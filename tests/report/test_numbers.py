@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -10,7 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmconvnext.errors import UserError
-from mmconvnext.report.gallery import choose, error_kinds
+from mmconvnext.evaluation.hotcoco_eval import save_detections
+from mmconvnext.report.gallery import choose, error_kinds, highest_false
 from mmconvnext.report.numbers import ASPECTS, CROWDING, numbers_of
 from mmconvnext.report.results import read_results
 
@@ -37,18 +40,24 @@ def by_pycocotools(results, kind, change=lambda params: None, truth=None, area=N
     truth_api = COCO()
     truth_api.dataset = copy.deepcopy(truth or results.truth)
     truth_api.createIndex()
-    found = copy.deepcopy(results.detections[kind])
-    for entry in found if kind == "segm" else ():
-        del entry["bbox"]  # whose area it would take, as MMDetection knows
+    found = entries(results, kind)
+    for entry in found:
+        del entry["id"]
+        if kind == "segm":
+            del entry["bbox"]  # whose area it would take, as MMDetection knows
     detected = truth_api.loadRes(found)
     for entry in detected.dataset["annotations"] if area else ():
-        entry["area"] = area(results.detections[kind][entry["id"] - 1])
+        entry["area"] = area(entries(results, kind)[entry["id"] - 1])
     evaluation = COCOeval(truth_api, detected, kind)
     evaluation.params.maxDets = [100, 300, 1000]
     change(evaluation.params)
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation.eval["precision"]
+
+
+def entries(results, kind):
+    return [*results.entries(kind, range(len(results.tables[kind])))]
 
 
 def mean(values):
@@ -114,8 +123,8 @@ def test_ap_of_crowded_pictures(results, kind, numbers):
 def test_the_errors_of_pictures_add_up_to_tides(results, kind, numbers):
     wanted = by_image(results.truth["annotations"])
     counts = Counter()
-    for image, entries in by_image(results.detections[kind]).items():
-        counts.update(error_kinds(entries, wanted[image], numbers["found"]))
+    for image, found in by_image(entries(results, kind)).items():
+        counts.update(error_kinds(found, wanted[image], numbers["found"]))
     for row in numbers["errors"]:
         if row["name"] != "missed":
             assert counts[row["name"]] == row["count"], row
@@ -129,14 +138,37 @@ def test_the_confusion_matrix_has_every_object(results, numbers):
 
 
 def test_the_best_the_worst_and_the_most_surprising(results, kind, numbers):
-    wanted, found = by_image(results.truth["annotations"]), by_image(results.detections[kind])
-    chosen = choose(numbers, wanted, found, 12)
+    wanted = by_image(results.truth["annotations"])
+    highest = highest_false(results.tables[kind], numbers["found"])
+    for image, found in by_image(entries(results, kind)).items():
+        scores = [e["score"] for e in found if numbers["found"].get(e["id"]) == "fp"]
+        assert highest.get(image, 0.05) == max(scores, default=0.05)
+    chosen = choose(numbers, wanted, highest, 12)
     assert Counter(chosen.values()) == {"surprising": 4, "worst": 4, "best": 4}
     ap = defaultdict(list)
     for image, why in chosen.items():
         ap[why].append(numbers["images"][image]["ap"])
     assert max(ap["worst"]) <= min(ap["best"])
-    assert len(choose(numbers, wanted, found, 1000)) <= len(results.truth["images"])
+    assert len(choose(numbers, wanted, highest, 1000)) <= len(results.truth["images"])
+
+
+def test_the_faster_form_is_read_where_it_is_newer(result, results, tmp_path):
+    content = json.loads(result.read_text())
+    files = content["detections"]["files"]
+    for kind, file in files.items():
+        files[kind] = shutil.copy(file, tmp_path)
+        table, masks = results.tables[kind], results.masks[kind]
+        save_detections(tmp_path / f"detections.{kind}.npz", table[::2], masks and masks[::2])
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(content))
+    half = read_results(path)
+    for kind, file in files.items():
+        np.testing.assert_array_equal(half.tables[kind], results.tables[kind][::2])
+        os.utime(file)
+    again = read_results(path)
+    for kind in files:
+        np.testing.assert_array_equal(again.tables[kind], results.tables[kind])
+        assert again.masks[kind] == results.masks[kind]
 
 
 def test_other_files_are_refused(result, tmp_path):

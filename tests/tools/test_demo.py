@@ -38,6 +38,7 @@ def test_the_terminal_shows_progress_and_the_table(demo):
     assert header.startswith("| COCO, 0-100 ")
     assert (box.split()[1], mask.split()[1]) == ("box", "mask")
     assert "numbers: demo/result.json" in output
+    assert output.splitlines()[-1] == "where it fails, open in a browser: demo/report.html"
 
 
 def test_the_commands_output_is_shown_but_for_what_they_advise(demo):
@@ -59,13 +60,13 @@ def test_the_trained_detector_is_what_was_evaluated(demo):
 
 
 def test_pictures_show_each_image_beside_itself(demo):
-    """Three times its size, with a title; and all on one sheet."""
+    """Four times its size, with a title; and all on one sheet."""
     folder = demo[0] / "demo" / "pictures"
     shapes = {path.name: cv2.imread(str(path)).shape for path in folder.iterdir()}
     sheet = shapes.pop("contact_sheet.png")
     assert shapes.keys() == {"000000.png", "000001.png"}
-    assert set(shapes.values()) == {(3 * 160 + 30, 2 * 3 * 160, 3)}
-    assert sheet == (340, 3 * 640, 3)
+    assert set(shapes.values()) == {(4 * 160 + 40, 2 * 4 * 160, 3)}
+    assert sheet == (510, 2 * 960, 3)
     assert "demo/pictures/contact_sheet.png" in demo[1]
 
 

@@ -1,0 +1,60 @@
+"""Make the pictures of README.md and docs/report.md from a demo: python docs/screenshots.py [demo].
+
+It needs what the tests of the report need: playwright and chromium.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+IMAGES = Path(__file__).parent / "images"
+ROWS = slice(0, 2)  # of the contact sheet, which README.md shows
+SHEET_ROWS, SHEET_BYTES, SHOT_BYTES = 6, 150_000, 120_000
+# Of each screenshot, the section that it starts with, the scheme of colours, width, height in
+# pixels, and device pixels for one of them.
+SHOTS = {
+    "report_light": ("ap", "light", 1240, 900, 1),
+    "report_dark": ("pictures", "dark", 1240, 900, 1),
+    "report_phone": ("pictures", "light", 390, 844, 2),
+}
+
+
+def save(image: Image.Image, name: str, limit: int) -> None:
+    """Write a JPEG of at most so many bytes."""
+    for quality in range(92, 20, -4):
+        data = BytesIO()
+        image.convert("RGB").save(data, "JPEG", quality=quality, optimize=True)
+        if data.tell() <= limit:
+            break
+    path = IMAGES / f"{name}.jpg"
+    path.write_bytes(data.getvalue())
+    print(f"{path}: {image.width}x{image.height}, {data.tell() / 1e3:.0f} kB")
+
+
+def main(demo: Path) -> None:
+    """Cut the contact sheet and take the screenshots."""
+    sheet = Image.open(demo / "pictures" / "contact_sheet.png")
+    row = sheet.height // SHEET_ROWS
+    save(sheet.crop((0, ROWS.start * row, sheet.width, ROWS.stop * row)), "demo", SHEET_BYTES)
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for name, (section, scheme, width, height, ratio) in SHOTS.items():
+            tab = browser.new_page(
+                viewport={"width": width, "height": height},
+                color_scheme=scheme,
+                device_scale_factor=ratio,
+            )
+            tab.goto(f"{(demo / 'report.html').resolve().as_uri()}#{section}")
+            save(Image.open(BytesIO(tab.screenshot())), name, SHOT_BYTES)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(*sys.argv[1:] or ["demo"]))
