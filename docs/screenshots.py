@@ -14,12 +14,12 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
-ROWS = slice(0, 2)  # of the contact sheet, which README.md shows
-SHEET_ROWS, SHEET_BYTES, SHOT_BYTES = 6, 150_000, 120_000
-# Of each screenshot, the section that it starts with, the scheme of colours, width, height in
+SHOWN = (0, 1, 6, 8)  # of the contact sheet's pictures, in README.md
+COLUMNS, ROWS, SHEET_BYTES, SHOT_BYTES = 2, 6, 150_000, 120_000
+# Of each screenshot, the element that it starts with, the scheme of colours, width, height in
 # pixels, and device pixels for one of them.
 SHOTS = {
-    "report_light": ("ap", "light", 1240, 900, 1),
+    "report_light": ("", "light", 1240, 900, 1),
     "report_dark": ("pictures", "dark", 1240, 900, 1),
     "report_phone": ("pictures", "light", 390, 844, 2),
 }
@@ -40,8 +40,13 @@ def save(image: Image.Image, name: str, limit: int) -> None:
 def main(demo: Path) -> None:
     """Cut the contact sheet and take the screenshots."""
     sheet = Image.open(demo / "pictures" / "contact_sheet.png")
-    row = sheet.height // SHEET_ROWS
-    save(sheet.crop((0, ROWS.start * row, sheet.width, ROWS.stop * row)), "demo", SHEET_BYTES)
+    width, height = sheet.width // COLUMNS, sheet.height // ROWS
+    chosen = Image.new("RGB", (COLUMNS * width, len(SHOWN) // COLUMNS * height))
+    for place, number in enumerate(SHOWN):
+        left, top = number % COLUMNS * width, number // COLUMNS * height
+        part = sheet.crop((left, top, left + width, top + height))
+        chosen.paste(part, (place % COLUMNS * width, place // COLUMNS * height))
+    save(chosen, "demo", SHEET_BYTES)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

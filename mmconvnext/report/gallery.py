@@ -113,15 +113,16 @@ def highest_false(table: NDArray, status: Mapping[int, str]) -> dict[int, float]
 
 
 def shrink(image: NDArray, limit: int) -> tuple[str, float]:
-    """A picture (height, width[, channels]) as a JPEG in base64, and by how much it is smaller.
+    """A picture (height, width[, channels]) as a JPEG in base64, and the scale to show it at.
 
-    ``limit`` are its bytes, at most.
+    A small picture is shown larger than its JPEG, for lines finer than its pixels. ``limit`` are
+    the bytes, at most.
     """
     height, width = image.shape[:2]
     if image.dtype != np.uint8:  # 16 bits
         image = (image.astype(np.float32) * (255 / np.iinfo(image.dtype).max)).astype(np.uint8)
-    scale = min(1.0, SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    scale = SIDE / max(height, width)
+    size = (max(1, round(width * min(1.0, scale))), max(1, round(height * min(1.0, scale))))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     for quality in (85, 70, 55, 40, 25, 10):
         _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])

@@ -22,7 +22,7 @@ const percent = (value) => (value < 0 ? "–" : (100 * value).toFixed(1));
 
 // An object or a detection; the name of ground truth is written where it was missed.
 function shape(object, isTruth, color, size, named = !isTruth || object.missed) {
-  const group = draw("g", { fill: "none", stroke: color, "stroke-width": 2 });
+  const group = draw("g", { fill: "none", stroke: color, "stroke-width": size / 6, "stroke-linejoin": "round" });
   if (isTruth) group.setAttribute("stroke-dasharray", object.crowd ? "2 6" : "6 4");
   for (const points of object.outlines || []) {
     group.append(draw("polygon", { points: points.join(" "), fill: color, "fill-opacity": isTruth ? 0 : 0.25 }));
@@ -35,7 +35,7 @@ function shape(object, isTruth, color, size, named = !isTruth || object.missed) 
   const text = words.filter(Boolean).join(" ");
   group.append(draw("title", {}, text));
   if (named) {
-    const style = { x: x + 2, y: isTruth ? y + height - 3 : Math.max(size, y - 3), "font-size": size, fill: "#fff", stroke: "#000", "stroke-width": 3, "paint-order": "stroke", "stroke-dasharray": "none" };
+    const style = { x: x + 2, y: isTruth ? y + height - 3 : Math.max(size, y - 3), "font-size": size, fill: "#fff", stroke: "#000", "stroke-width": size / 6, "paint-order": "stroke", "stroke-dasharray": "none" };
     group.append(draw("text", style, text));
   }
   return group;

@@ -30,7 +30,7 @@ function chart(title, lines, xLabel, limits) {
   });
   const legend = make("p", {}, ...Object.keys(lines).flatMap((name, index) => {
     const mark = make("span", { style: `color:${COLORS[index % COLORS.length]}`, "aria-hidden": "true" }, "■ ");
-    return [mark, name, "  "];
+    return [make("span", { style: "white-space:nowrap" }, mark, name), "  "];
   }));
   return make("div", {}, make("h3", {}, title), svg, ...(Object.keys(lines).length > 1 ? [legend] : []));
 }
