@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmconvnext.data.paths import write_whole
 from mmconvnext.errors import DataError, UserError
 from mmconvnext.evaluation import hotcoco_eval
 from mmconvnext.evaluation.tables import COLUMNS, KINDS, percent
 from mmconvnext.report.gallery import gallery_of
 from mmconvnext.report.history import typed
 from mmconvnext.report.numbers import numbers_of
-from mmconvnext.report.page import colors_of, render
+from mmconvnext.report.page import colors_of, write_page
 from mmconvnext.report.results import Results, read_results
 
 ERRORS_95 = 1.96  # standard errors to each side of a difference, in an interval of 95 %
@@ -44,7 +43,7 @@ def compare(
 
     Raises:
         UserError: see :func:`mmconvnext.report.results.read_results`; or there are too few tests,
-            samples or pictures, or no kind of AP that all have.
+            samples or pictures, no kind of AP that all have, or the page cannot be written.
         DataError: they are of other images, classes, objects or settings of the metric.
     """
     if len(paths) < 2 or samples < 2:
@@ -226,13 +225,9 @@ def _write_page(
         "gallery": shown,
         "score": SCORE,
     }
-    facts = {
-        "names": names,
-        "kind": KINDS[kind],
-        "commands": [typed(run["command"]) for run in content["runs"]],
-        "tables": list(tables(content)),
-    }
-    write_whole(out, render("compare", data, {**content, **facts}))
+    commands = [typed(run["command"]) for run in content["runs"]]
+    facts = {"names": names, "kind": KINDS[kind], "commands": commands, "tables": tables(content)}
+    write_page(out, "compare", data, {**content, **facts})
 
 
 def most_different(

@@ -10,6 +10,7 @@ import jinja2
 from mmdet.visualization.palette import get_palette
 
 from mmconvnext.data.paths import write_whole
+from mmconvnext.errors import UserError
 from mmconvnext.evaluation.tables import COLUMNS, KINDS
 from mmconvnext.report import history
 from mmconvnext.report.gallery import gallery_of
@@ -44,7 +45,7 @@ def write_report(
         The file.
 
     Raises:
-        UserError: see :func:`mmconvnext.report.results.read_results`.
+        UserError: it cannot be written; or see :func:`mmconvnext.report.results.read_results`.
     """
     results = read_results(result)
     kinds = {kind: numbers_of(results, kind, score) for kind in results.tables}
@@ -83,7 +84,7 @@ def write_report(
         "findings": history.findings_of(result.parent) or history.findings_of(folder),
     }
     out = out or result.with_name("report.html")
-    write_whole(out, render("report", data, facts))
+    write_page(out, "report", data, facts)
     return out
 
 
@@ -94,7 +95,7 @@ def colors_of(results: Results) -> list[str]:
     return [f"rgb{tuple(color)}" for color in get_palette(palette, number)]
 
 
-def render(page: str, data: dict[str, Any], facts: dict[str, Any]) -> str:
+def write_page(out: Path, page: str, data: dict[str, Any], facts: dict[str, Any]) -> None:
     """Fill the template of a page: what the scripts draw, and what it says as it is."""
     loader = jinja2.FileSystemLoader(FOLDER)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
@@ -105,4 +106,8 @@ def render(page: str, data: dict[str, Any], facts: dict[str, Any]) -> str:
         for name in ("report.css", "common.js", f"{page}.js")
     )
     template = environment.get_template(f"{page}.html")
-    return template.render(page=page, data=text, css=css, js=common + own, **facts)
+    text = template.render(page=page, data=text, css=css, js=common + own, **facts)
+    try:
+        write_whole(out, text)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error

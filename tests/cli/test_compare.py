@@ -39,6 +39,10 @@ def test_tables_settings_and_sentences_are_printed_and_written(result, better, t
         (["{result}", "{ann_file}"], "is no result of a test that kept its detections"),
         (["{result}", "{folder}"], "is no work folder of a training"),
         (["{result}", "{result}", "--samples", "1"], "a comparison is of two at least"),
+        (
+            ["{result}", "{result}", "--samples", "2", "--html", "{result}/a.html"],
+            "result.json/a.html: ",
+        ),
     ],
 )
 def test_mistakes_are_one_line(sources, says, result, ann_file, capsys, monkeypatch):  # noqa: F811
