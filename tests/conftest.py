@@ -54,9 +54,11 @@ def coco_tiny() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _scope() -> None:
+def _scope() -> Iterator[None]:
     """MMDetection's registries are asked, whatever scope the runner of an earlier test left."""
     init_default_scope("mmdet")
+    yield
+    init_default_scope("mmdet")  # fixtures of a module or of all come before this one
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     generate_shapes(args.data, num_train=args.train_images, num_val=args.val_images)
     print(f"data: {args.train_images} + {args.val_images} images in {args.data}", flush=True)
     common = ["--data-root", args.data, "--work-dir"]
-    run_command("train", [args.config, "--restart", *common, out / "train"], out / "train.log")
+    run_command("train", [args.config, *common, out / "train", "--restart"], out / "train.log")
     trained = time.monotonic()
     checkpoint = find_latest_checkpoint(str(out / "train"))
     pictures = out / "pictures"

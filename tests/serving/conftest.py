@@ -65,7 +65,8 @@ def serve(app):
     import uvicorn
 
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="error", lifespan="off", server_header=False)
+        # a log_config closes the files of all other loggers
+        uvicorn.Config(app, port=0, log_config=None, lifespan="off", server_header=False)
     )
     thread = threading.Thread(target=server.run)
     thread.start()
