@@ -147,6 +147,21 @@ def test_a_video(predict, tmp_path, monkeypatch, has_av):
     np.testing.assert_allclose(levels, np.arange(7) * 20, atol=4)
 
 
+def test_a_video_that_ends_too_early_is_named(tmp_path):
+    path, random = tmp_path / "cut.avi", np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for _ in range(40):
+        writer.write(random.integers(0, 255, (64, 96, 3), np.uint8))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    faults = []
+    found = list(frames(find_inputs([str(path)]), faults))
+    assert 0 < len(found) < 40
+    assert faults == [f"{path} ends after {len(found)} of 40 pictures"]
+    by_url = ["https://a.b/film.MP4?x=1#y", "https://a.b/a.jpg?film.mp4"]
+    assert [each.is_stream for each in find_inputs(by_url)] == [True, False]
+
+
 def test_a_camera_is_read_as_long_as_there_is_something(monkeypatch):
     class Camera:
         def __init__(self, number):
