@@ -55,7 +55,7 @@ def check_annotations(
         findings.add("not COCO", text=fault)
         return content, findings
     entries = content["annotations"]
-    findings.objects = len(entries)
+    findings.images, findings.objects = len(content["images"]), len(entries)
     images, image_ids = _check_images(content["images"], read, findings)
     categories, category_ids = _check_categories(content, classes, labels, findings)
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}

@@ -113,7 +113,8 @@ class Findings:
     by_kind: dict[str, Finding] = field(default_factory=dict)  # in the order of discovery
     classes: tuple[str, ...] = ()  # names of the labels 0, 1, 2, ...
     turn: bool = True  # whether pictures are turned as EXIF says
-    objects: int = 0  # how many the file has
+    images: int = 0  # how many the file has
+    objects: int = 0
     repaired: int = 0  # how many of them were changed or left out
     path: str = ""  # of the file to use: the given one, or a repaired copy
 

@@ -37,7 +37,7 @@ from mmconvnext.data.pictures import read_pictures
 from mmconvnext.errors import ConfigError, DataError
 
 MODES = ("repair", "strict", "off")
-FORMAT = 5  # of the cache
+FORMAT = 6  # of the cache
 STORED = "color_ignore_orientation"  # MMCV's word for pictures that are not turned as EXIF says
 
 
@@ -162,7 +162,8 @@ class PreparedData:
         """Add what was found in a file, each line once; False if the file is refused."""
         findings = [{**vars(each), "count": len(each.records)} for each in found]
         about = {"file": str(path), "used": found.path, "classes": found.classes}
-        counts = {"objects": found.objects, "repaired_objects": found.repaired}
+        counts = {"images": found.images, "objects": found.objects}
+        counts["repaired_objects"] = found.repaired
         self.report.append({**about, **counts, "findings": findings})
         errors = options.refusals(found)
         lines = [f"{path}: {line}" for line in errors or found]

@@ -80,7 +80,9 @@ class ScreenHook(Hook):
         self._timer: threading.Timer | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Start the clock of the first line."""
+        """Say how many images are trained on, and start the clock of the first line."""
+        images = len(runner.train_dataloader.dataset)
+        runner.logger.info("an epoch has %d images, those that filter_cfg leaves", images)
         self._start(lambda: f"iteration {runner.iter + 1} of {runner.max_iters}")
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -223,8 +225,10 @@ def summary(runner: Runner, files: list[dict[str, Any]]) -> list[str]:
         f"training {type(model).__name__} with {type(backbone).__name__}: {trained / 1e6:.1f} M "
         f"parameters trained, {frozen / 1e6:.1f} M frozen",
         *(
-            f"on {each['file']}: {each['objects']} objects of {len(each['classes'])} classes"
-            + f", {each['repaired_objects']} repaired or left out" * bool(each["repaired_objects"])
+            f"on {each['file']}: {each['images']} images, {each['objects']} objects of "
+            f"{len(each['classes'])} classes"
+            + f", {each['repaired_objects']} repaired or left out"
+            * bool(each["repaired_objects"])
             for each in {each["file"]: each for each in files}.values()
         ),
     ]

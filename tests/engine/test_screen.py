@@ -62,10 +62,22 @@ def test_pycocotools_says_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
+def a_runner() -> types.SimpleNamespace:
+    loader = types.SimpleNamespace(dataset=[None] * 7)
+    logger = logging.getLogger("a training")
+    return types.SimpleNamespace(iter=0, max_iters=9, train_dataloader=loader, logger=logger)
+
+
+def test_how_many_images_are_trained_on_is_said(caplog):
+    caplog.set_level(logging.INFO)
+    ScreenHook().before_train(a_runner())
+    assert "an epoch has 7 images" in caplog.text
+
+
 def test_a_long_iteration_is_announced(monkeypatch, capsys):
     monkeypatch.setattr(screen, "FIRST_S", 0.01)
     hook = ScreenHook()
-    hook.before_train(types.SimpleNamespace(iter=0, max_iters=9))
+    hook.before_train(a_runner())
     time.sleep(0.5)
     assert "running for 0 s: iteration 1 of 9" in capsys.readouterr().err
 
@@ -73,7 +85,7 @@ def test_a_long_iteration_is_announced(monkeypatch, capsys):
 def test_iterations_that_end_before_a_line_is_due_do_not_put_it_off(monkeypatch, capsys):
     """The second one, of unknown length, is announced 15 s after the start of the training."""
     monkeypatch.setattr(screen, "FIRST_S", 0.3)
-    hook, runner = ScreenHook(), types.SimpleNamespace(iter=0, max_iters=9)
+    hook, runner = ScreenHook(), a_runner()
     hook._replaced = False
     hook.before_train(runner)
     hook.after_train_iter(runner, 0)
