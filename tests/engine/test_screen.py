@@ -70,7 +70,9 @@ def a_runner() -> types.SimpleNamespace:
 
 def test_how_many_images_are_trained_on_is_said(caplog):
     caplog.set_level(logging.INFO)
-    ScreenHook().before_train(a_runner())
+    hook = ScreenHook()
+    hook.before_train(a_runner())
+    hook._cancel()
     assert "an epoch has 7 images" in caplog.text
 
 
