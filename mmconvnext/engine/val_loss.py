@@ -38,6 +38,8 @@ class ValidationLossHook(Hook):
         """Keep each batch's features from here on."""
         self._sums: Counter[str] = Counter()  # by the name of the loss, over images
         self._images = 0
+        # Heads wait for each other's counts, and the last batch may be missing in some processes.
+        self._batches = min(all_gather_object(len(runner.val_dataloader)))
         self._copy: nn.Module | None = None  # made later: an EMAHook puts in its weights first
         model = unwrapped(runner.model)
         extract = model.extract_feat
@@ -50,7 +52,7 @@ class ValidationLossHook(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any, **_: Any) -> None:
         """Add the losses of a batch."""
-        if not self._works:
+        if not self._works or batch_idx >= self._batches:
             return
         images = len(data_batch["data_samples"])
         try:

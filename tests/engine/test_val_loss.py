@@ -5,7 +5,7 @@ from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -152,7 +152,7 @@ def test_detectors_of_any_kind_have_one(name, coco_tiny, monkeypatch):
     before, random = deepcopy(model.state_dict()), torch.get_rng_state()
     hub = MessageHub.get_instance(name)
     runner = SimpleNamespace(model=model, val_loop=Mock(fp16=False), message_hub=hub)
-    runner.val_dataloader = Mock()
+    runner.val_dataloader = MagicMock(**{"__len__.return_value": 1})
     hook, metrics = ValidationLossHook(), {"coco/bbox_mAP": 0.5}
     hook.before_val_epoch(runner)
     with torch.no_grad():
@@ -171,8 +171,10 @@ def test_detectors_of_any_kind_have_one(name, coco_tiny, monkeypatch):
 
 def test_it_is_the_mean_over_the_images_of_all_processes(monkeypatch):
     gathered = [(Counter(loss=6.0), 3), (Counter(loss=2.0), 1)]
-    monkeypatch.setattr(val_loss, "all_gather_object", lambda own: gathered)
-    runner = SimpleNamespace(model=None, message_hub=MessageHub.get_instance("processes"))
+    monkeypatch.setattr(
+        val_loss, "all_gather_object", lambda own: [own] if isinstance(own, int) else gathered
+    )
+    runner = SimpleNamespace(val_dataloader=[], message_hub=MessageHub.get_instance("processes"))
     hub = runner.message_hub
     for metrics in ({"coco/bbox_mAP": 0.5}, {}):  # a detector that found nothing has none
         hub.update_scalar("val/val/loss", 9.0)
@@ -201,3 +203,16 @@ def test_objects_are_where_the_resized_and_padded_picture_has_them(shapes):
     original = samples[0].gt_instances
     assert torch.equal(original.bboxes.tensor, before.gt_instances.bboxes.tensor)
     assert original.masks.masks.shape == before.gt_instances.masks.masks.shape
+
+
+def test_a_batch_that_some_processes_do_not_have_is_left_out(monkeypatch):
+    """In it, heads that divide by counts of all processes would wait for ever."""
+    monkeypatch.setattr(val_loss, "all_gather_object", lambda own: [own, own - 1])
+    hook = ValidationLossHook()
+    hook._losses = lambda runner, index, batch: {"loss": torch.tensor(float(index))}
+    runner = SimpleNamespace(model=Mock(spec=torch.nn.Module), val_dataloader=[None] * 3)
+    runner.model.extract_feat = None
+    hook.before_val_epoch(runner)
+    for index in range(3):
+        hook.after_val_iter(runner, index, {"data_samples": [None] * 2})
+    assert (hook._images, hook._sums) == (4, Counter(loss=2.0))
