@@ -47,7 +47,11 @@ def run(args: argparse.Namespace) -> None:
     from mmconvnext.engine.time_limit import TimeLimitHook, read_time
 
     seconds = read_time(args.time) if args.time else None
+    if args.resume and args.restart:
+        raise UserError("--resume goes on with a training, --restart starts anew: choose one")
     cfg, notes = common.read_run_config(args)
+    if not (args.resume or args.restart):
+        check_new(cfg)
     if args.dataset:
         notes += common.use_dataset(cfg, args, "train")
     if args.from_scratch:
@@ -67,12 +71,8 @@ def run(args: argparse.Namespace) -> None:
         if not args.resume:
             raise UserError("--extend-schedule needs --resume: what is to be extended")
         cfg.resume_schedule = "config"
-    if args.resume and args.restart:
-        raise UserError("--resume goes on with a training, --restart starts anew: choose one")
     if args.resume:
         notes += resume_from(cfg, args.resume)
-    elif not args.restart:
-        check_new(cfg)
     runner = build_runner(cfg, ("train", "val"), notes)
     if seconds:
         runner.register_hook(TimeLimitHook(seconds))

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
 from mmconvnext.data.prepare import is_local_coco, prepare_data, training_classes
 from mmconvnext.engine.advice import explain_misfits
-from mmconvnext.engine.checkpoints import checkpoints_of, newest_whole
+from mmconvnext.engine.checkpoints import checkpoints_of, find_fault, newest_whole
 from mmconvnext.engine.classes import class_tensors
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.device import (
@@ -43,7 +43,7 @@ from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedul
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
 from mmconvnext.engine.time_limit import TimeIsUp
 from mmconvnext.engine.val_loss import ValidationLossHook
-from mmconvnext.errors import ConfigError, UserError
+from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
 from mmconvnext.weights.detector import (
     checkpoint_classes,
     classes_of,
@@ -238,7 +238,7 @@ def resume_from(cfg: Config, checkpoint: str) -> list[str]:
     """Let a run resume from a file, or by ``auto`` from the newest whole one in the work folder.
 
     Raises:
-        UserError: the file is not there, or no checkpoint is whole.
+        UserError: the file is not there or not whole, or no checkpoint of the folder is whole.
     """
     notes = []
     if checkpoint == "auto":
@@ -247,6 +247,8 @@ def resume_from(cfg: Config, checkpoint: str) -> list[str]:
         if latest is None:
             return [f"--resume: no checkpoint in {cfg.work_dir} yet, starting a new run"]
         checkpoint = str(latest)
+    elif Path(checkpoint).is_file() and (fault := find_fault(Path(checkpoint))):
+        raise UnreadableCheckpointError(f"--resume: {fault}; name another, or none for the last")
     check_checkpoint(checkpoint)
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = True, checkpoint

@@ -148,11 +148,13 @@ class FastCocoMetric(CocoMetric):
         results = [
             (truth, {**found, "labels": labels[found["labels"]]}) for truth, found in results
         ]
-        # The AP of a class has one key, whatever the kind.
-        for part in [[kind] for kind in kinds] if self.by_kind else [kinds]:
-            self.metrics = part
-            metrics.update(self._named(part[0], super().compute_metrics(results)))
-        self.cat_ids, self.metrics = before, kinds
+        try:
+            # The AP of a class has one key, whatever the kind.
+            for part in [[kind] for kind in kinds] if self.by_kind else [kinds]:
+                self.metrics = part
+                metrics.update(self._named(part[0], super().compute_metrics(results)))
+        finally:
+            self.cat_ids, self.metrics = before, kinds
         return metrics
 
     def _named(self, kind: str, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from mmconvnext.engine.checkpoints import (
     find_fault,
     newest_whole,
 )
-from mmconvnext.engine.runner import DetectionRunner, check_new
+from mmconvnext.engine.runner import DetectionRunner, check_new, resume_from
 from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
 from tests.engine.line import Line
 
@@ -186,6 +186,8 @@ def test_the_newest_that_is_whole_is_resumed(tmp_path, kind, last):
     path, (fault,) = newest_whole(tmp_path)
     assert path == old
     assert fault.startswith(f"iter_2.pth {said}")
+    with pytest.raises(UnreadableCheckpointError, match=r"iter_2\.pth is .*; name another"):
+        resume_from(Config({"work_dir": str(tmp_path)}), str(new))
     damaged(old, kind)
     with pytest.raises(UnreadableCheckpointError, match=r"iter_2.*; iter_1.*--restart"):
         newest_whole(tmp_path)
