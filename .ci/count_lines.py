@@ -23,6 +23,7 @@ ROWS = {
     "engine/, evaluation/, analysis/": tuple(
         f"mmconvnext/{name}/" for name in ("engine", "evaluation", "analysis")
     ),
+    "training/": ("mmconvnext/training/",),
     "cli/ and tools/": ("mmconvnext/cli/", "mmconvnext/__main__.py", "tools/"),
     "configs/": ("configs/",),
     "README": ("README.md",),
@@ -32,14 +33,15 @@ ROWS = {
     "  of it data: checks, formats, own folders, --auto": (
         *(f"mmconvnext/data/{name}" for name in DATA),
         *(f"mmconvnext/engine/{name}.py" for name in ("own_data", "classes", "auto", "trial")),
-        *("mmconvnext/engine/time_limit.py", "mmconvnext/evaluation/oracle.py"),
+        *("mmconvnext/training/time_limit.py", "mmconvnext/evaluation/oracle.py"),
         *("mmconvnext/inference/prelabel.py", "mmconvnext/cli/prelabel.py"),
         *("mmconvnext/cli/check_data.py", "mmconvnext/cli/convert_data.py"),
     ),
     "  of it the road map, other detectors, classification": (
         *("mmconvnext/models/roadmap.py", "mmconvnext/models/swin.py"),
         *("mmconvnext/analysis/walk.py", "mmconvnext/analysis/classification.py"),
-        *(f"mmconvnext/engine/{name}.py" for name in ("backbone_swap", "advice", "gradients")),
+        *(f"mmconvnext/engine/{name}.py" for name in ("backbone_swap", "advice")),
+        "mmconvnext/training/gradients.py",
         *("mmconvnext/data/imagenet.py", "mmconvnext/compat/ops/reassemble.py"),
         *("mmconvnext/cli/roadmap.py", "mmconvnext/cli/classify.py"),
         "mmconvnext/weights/published.csv",

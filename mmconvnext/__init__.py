@@ -53,7 +53,7 @@ REGISTERED_WITH = {
     "mmdet.models": [f"models.{m}" for m in ("convnext", "mask_head", "roadmap", "swin", "tta")],
     "mmdet.datasets.transforms": ["data.transforms"],
     "mmdet.evaluation": ["evaluation.coco_metric", "evaluation.evaluator"],
-    "mmdet.engine.hooks": ["engine.checkpoints"],
+    "mmdet.engine.hooks": ["training.checkpoints"],
     "mmengine.optim": ["optim.layer_decay"],
 }
 

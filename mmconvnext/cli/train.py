@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     """Train."""
     from mmconvnext.engine import config as configs
     from mmconvnext.engine.runner import build_runner, check_new, resume_from
-    from mmconvnext.engine.time_limit import TimeLimitHook, read_time
+    from mmconvnext.training.time_limit import TimeLimitHook, read_time
 
     seconds = read_time(args.time) if args.time else None
     if args.resume and args.restart:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from mmconvnext.engine.checkpoints import checkpoints_of
 from mmconvnext.errors import UserError
+from mmconvnext.training.checkpoints import checkpoints_of
 
 # Checkpoints in the order in which they are preferred: best mask AP, best of anything else.
 BEST = ("best_*segm_mAP_*.pth", "best_*.pth")

@@ -28,7 +28,6 @@ from torch.utils.data import DataLoader
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
 from mmconvnext.data.prepare import is_local_coco, prepare_data, training_classes
 from mmconvnext.engine.advice import explain_misfits
-from mmconvnext.engine.checkpoints import checkpoints_of, find_fault, newest_whole
 from mmconvnext.engine.classes import class_tensors
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.device import (
@@ -37,13 +36,14 @@ from mmconvnext.engine.device import (
     convolutions_to_channels_last,
     init_distributed_on_cpu,
 )
-from mmconvnext.engine.gradients import ExplodingGradientHook
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
-from mmconvnext.engine.time_limit import TimeIsUp
-from mmconvnext.engine.val_loss import ValidationLossHook
 from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
+from mmconvnext.training.checkpoints import checkpoints_of, find_fault, newest_whole
+from mmconvnext.training.gradients import ExplodingGradientHook
+from mmconvnext.training.time_limit import TimeIsUp
+from mmconvnext.training.val_loss import ValidationLossHook
 from mmconvnext.weights.detector import (
     checkpoint_classes,
     classes_of,

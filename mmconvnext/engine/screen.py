@@ -21,8 +21,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmconvnext.engine.checkpoints import checkpoints_of
 from mmconvnext.evaluation.tables import ap_table
+from mmconvnext.training.checkpoints import checkpoints_of
 
 # Who tells nothing that is not in the summary, the progress or the tables, but for warnings.
 QUIET = ("mmengine", "mmdet", "mmcv", "mmconvnext.optim", "mmconvnext.evaluation.coco_metric")

@@ -1,6 +1,6 @@
 """What the loss on the validation set costs a validation, in processor time.
 
-    python tests/engine/measure_val_loss.py CONFIG DATA_ROOT CHECKPOINT [KEY=VALUE ...]
+    python tests/training/measure_val_loss.py CONFIG DATA_ROOT CHECKPOINT [KEY=VALUE ...]
 
 In turns, with it and without; the least of each counts, as other programs take time, too.
 """

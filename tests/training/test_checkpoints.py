@@ -16,22 +16,22 @@ from mmengine.fileio import get_file_backend
 from mmengine.optim import OptimWrapper
 from torch.utils.data import DataLoader
 
-from mmconvnext.engine.checkpoints import (
+from mmconvnext.engine.runner import DetectionRunner, check_new, resume_from
+from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
+from mmconvnext.training.checkpoints import (
     WholeCheckpointHook,
     WholeFileBackend,
     checkpoints_of,
     find_fault,
     newest_whole,
 )
-from mmconvnext.engine.runner import DetectionRunner, check_new, resume_from
-from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
-from tests.engine.line import Line
+from tests.line import Line
 
 # Trains five iterations in FOLDER and is killed within the fsync of the N-th checkpoint.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.engine.test_checkpoints import train
+from tests.training.test_checkpoints import train
 
 left, sync = [int(sys.argv[2])], os.fsync
 

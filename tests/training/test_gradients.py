@@ -7,8 +7,8 @@ import torch
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmconvnext.engine.gradients import ITERATIONS, ExplodingGradientHook
 from mmconvnext.models.convnext import ConvNeXt
+from mmconvnext.training.gradients import ITERATIONS, ExplodingGradientHook
 
 
 def train(steps: int, padded: bool, scale: float = 1.0, bias: float = 0.0) -> ExplodingGradientHook:

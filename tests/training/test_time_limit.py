@@ -6,9 +6,9 @@ from mmengine.optim import OptimWrapper
 from torch.utils.data import DataLoader
 
 from mmconvnext.engine.runner import DetectionRunner
-from mmconvnext.engine.time_limit import TimeLimitHook, read_time
 from mmconvnext.errors import ConfigError
-from tests.engine.line import Line
+from mmconvnext.training.time_limit import TimeLimitHook, read_time
+from tests.line import Line
 
 
 def run(work_dir, seconds, by_epoch=False, resume=False):

@@ -15,9 +15,9 @@ from mmengine.logging import MessageHub
 
 from mmconvnext.data import generate_shapes
 from mmconvnext.engine import config as configs
-from mmconvnext.engine import val_loss
 from mmconvnext.engine.runner import build_runner
-from mmconvnext.engine.val_loss import ValidationLossHook, resized
+from mmconvnext.training import val_loss
+from mmconvnext.training.val_loss import ValidationLossHook, resized
 from tests.configs.detector_steps import batches, build, narrow_config
 
 

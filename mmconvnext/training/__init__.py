@@ -1,0 +1,1 @@
+"""What happens while a detector is trained: hooks, loops, checkpoints."""
