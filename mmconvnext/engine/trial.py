@@ -34,7 +34,7 @@ LOADING_S = 4.0  # for them
 BUSY_S = 2.0  # a step of this long keeps all cores busy
 SAVING_S = 3.0  # a checkpoint takes, at most
 SETTLING = 1.3  # by which the memory of a process grew after the first step, at most
-SETTLING_SLOW = 1.09  # the same of steps so long that there is no time for a second, about
+SETTLING_SLOW = 1.2  # the same of steps of many seconds, about; there is no time to wait for it
 SETTLED = 12  # steps in which the memory grows no more
 LEAST_GAIN = 1.05  # in images a second, for which a batch is made larger
 
@@ -133,22 +133,25 @@ def _settled(runner: Runner, samples: Samples, trial: Trial, end: float) -> Tria
     What is freed leaves gaps in the heap that batches of other shapes do not fill: the memory of a
     process grows in the first steps.
     """
+    least = int(trial.memory * SETTLING_SLOW)
     if trial.seconds > BUSY_S and time.time() + trial.seconds + SAVING_S > end:
         _save(runner)
-        return replace(trial, memory=max(int(trial.memory * SETTLING_SLOW), _peak_memory()))
+        return replace(trial, memory=max(least, _peak_memory()))
     _reset_peak_memory()
     taken = [_step(runner, samples.largest_batch(trial.batch_size))]
     peaks = [_peak_memory()]
     for data in samples.batches(trial.batch_size):
-        is_settled = len(peaks) > SETTLED and peaks[-1] == peaks[-SETTLED]
-        if is_settled or time.time() + taken[0][0] + SAVING_S > end:
+        if len(peaks) > SETTLED and peaks[-1] == peaks[-SETTLED]:
+            least = 0
+            break
+        if time.time() + taken[0][0] + SAVING_S > end:
             break
         taken.append(_step(runner, data))
         peaks.append(_peak_memory())
     _save(runner)
     seconds = statistics.median(seconds for seconds, _ in taken)
     finite = all(finite for _, finite in taken)
-    return replace(trial, seconds=seconds, memory=_peak_memory(), finite=finite)
+    return replace(trial, seconds=seconds, memory=max(least, _peak_memory()), finite=finite)
 
 
 def _save(runner: Runner) -> None:

@@ -63,9 +63,9 @@ def describe(tensors: Tensors, layout: str = "") -> ArchSpec:
     blocks = {(int(m[1]), int(m[2])) for m in map(BLOCK.match, tensors) if m}
     stages = range(max(blocks)[0] + 1 if blocks else 0)
     depths = tuple(max((b + 1 for s, b in blocks if s == stage), default=0) for stage in stages)
-    depthwise = [tensors.get(f"stages.{stage}.0.dwconv.weight") for stage in stages]
+    depthwise = [_kernel(tensors, f"stages.{stage}.0.dwconv.weight") for stage in stages]
     widths = tuple(0 if w is None else w.shape[0] for w in depthwise)
-    stem = tensors.get(STEM)
+    stem = _kernel(tensors, STEM)
     unsupported = []
     if any(name.startswith("downsample_layers.0.2.") for name in tensors):
         unsupported.append("an overlapping stem (timm's _ols, of two convolutions)")
@@ -79,10 +79,16 @@ def describe(tensors: Tensors, layout: str = "") -> ArchSpec:
         widths=widths,
         use_grn=any(".grn." in name for name in tensors),
         has_layer_scale=any(re.fullmatch(r"stages\.\d+\.\d+\.gamma", name) for name in tensors),
-        in_channels=stem.shape[1] if stem is not None and stem.ndim == 4 else 0,
+        in_channels=0 if stem is None else stem.shape[1],
         kernel_size=next((w.shape[-1] for w in depthwise if w is not None), 0),
         unsupported=tuple(unsupported),
     )
+
+
+def _kernel(tensors: Tensors, name: str) -> Tensor | None:
+    """The kernel of a 2D convolution; None where it is missing or has no such shape."""
+    kernel = tensors.get(name)
+    return kernel if kernel is not None and kernel.ndim == 4 else None
 
 
 def explain_incomplete(tensors: Tensors, layout: str = "") -> str | None:
