@@ -81,6 +81,13 @@ class Hostile:
         return os.mkdir, (MARK,)
 
 
+class Wrong:
+    """Of a tensor, with arguments that torch refuses in several lines."""
+
+    def __reduce__(self):
+        return torch.Tensor, ("x", "y")
+
+
 MARK = "ran-from-a-checkpoint"
 
 
@@ -93,7 +100,7 @@ def checkpoint_files() -> list[bytes]:
     hostile = {"state_dict": state, "optimizer": Hostile()}
     code = {"state_dict": state, "meta": {"cfg": f"import os\nos.mkdir({MARK!r})\n"}}
     files = [safetensors_bytes(state), pickle.dumps(hostile)]
-    for content in (state, training, hostile, code):
+    for content in (state, training, hostile, code, {"a": Wrong()}):
         for is_zip in (True, False):
             buffer = io.BytesIO()
             torch.save(content, buffer, _use_new_zipfile_serialization=is_zip)

@@ -63,7 +63,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
     except ImportError as error:
         raise CheckpointError(f"{path} needs a package: {error}; install it with pip") from error
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):
             # torch has put much advice around it, and behind it how to allow what was refused
             reason = str(error.__context__ or error).partition(". ")[0]
