@@ -41,6 +41,7 @@ from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedul
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
 from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
 from mmconvnext.training.checkpoints import checkpoints_of, find_fault, newest_whole
+from mmconvnext.training.finite import FiniteStepHook
 from mmconvnext.training.gradients import ExplodingGradientHook
 from mmconvnext.training.time_limit import TimeIsUp
 from mmconvnext.training.val_loss import ValidationLossHook
@@ -305,6 +306,8 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     runner.register_hook(ScreenHook())
     if "train" in splits:
         runner.register_hook(ExplodingGradientHook())
+        if (most := cfg.get("max_skipped_steps", 10)) is not None:
+            runner.register_hook(FiniteStepHook(most))
         if cfg.get("val_loss", True) and isinstance(unwrapped(runner.model), BaseDetector):
             runner.register_hook(ValidationLossHook())
         notes += explain_batch_size(cfg, runner.world_size)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
@@ -108,6 +109,13 @@ class WholeCheckpointHook(CheckpointHook):
             for part in Path(self.out_dir).glob(f".*{PART}"):
                 part.unlink(missing_ok=True)
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse weights, an average of them included, that are not finite."""
+        for part in ("state_dict", "ema_state_dict"):
+            for name, value in checkpoint.get(part, {}).items():
+                if torch.is_tensor(value) and not value.isfinite().all():
+                    raise UserError(f"{name} of the weights ({part}) is not finite")
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         self._save_whole(runner, super()._save_checkpoint_with_step, step, meta)
 
@@ -117,14 +125,15 @@ class WholeCheckpointHook(CheckpointHook):
     def _save_whole(self, runner: Runner, save: Callable, *args: Any) -> None:
         """Save, then remove what is outdated; or leave everything as it was."""
         backend, hub = self.file_backend, runner.message_hub
-        kept = deque(getattr(self, "keep_ckpt_ids", ()), self.max_keep_ckpts)
+        most = self.max_keep_ckpts if self.max_keep_ckpts > 0 else None
+        kept = deque(getattr(self, "keep_ckpt_ids", ()), most)
         before, infos = {**vars(self), "keep_ckpt_ids": kept}, dict(hub.runtime_info)
         self.file_backend = later = _RemovesLater(backend)
         error = None
         try:
             save(runner, *args)
-        except OSError as failure:
-            error = f"{failure.strerror or failure}"
+        except (OSError, UserError) as failure:
+            error = f"{getattr(failure, 'strerror', None) or failure}"
         finally:
             self.file_backend = backend
         error = _of_main_process(error)

@@ -13,6 +13,12 @@ from mmconvnext.weights.detector import unwrapped
 
 LARGEST = 1e6  # norm of the gradient of the stem's bias
 ITERATIONS = 50
+CAUSE = (
+    "without pretrained weights, the zeros that pad images leave positions that are equal in all "
+    "channels, and each LayerNorm (eps 1e-6) multiplies their gradient by up to 1000. What helps: "
+    "pretrained weights (backbone.init_cfg); optim_wrapper.clip_grad=dict(max_norm=1.0); or a bias "
+    "of the first convolution that is not zero"
+)
 
 
 class ExplodingGradientHook(Hook):
@@ -22,6 +28,7 @@ class ExplodingGradientHook(Hook):
     """
 
     def __init__(self) -> None:
+        self.exploded = False
         self._norm, self._handle = 0.0, None
 
     def before_train(self, runner: Runner) -> None:
@@ -44,14 +51,10 @@ class ExplodingGradientHook(Hook):
         scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
         norm = float(self._norm) / (scaler.get_scale() if scaler else 1.0)
         if norm > LARGEST:
+            self.exploded = True
             runner.logger.warning(
-                "the gradient of the backbone's first bias has a norm of %.1e in iteration "
-                "%d: without pretrained weights, the zeros that pad images leave positions that "
-                "are equal in all channels, and each LayerNorm (eps 1e-6) multiplies their "
-                "gradient by up to 1000. What helps: pretrained weights (backbone.init_cfg); "
-                "optim_wrapper.clip_grad=dict(max_norm=1.0); or a bias of the first convolution "
-                "that is not zero",
-                *(norm, runner.iter + 1),
+                "the gradient of the backbone's first bias has a norm of %.1e in iteration %d: %s",
+                *(norm, runner.iter + 1, CAUSE),
             )
         if norm > LARGEST or runner.iter + 1 >= ITERATIONS:
             self._handle.remove()
