@@ -13,6 +13,7 @@ from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.serving import Limits, Served
 
 LOCAL = "127.0.0.1"
+CONNECTIONS = 16  # to a client: browsers open some at once, and keep them for a while
 MEANINGS = ("of a file", "of a picture", "of a request, waiting too", "at once; all but one wait")
 
 
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
         import uvicorn
 
         from mmconvnext.serving.app import create_app
+        from mmconvnext.serving.http import PromptProtocol
     except ModuleNotFoundError as error:
         raise UserError(f"{error}; to get it: pip install 'mmconvnext[serve]'") from error
 
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
     app = create_app(served, limits, ("localhost", args.host))
     settings = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
     settings |= {"lifespan": "off", "timeout_graceful_shutdown": limits.seconds}
+    settings |= {"http": PromptProtocol, "limit_concurrency": CONNECTIONS * limits.clients}
     with suppress(KeyboardInterrupt):  # that uvicorn raises again, when all is closed
         uvicorn.Server(uvicorn.Config(app, **settings)).run(sockets=[listener])
 

@@ -40,6 +40,7 @@ from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
 from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
+from mmconvnext.evaluation.coco_metric import with_missing_ap
 from mmconvnext.training.checkpoints import checkpoints_of, find_fault, newest_whole
 from mmconvnext.training.finite import FiniteStepHook
 from mmconvnext.training.gradients import ExplodingGradientHook
@@ -91,6 +92,12 @@ class DetectionRunner(Runner):
             self.call_hook("after_train")
             self.logger.info(end)
             return self.model
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call the hooks; a validation that found nothing has an AP of 0 for them."""
+        if fn_name == "after_val_epoch":
+            kwargs["metrics"] = with_missing_ap(kwargs["metrics"], self.cfg.get("val_evaluator"))
+        super().call_hook(fn_name, **kwargs)
 
     def _load_for(self, purpose: str, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of MMEngine's that loads a checkpoint."""

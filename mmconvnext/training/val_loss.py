@@ -85,13 +85,11 @@ class ValidationLossHook(Hook):
         self._copy = self._features = None
         gathered = all_gather_object((self._sums, self._images))
         images, hub = sum(images for _, images in gathered), runner.message_hub
-        has_ap = bool(metrics)  # what finds nothing has no AP, which save_best must not look for
         for name in gathered[0][0]:
             value = sum(sums[name] for sums, _ in gathered) / images
             hub.log_scalars.pop(f"val/val/{name}", None)  # or the mean with earlier ones is logged
             hub.update_scalar(f"val/val/{name}", value)
-            if has_ap:
-                metrics[f"val/{name}"] = value
+            metrics[f"val/{name}"] = value
 
 
 def _is_resized_first(dataset: Any) -> bool:

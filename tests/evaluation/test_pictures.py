@@ -104,6 +104,16 @@ def test_labels_are_as_large_as_the_picture_and_the_object(side, box, expected):
     assert column.sum() == pytest.approx(1.25 * expected, rel=0.15)
 
 
+def test_a_label_at_the_edge_is_within_the_picture():
+    widths = []
+    for left in (300, 630):
+        found = Objects(np.array([[left, 300, left + 9, 320]]), ["hair drier"], [RED], (), [0.5])
+        picture = draw_objects(np.full((640, 640, 3), 128, np.uint8), found)
+        widths.append((picture[278] == RED).all(axis=1).sum())
+    assert widths[1] == pytest.approx(widths[0], abs=1)
+    assert widths[0] > 100
+
+
 def test_nothing_to_draw(draw):
     assert draw(None).shape == (SIZE, SIZE, 3)
     empty = draw(DetDataSample(gt_instances=objects()), draw_pred=False)

@@ -60,13 +60,15 @@ class Client:
 
 
 @contextmanager
-def serve(app):
-    """Serve an application in a thread, for a client of it."""
+def serve(app, **settings):
+    """Serve an application in a thread, for a client of it; ``settings`` are uvicorn's."""
     import uvicorn
 
     server = uvicorn.Server(
         # a log_config closes the files of all other loggers
-        uvicorn.Config(app, port=0, log_config=None, lifespan="off", server_header=False)
+        uvicorn.Config(
+            app, port=0, log_config=None, lifespan="off", server_header=False, **settings
+        )
     )
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -102,6 +102,21 @@ def test_the_overlay_lies_over_the_picture(opened):
     assert box["width"] == pytest.approx(100 * scale, abs=4)
 
 
+def test_a_name_is_within_the_picture_where_its_object_is_at_the_edge(browser):
+    def at_the_edge(path):
+        return [{**objects(path)[1], "bbox": [290, 100, 9, 20], "segmentation": None}]
+
+    with serve(app.create_app([standing_in(at_the_edge)])) as client:
+        tab = browser.new_page()
+        tab.goto(f"http://localhost:{client.port}/")
+        give(tab)
+        name, picture_ = (tab.locator(f".stack {what}").bounding_box() for what in ("text", "img"))
+    assert name["width"] > 100
+    assert name["x"] >= picture_["x"]
+    assert name["x"] + name["width"] <= picture_["x"] + picture_["width"]
+    tab.close()
+
+
 def test_a_turned_picture_is_shown_as_it_was_predicted_on(opened):
     image, data = Image.open(BytesIO(picture(300, 200))), BytesIO()
     exif = image.getexif()

@@ -11,11 +11,12 @@ import pytest
 import torch
 from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MessageHub
 
 from mmconvnext.data import generate_shapes
 from mmconvnext.engine import config as configs
-from mmconvnext.engine.runner import build_runner
+from mmconvnext.engine.runner import build_runner, resume_from
 from mmconvnext.training import val_loss
 from mmconvnext.training.val_loss import ValidationLossHook, resized
 from tests.configs.detector_steps import batches, build, narrow_config
@@ -105,6 +106,30 @@ def test_weights_are_averaged_and_saved_for_a_training_that_goes_on(trained):
     assert torch.equal(now[key], saved["ema_state_dict"][f"module.{key}"])
 
 
+def test_a_training_that_is_resumed_goes_on_with_the_average(trained, shapes, tmp_path):
+    saved = torch.load(f"{trained.work_dir}/iter_1.pth", weights_only=False)
+    cfg = shapes_config(shapes, tmp_path)
+    configs.use_ema(cfg, True)
+    resume_from(cfg, f"{trained.work_dir}/iter_1.pth")
+    runner, found = build_runner(cfg, ("train", "val")), {}
+    (average,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+
+    class Look(Hook):
+        def before_train_iter(self, runner, *args, **kwargs):
+            for name, model in (("state_dict", average.ema_model.module), ("now", runner.model)):
+                found[name] = deepcopy(model.state_dict())
+            found["steps"] = average.ema_model.steps.clone()
+
+    runner.register_hook(Look())
+    runner.train()
+    assert found.pop("steps") == saved["ema_state_dict"].pop("steps") == 1
+    now = {name.removeprefix("module."): each for name, each in saved["ema_state_dict"].items()}
+    torch.testing.assert_close(
+        found, {"state_dict": saved["state_dict"], "now": now}, rtol=0, atol=0
+    )
+    assert torch.load(f"{tmp_path}/iter_2.pth", weights_only=False)["ema_state_dict"]["steps"] == 2
+
+
 def test_a_training_is_the_same_to_the_last_bit_without(trained, shapes, tmp_path):
     cfg = shapes_config(shapes, tmp_path, val_loss=False)
     configs.use_ema(cfg, True)
@@ -120,8 +145,8 @@ def test_a_training_is_the_same_to_the_last_bit_without(trained, shapes, tmp_pat
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
-def test_a_training_without_progress_is_stopped(shapes, tmp_path, capsys):
-    options = {"train_cfg.max_iters": 9, "optim_wrapper.optimizer.lr": 0.0}
+def test_a_training_without_progress_is_stopped(shapes, tmp_path, capsys, recwarn):
+    options = {"train_cfg.max_iters": 9, "model.test_cfg.rcnn.score_thr": 1.1}  # nothing is found
     cfg = shapes_config(shapes, tmp_path, **options)
     configs.use_early_stopping(cfg, 1)
     # what cannot compute the loss says so once
@@ -129,6 +154,8 @@ def test_a_training_without_progress_is_stopped(shapes, tmp_path, capsys):
     runner = train(cfg)
     assert runner.iter == 2
     assert "stopped early, after 2 of 9 iterations" in capsys.readouterr().out
+    assert not [each for each in recwarn if "early stop" in str(each.message)]
+    assert logged(runner)[-1]["coco/segm_mAP"] == 0
     assert not any("val/loss" in entry for entry in logged(runner))
     (log,) = tmp_path.glob("*/*.log")
     reason = "no loss on the validation set: ConfigError: the pipeline of val_dataloader has no"
@@ -176,14 +203,13 @@ def test_it_is_the_mean_over_the_images_of_all_processes(monkeypatch):
     )
     runner = SimpleNamespace(val_dataloader=[], message_hub=MessageHub.get_instance("processes"))
     hub = runner.message_hub
-    for metrics in ({"coco/bbox_mAP": 0.5}, {}):  # a detector that found nothing has none
-        hub.update_scalar("val/val/loss", 9.0)
-        runner.model = Mock(extract_feat=None)
-        hook, before = ValidationLossHook(), dict(metrics)
-        hook.before_val_epoch(runner)
-        hook.after_val_epoch(runner, metrics)
-        assert metrics == (before and {**before, "val/loss": 2.0})
-        assert hub.get_scalar("val/val/loss").mean(50) == 2.0, "what is logged"
+    hub.update_scalar("val/val/loss", 9.0)
+    runner.model = Mock(extract_feat=None)
+    hook, metrics = ValidationLossHook(), {"coco/bbox_mAP": 0.5}
+    hook.before_val_epoch(runner)
+    hook.after_val_epoch(runner, metrics)
+    assert metrics == {"coco/bbox_mAP": 0.5, "val/loss": 2.0}
+    assert hub.get_scalar("val/val/loss").mean(50) == 2.0, "what is logged"
 
 
 def test_objects_are_where_the_resized_and_padded_picture_has_them(shapes):

@@ -20,8 +20,8 @@ function draw(name, attributes = {}, text) {
 
 const percent = (value) => (value < 0 ? "–" : (100 * value).toFixed(1));
 
-// An object or a detection; the name of ground truth is written where it was missed.
-function shape(object, isTruth, color, size, named = !isTruth || object.missed) {
+// An object or a detection; the name of ground truth is written where it was missed, left of "right".
+function shape(object, isTruth, color, size, right, named = !isTruth || object.missed) {
   const group = draw("g", { fill: "none", stroke: color, "stroke-width": size / 6, "stroke-linejoin": "round" });
   if (isTruth) group.setAttribute("stroke-dasharray", object.crowd ? "2 6" : "6 4");
   for (const points of object.outlines || []) {
@@ -35,7 +35,8 @@ function shape(object, isTruth, color, size, named = !isTruth || object.missed) 
   const text = words.filter(Boolean).join(" ");
   group.append(draw("title", {}, text));
   if (named) {
-    const style = { x: x + 2, y: isTruth ? y + height - 3 : Math.max(size, y - 3), "font-size": size, fill: "#fff", stroke: "#000", "stroke-width": size / 6, "paint-order": "stroke", "stroke-dasharray": "none" };
+    const left = Math.max(0, Math.min(x + 2, right - 0.6 * size * text.length)); // few letters are wider
+    const style = { x: left, y: isTruth ? y + height - 3 : Math.max(size, y - 3), "font-size": size, fill: "#fff", stroke: "#000", "stroke-width": size / 6, "paint-order": "stroke", "stroke-dasharray": "none" };
     group.append(draw("text", style, text));
   }
   return group;

@@ -145,8 +145,8 @@ function visible(picture) {
 function card(picture, { found, truth }) {
   const size = picture.size[0] / 30; // of labels: the same in all cards, which are equally wide
   const shapes = [];
-  if (byId("truth").checked) shapes.push(...truth.map((o) => shape(o, true, o.missed ? MISSED : "#ffffff", size)));
-  if (byId("found").checked) shapes.push(...found.map((o) => shape(o, false, data.colors[o.label], size)));
+  if (byId("truth").checked) shapes.push(...truth.map((o) => shape(o, true, o.missed ? MISSED : "#ffffff", size, picture.size[0])));
+  if (byId("found").checked) shapes.push(...found.map((o) => shape(o, false, data.colors[o.label], size, picture.size[0])));
   const title = `${picture.file}: AP ${percent(picture.ap)}, ${picture.why}`;
   const element = figure(picture, title, `${truth.length} objects, ${found.length} detections`, shapes);
   element.id = `picture-${picture.id}`;

@@ -75,7 +75,7 @@ function scaled(object, scale) {
   const by = (values) => values.map((value) => value * scale);
   const box = by(object.box), kinds = byId("shapes").value;
   const outlines = kinds !== "boxes" && object.outlines.length ? object.outlines.map(by) : undefined;
-  const group = shape({ ...object, box, outlines }, false, data.colors[object.label], LETTERS);
+  const group = shape({ ...object, box, outlines }, false, data.colors[object.label], LETTERS, shown.width * scale);
   const [x, y, width, height] = box;
   if (outlines && kinds !== "masks") group.prepend(draw("rect", { x, y, width, height }));
   return group;
