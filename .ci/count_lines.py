@@ -33,7 +33,7 @@ ROWS = {
     "  of it data: checks, formats, own folders, --auto": (
         *(f"mmconvnext/data/{name}" for name in DATA),
         *(f"mmconvnext/engine/{name}.py" for name in ("own_data", "classes", "auto", "trial")),
-        *("mmconvnext/training/time_limit.py", "mmconvnext/evaluation/oracle.py"),
+        *("mmconvnext/training/signals.py", "mmconvnext/evaluation/oracle.py"),
         *("mmconvnext/inference/prelabel.py", "mmconvnext/cli/prelabel.py"),
         *("mmconvnext/cli/check_data.py", "mmconvnext/cli/convert_data.py"),
     ),

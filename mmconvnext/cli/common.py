@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import select
@@ -50,6 +51,11 @@ def main_guard(main: Callable[..., int | None]) -> Callable[..., int]:
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            print(f"error: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
@@ -109,6 +115,8 @@ def add_config(parser: argparse.ArgumentParser, example: str, other: str = "") -
     options = {"nargs": "+", "action": OptionsAction, "metavar": "KEY=VALUE"}
     overrides = f"override settings, for example {example}"
     parser.add_argument("--cfg-options", **options, help=overrides)
+    allow = "let --cfg-options name what no registry holds: it is imported and called"
+    parser.add_argument("--allow-imports", action="store_true", help=allow)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +161,7 @@ def read_config(args: argparse.Namespace) -> Config:
     from mmconvnext.engine.config import load_config, merge_options
 
     cfg = load_config(args.config)
-    for note in merge_options(cfg, args.cfg_options):
+    for note in merge_options(cfg, args.cfg_options, args.allow_imports):
         print(note, file=sys.stderr)
     return cfg
 
@@ -163,6 +171,7 @@ def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     from mmconvnext.data.paths import write_whole
     from mmconvnext.engine import config as configs
     from mmconvnext.engine.backbone_swap import use_backbone
+    from mmconvnext.training.checkpoints import check_writable
 
     # Where MMEngine looks for the rank that torch.distributed.launch passes as an argument.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
@@ -170,9 +179,10 @@ def read_run_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     text = (
         use_backbone(cfg, args.config, args.backbone) if getattr(args, "backbone", None) else None
     )
-    notes = configs.merge_options(cfg, args.cfg_options)
+    notes = configs.merge_options(cfg, args.cfg_options, args.allow_imports)
     cfg.launcher = args.launcher
     configs.set_work_dir(cfg, args.work_dir)
+    check_writable(Path(cfg.work_dir))
     if text:
         path = Path(cfg.work_dir) / f"{Path(cfg.filename).stem}_{args.backbone}.py"
         write_whole(path, text)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmconvnext.cli import common
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     """Train."""
     from mmconvnext.engine import config as configs
     from mmconvnext.engine.runner import build_runner, check_new, resume_from
-    from mmconvnext.training.time_limit import TimeLimitHook, read_time
+    from mmconvnext.training.signals import StopHook, read_time
 
     seconds = read_time(args.time) if args.time else None
     if args.resume and args.restart:
@@ -74,9 +77,24 @@ def run(args: argparse.Namespace) -> None:
     if args.resume:
         notes += resume_from(cfg, args.resume)
     runner = build_runner(cfg, ("train", "val"), notes)
-    if seconds:
-        runner.register_hook(TimeLimitHook(seconds))
-    runner.train()
+    stop = StopHook(seconds, resume_command(cfg, args))
+    runner.register_hook(stop)
+    with stop.signals():
+        runner.train()
+
+
+def resume_command(cfg: Config, args: argparse.Namespace) -> str:
+    """The command that goes on with a training, by the config that it leaves in its work folder."""
+    started = {
+        "none": "",
+        "pytorch": f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 1)} -m ",
+        "slurm": "srun ",
+        "mpi": f"mpirun -n {os.environ.get('OMPI_COMM_WORLD_SIZE', 1)} ",
+    }
+    words = [str(Path(cfg.work_dir, Path(cfg.filename).name)), "--work-dir", cfg.work_dir]
+    words += ["--launcher", args.launcher] * (args.launcher != "none")
+    words += ["--time", args.time] * bool(args.time)
+    return f"{started[args.launcher]}mmconvnext train {shlex.join(words)} --resume"
 
 
 def choose_by_trial(cfg: Config, args: argparse.Namespace) -> list[str]:

@@ -11,11 +11,14 @@ import sys
 from mmconvnext.compat.imports import after_import
 from mmconvnext.errors import MissingMMCVError
 
-# A module of another package -> the module here whose install() takes it.
+# A module of another package -> the module here, and its function, that takes it.
 PATCHES = {
-    "mmcv": "mmcv_ext",
-    "mmengine.config.config": "config_names",
-    "mmengine.runner.checkpoint": "checkpoint_io",
+    "mmcv": ("mmcv_ext", "install"),
+    "mmengine.config.config": ("config_names", "install"),
+    "mmengine.dist.dist": ("private_files", "install_collect"),
+    "mmengine.fileio.handlers.yaml_handler": ("private_files", "install_yaml"),
+    "mmengine.registry": ("option_names", "install"),
+    "mmengine.runner.checkpoint": ("checkpoint_io", "install"),
 }
 
 
@@ -26,5 +29,5 @@ def install() -> None:
             "mmconvnext needs mmcv, and neither mmcv nor mmcv-lite is installed. Nothing has to be "
             "compiled: pip install mmcv-lite==2.1.0"
         )
-    for name, patch in PATCHES.items():
-        after_import(name, f"{__name__}.{patch}", "install")
+    for name, (patch, function) in PATCHES.items():
+        after_import(name, f"{__name__}.{patch}", function)

@@ -70,7 +70,7 @@ def read_settings(text: object) -> dict[str, Any] | None:
                     value = ast.literal_eval(_DictCalls().visit(node))
                 case _:
                     return None
-            if not all(map(_is_safe_type, _types(value))):
+            if not all(map(is_safe_type, _types(value))):
                 return None
             if name == "custom_imports" and not sys.modules.keys() >= {*_strings(value)}:
                 return None
@@ -114,7 +114,7 @@ def _types(value: Any) -> Iterator[str]:
     return (kind for kind in kinds if isinstance(kind, str))
 
 
-def _is_safe_type(name: str) -> bool:
+def is_safe_type(name: str) -> bool:
     """Whether a name with dots is a scope and a name in it, or the path of a registered class.
 
     One without dots must not be that of a module, unless it is imported already.

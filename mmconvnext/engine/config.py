@@ -16,6 +16,7 @@ from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.model import PretrainedInit
 
 from mmconvnext.compat.config_names import PREFIX, config_path
+from mmconvnext.compat.option_names import GIVEN, check_names
 from mmconvnext.data.paths import leaf_datasets, metrics_of
 from mmconvnext.engine.classes import apply_shortcuts
 from mmconvnext.errors import ConfigError
@@ -55,8 +56,18 @@ def load_config(name: str) -> Config:
     return cfg
 
 
-def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> list[str]:
-    """Merge ``--cfg-options``, settings by dotted names; return a log line for each new one."""
+def merge_options(
+    cfg: Config, options: Mapping[str, Any] | None, allow_imports: bool = False
+) -> list[str]:
+    """Merge ``--cfg-options``, settings by dotted names; return a log line for each new one.
+
+    What they name must be in a registry when it is built, unless ``allow_imports``.
+    """
+    if allow_imports:
+        GIVEN.clear()
+    else:
+        for key, value in (options or {}).items():
+            check_names(key, value)
     notes = [note for key in options or () if (note := _explain_new(cfg, key))]
     try:
         cfg.merge_from_dict(dict(options or {}))

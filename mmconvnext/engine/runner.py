@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -41,10 +42,10 @@ from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedul
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
 from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
 from mmconvnext.evaluation.coco_metric import with_missing_ap
-from mmconvnext.training.checkpoints import checkpoints_of, find_fault, newest_whole
+from mmconvnext.training.checkpoints import checkpoints_of, disk_fault, find_fault, newest_whole
 from mmconvnext.training.finite import FiniteStepHook
 from mmconvnext.training.gradients import ExplodingGradientHook
-from mmconvnext.training.time_limit import TimeIsUp
+from mmconvnext.training.signals import Stopped, shield_worker
 from mmconvnext.training.val_loss import ValidationLossHook
 from mmconvnext.weights.detector import (
     checkpoint_classes,
@@ -84,14 +85,22 @@ class DetectionRunner(Runner):
         return model
 
     def train(self) -> nn.Module:
-        """Train, to the end or as long as a :class:`TimeLimitHook` lets it."""
+        """Train, to the end or as long as a :class:`StopHook` lets it.
+
+        Raises:
+            SystemExit: a signal stopped it, and a checkpoint is saved.
+        """
         super().dump_config()
         try:
             return super().train()
-        except TimeIsUp as end:
+        except Stopped as end:
             self.call_hook("after_train")
             self.logger.info(end)
+            if end.code:
+                sys.exit(end.code)
             return self.model
+        except OSError as error:
+            raise (disk_fault(error, Path(self.work_dir)) or error) from None
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call the hooks; a validation that found nothing has an AP of 0 for them."""
@@ -234,6 +243,7 @@ class DetectionRunner(Runner):
             with config_errors(f"the data loader of {name}", reads_files=True):
                 raise
         check_dataset(built.dataset)
+        built.worker_init_fn = partial(shield_worker, built.worker_init_fn)
         return built
 
     def build_evaluator(self, evaluator: Any) -> Any:

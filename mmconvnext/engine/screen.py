@@ -50,8 +50,13 @@ def _is_in(module: str, packages: tuple[str, ...]) -> bool:
 
 
 def filter_screen(logger: logging.Logger) -> None:
-    """Filter what a logger shows, not what it writes to files."""
+    """Filter what a logger shows, not what it writes to files.
+
+    Lines that a full disk does not take are left out, without a traceback each.
+    """
     for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = lambda record: None
         filtered = any(isinstance(each, ScreenFilter) for each in handler.filters)
         if not isinstance(handler, logging.FileHandler) and not filtered:
             handler.addFilter(ScreenFilter())

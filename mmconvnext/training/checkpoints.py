@@ -6,6 +6,7 @@ is killed meanwhile, or a full disk, leaves a part of the new one and nothing of
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import zipfile
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -23,9 +25,12 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
+from mmconvnext.training.best_weights import SUFFIXES, write_weights
 
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 PART = ".part"  # ends the name of a file that is being written
 ON_ERROR = ("stop", "continue")
+BETWEEN = "checkpoint_between"  # what MMEngine's message hub, and a checkpoint, has its name under
 
 
 @register_backend("local", force=True, prefixes="")
@@ -89,6 +94,7 @@ class WholeCheckpointHook(CheckpointHook):
     Args:
         on_error: of writing a checkpoint, on a full disk for example: ``stop`` the training, or
             ``continue`` until the next one is due.
+        weights: write the best checkpoint's weights as safetensors beside it, with a JSON file.
         *args: of ``CheckpointHook``.
         **kwargs: of ``CheckpointHook``.
 
@@ -96,8 +102,11 @@ class WholeCheckpointHook(CheckpointHook):
         ConfigError: ``on_error`` is unknown.
     """
 
-    def __init__(self, *args: Any, on_error: str = "stop", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, on_error: str = "stop", weights: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.weights = weights
         if on_error not in ON_ERROR:
             raise ConfigError(f"on_error={on_error!r} of CheckpointHook must be one of {ON_ERROR}")
         self.on_error = on_error
@@ -116,13 +125,73 @@ class WholeCheckpointHook(CheckpointHook):
                 if torch.is_tensor(value) and not value.isfinite().all():
                     raise UserError(f"{name} of the weights ({part}) is not finite")
 
+    def save_now(self, runner: Runner, iterations: int, on_error: str = "stop") -> Path:
+        """Save a checkpoint between those that are due, which the next one replaces.
+
+        Args:
+            runner: of the training.
+            iterations: that were trained.
+            on_error: as of this hook.
+
+        Returns:
+            Its path.
+        """
+        path = Path(self.out_dir, f"iter_{iterations}.pth")
+        if str(path) != self.last_ckpt:  # which is of this iteration
+            self._save_whole(runner, self._save_between, path, iterations, on_error=on_error)
+        return path
+
+    def _save_between(self, runner: Runner, path: Path, iterations: int) -> None:
+        self._replace_between(runner)
+        runner.message_hub.update_info(BETWEEN, path.name)
+        runner.save_checkpoint(
+            self.out_dir,
+            path.name,
+            meta={"epoch": runner.epoch, "iter": iterations},
+            by_epoch=False,
+            backend_args=self.backend_args,
+        )
+        self.last_ckpt = str(path)
+        if is_main_process():  # where --resume looks
+            Path(runner.work_dir, "last_checkpoint").write_text(str(path), encoding="utf-8")
+
+    def _replace_between(self, runner: Runner) -> None:
+        """Remove, where not all checkpoints are kept, the one that :meth:`save_now` saved."""
+        name = runner.message_hub.pop_info(BETWEEN)
+        if name and self.max_keep_ckpts > 0 and is_main_process():
+            path = Path(self.out_dir, name)
+            if path.is_file():
+                self.file_backend.remove(str(path))
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        self._save_whole(runner, super()._save_checkpoint_with_step, step, meta)
+        def save(runner: Runner) -> None:
+            self._replace_between(runner)
+            super(WholeCheckpointHook, self)._save_checkpoint_with_step(runner, step, meta)
+
+        self._save_whole(runner, save)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        before = self._best()
         self._save_whole(runner, super()._save_best_checkpoint, metrics)
+        if not self.weights or not is_main_process():
+            return
+        for path in before - self._best():
+            for suffix in SUFFIXES:
+                Path(path).with_suffix(suffix).unlink(missing_ok=True)
+        for path in self._best() - before:
+            try:
+                write_weights(Path(path), runner, metrics)
+            except (UserError, OSError, ImportError) as error:  # the checkpoint has them
+                runner.logger.warning("the best weights are not written as safetensors: %s", error)
 
-    def _save_whole(self, runner: Runner, save: Callable, *args: Any) -> None:
+    def _best(self) -> set[str]:
+        """The paths of the best checkpoints, by one metric or several."""
+        paths = {getattr(self, "best_ckpt_path", None)}
+        return paths.union(getattr(self, "best_ckpt_path_dict", {}).values()) - {None}
+
+    def _save_whole(
+        self, runner: Runner, save: Callable, *args: Any, on_error: str | None = None
+    ) -> None:
         """Save, then remove what is outdated; or leave everything as it was."""
         backend, hub = self.file_backend, runner.message_hub
         most = self.max_keep_ckpts if self.max_keep_ckpts > 0 else None
@@ -138,10 +207,8 @@ class WholeCheckpointHook(CheckpointHook):
             self.file_backend = backend
         error = _of_main_process(error)
         if error is None:
-            new = {self.last_ckpt, getattr(self, "best_ckpt_path", None)}
-            new |= {*getattr(self, "best_ckpt_path_dict", {}).values()}
             for remove, path in later.outdated:
-                if path not in new:
+                if path not in {self.last_ckpt, *self._best()}:
                     remove(path)
             return
         vars(self).update(before)
@@ -149,12 +216,11 @@ class WholeCheckpointHook(CheckpointHook):
             hub.pop_info(key)
         for key, value in infos.items():
             hub.update_info(key, value)
-        last, _ = newest_whole(Path(self.out_dir))
         message = (
-            f"no checkpoint could be written to {self.out_dir}: {error}; the last one there is "
-            f"{last.name if last else 'none'}, which --resume goes on from"
+            f"no checkpoint could be written to {self.out_dir}: {error}; "
+            f"{_last_of(Path(self.out_dir))}"
         )
-        if self.on_error == "stop":
+        if (on_error or self.on_error) == "stop":
             raise UserError(message)
         runner.logger.error(f"{message}; training goes on (on_error='continue')")
 
@@ -177,6 +243,39 @@ def find_fault(path: Path) -> str | None:
     except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         return f"{path.name} is not whole: {error}"
     return damaged and f"{path.name} is damaged at {damaged}"
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that is to be made, or is there, and cannot be written to, or is full.
+
+    Raises:
+        UserError: it is so.
+    """
+    places = (folder.absolute(), *folder.absolute().parents)
+    place = next(path for path in places if path.exists())
+    try:
+        with TemporaryFile(dir=place) as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        raise UserError(
+            f"nothing can be written to {folder}: {error.strerror}; --work-dir FOLDER names another"
+        ) from None
+
+
+def disk_fault(error: OSError, folder: Path) -> UserError | None:
+    """What to say of an error of a disk, or of a quota, within a training; None for others."""
+    if error.errno not in DISK_FAULTS:
+        return None
+    return UserError(
+        f"{error.filename or 'a file'} cannot be written: {error.strerror}; {_last_of(folder)}"
+    )
+
+
+def _last_of(folder: Path) -> str:
+    last, _ = newest_whole(folder)
+    if last is None:
+        return f"{folder} has no checkpoint yet"
+    return f"the last checkpoint in {folder} is {last.name}, which --resume goes on from"
 
 
 def checkpoints_of(folder: Path) -> list[Path]:

@@ -1,0 +1,194 @@
+"""Nothing that a file or an option brings along is run, by any command (SECURITY.md)."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.apis import DetInferencer, init_detector
+from mmengine.config import Config
+
+from mmconvnext.cli import main
+from mmconvnext.compat.option_names import GIVEN
+from mmconvnext.data import generate_shapes
+from mmconvnext.engine.config import load_config, merge_options
+from mmconvnext.errors import ConfigError, UserError
+from tests.compat.test_checkpoint_io import Call
+
+REPO = Path(__file__).parents[1]
+CONFIG = "mask_rcnn_convnext_shapes"
+RUN = f"{CONFIG} --data-root DATA --work-dir WORK"
+INIT = (
+    "--cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE"
+)
+COMMANDS = (
+    f"train {RUN} --resume FILE",
+    f"train {RUN} --cfg-options load_from=FILE",
+    f"train {RUN} {INIT}",
+    f"test {CONFIG} FILE --data-root DATA --work-dir WORK",
+    f"predict {CONFIG} FILE DATA/val --out OUT",
+    f"prelabel {CONFIG} FILE DATA/val OUT --to yolo",
+    f"serve {CONFIG} FILE --port 0",
+    "classify FILE --data DATA",
+    "weights inspect FILE",
+    "weights convert FILE OUT.safetensors",
+    f"weights verify {CONFIG} {INIT}",
+    f"weights verify {CONFIG} --cfg-options load_from=FILE",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("shapes")
+    generate_shapes(root, num_train=2, num_val=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("hostile")
+
+
+@pytest.fixture(params=["pickle", "old pickle", "config text"])
+def hostile(request, folder) -> Path:
+    """A file that makes a folder ``mark`` where it is unpickled, or where its text is parsed."""
+    mark = folder / "mark"
+    text = f"x = [__import__('os').makedirs({str(mark)!r})]"
+    content = {
+        "state_dict": {"backbone.downsample_layers.0.0.weight": torch.ones(4, 3, 4, 4)},
+        "optimizer": {"state": {}, "param_groups": []},
+        "meta": {"config": text, "cfg": text, "epoch": 1, "iter": 1, "CLASSES": ("a",)},
+        "message_hub": {"runtime_info": {"cfg": text}},
+    }
+    if request.param != "config text":
+        content["more"] = Call(os.makedirs, str(mark))
+    path = folder / "hostile.pth"
+    zipped = request.param != "old pickle"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    yield path
+    assert not mark.exists()
+    loaded = torch.load(path, weights_only=False)  # it is as hostile as it says
+    if request.param == "config text":
+        Config.fromstring(loaded["meta"]["config"], ".py")
+    mark.rmdir()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_runs_what_a_file_brings(command, hostile, data, tmp_path):
+    places = {"FILE": hostile, "DATA": data, "WORK": tmp_path / "work", "OUT": tmp_path / "out"}
+    for name, path in places.items():
+        command = command.replace(name, str(path))
+    assert main(command.split()) == 1
+
+
+@pytest.mark.parametrize("how", ["DetInferencer", "init_detector"])
+def test_mmdetection_runs_nothing_either(how, hostile):
+    with pytest.raises((UserError, ValueError, KeyError)):
+        if how == "DetInferencer":
+            DetInferencer(weights=str(hostile), device="cpu")
+        else:
+            init_detector(load_config(CONFIG), str(hostile), device="cpu")
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """A module that can be imported, and makes a file then."""
+    mark = tmp_path / "mark"
+    code = f"open({str(mark)!r}, 'w')\nclass Evil: pass\n"
+    (tmp_path / "evil").mkdir()
+    for name in ("__init__", "registry"):
+        (tmp_path / "evil" / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not mark.exists()
+    GIVEN.clear()
+
+
+NAMED = (
+    "model.backbone.type=evil.Evil",
+    "model.backbone.type=evil",
+    "model.backbone.act_cfg.type=subprocess.Popen",
+    "model.type=mmengine.load",
+    "model.backbone._scope_=evil",
+    "default_scope=evil",
+    "custom_imports.imports=[evil]",
+    "custom_imports=evil",
+    "train_dataloader.dataset.pipeline.0.type=os.system",
+    "train_dataloader.collate_fn.type=evil.Evil",
+    "train_dataloader.sampler.type=evil.Evil",
+    "optim_wrapper.constructor=evil.Evil",
+    "optim_wrapper.optimizer.type=evil.Evil",
+    "param_scheduler.0.type=evil.Evil",
+    "custom_hooks=[evil.Evil]",
+    "default_hooks.logger.type=evil.Evil",
+    "runner_type=evil.Evil",
+    "visualizer.type=evil.Evil",
+    "val_evaluator.type=evil.Evil",
+    "train_cfg.type=evil.Evil",
+)
+
+
+@pytest.mark.parametrize("option", NAMED)
+def test_options_name_what_registries_hold(option, evil, data, capsys):
+    command = f"train {CONFIG} --data-root {data} --work-dir work --from-scratch --cfg-options"
+    assert main([*command.split(), option]) == 1
+    error = capsys.readouterr().err
+    assert option.startswith("custom_hooks") or "allow it with --allow-imports" in error
+
+
+def test_options_within_lists_and_dicts_are_looked_at(evil):
+    cfg = load_config(CONFIG)
+    hooks = [{"type": "EMAHook", "ema_type": "evil.Evil"}]
+    merge_options(cfg, {"custom_hooks": hooks})
+    assert "evil.Evil" in GIVEN
+    with pytest.raises(ConfigError, match="_scope_=evil would import"):
+        merge_options(cfg, {"model.backbone": {"x": [{"_scope_": "evil"}]}})
+
+
+def test_a_flag_allows_them(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine_for_options.py").write_text("from mmconvnext import ConvNeXt as Mine")
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--cfg-options", "model.backbone.type=mine_for_options.Mine"]
+    options += ["model.backbone.init_cfg=None"]
+    assert main(["weights", "verify", CONFIG, *options]) == 1
+    assert "--allow-imports" in capsys.readouterr().err
+    assert main(["weights", "verify", CONFIG, "--allow-imports", *options]) == 0
+    # what is registered is a name like any other
+    for name in ("mmconvnext.models.convnext.ConvNeXt", "mmdet.ResNet", "ConvNeXt"):
+        merge_options(cfg := load_config(CONFIG), {"model.backbone.type": name})
+        from mmdet.registry import MODELS
+
+        assert MODELS.get(cfg.model.backbone.type)
+    GIVEN.clear()
+
+
+def test_yaml_configs_have_no_objects(tmp_path):
+    mark, path = tmp_path / "mark", tmp_path / "config.yaml"
+    path.write_text(f"a: !!python/object/apply:os.makedirs [{mark}]")
+    with pytest.raises(ConfigError, match="could not determine a constructor"):
+        load_config(str(path))
+    assert not mark.exists()
+    path.write_text("a: [1, {b: text}]")
+    assert load_config(str(path)).a[1].b == "text"
+
+
+def test_nothing_builds_a_shell_line():
+    found = []
+    for path in (
+        p for name in ("mmconvnext", "tools", "benchmarks") for p in (REPO / name).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                shell = any(word.arg == "shell" for word in node.keywords)
+                if shell or name in (
+                    "os.system",
+                    "os.popen",
+                    "subprocess.getoutput",
+                    "eval",
+                    "exec",
+                ):
+                    found.append((path.name, name))
+    assert found == []
