@@ -85,7 +85,7 @@ def load(args: argparse.Namespace, config: str, checkpoint: str | None) -> Serve
         config, checkpoint = str(found.config), checkpoint or str(found.checkpoint)
     if checkpoint is None:
         raise UserError(f"{config} is no work folder of a training: a checkpoint goes after it")
-    options = argparse.Namespace(config=config, cfg_options=args.cfg_options)
+    options = argparse.Namespace(**{**vars(args), "config": config})
     detector = Detector(common.read_config(options), checkpoint)
     name, classes, palette = Path(checkpoint).stem, detector.classes, detector.palette
     return Served(name, lambda path: detector(path).coco(), classes, palette)

@@ -78,6 +78,8 @@ def check_data_paths(cfg: Config, splits: tuple[str, ...]) -> None:
             continue
         for dataset in leaf_datasets(loader["dataset"]):
             _check_dataset_paths(dataset, split)
+            if not cfg.get("allow_pickle"):
+                _refuse_pickles(dataset, split)
         for metric in metrics_of(cfg.get(f"{split}_evaluator")):
             ann_file = metric.get("ann_file")
             if isinstance(ann_file, str) and not is_remote(ann_file):
@@ -102,6 +104,16 @@ def _check_dataset_paths(dataset: Mapping[str, Any], split: str) -> None:
             f"the image folder {folder} ({split}_dataloader.dataset.data_prefix) does "
             "not exist; give the data set's folder with --data-root, or the right prefix"
         )
+
+
+def _refuse_pickles(dataset: Mapping[str, Any], split: str) -> None:
+    for name in ("ann_file", "proposal_file"):
+        if str(dataset.get(name)).endswith((".pkl", ".pickle")):
+            raise DataError(
+                f"{split}_dataloader.dataset.{name}={dataset[name]} is a pickle, which runs what "
+                "is in it when it is read; convert it to JSON, or set allow_pickle=True in the "
+                "config if it is your own"
+            )
 
 
 def _check_file(path: Path, setting: str) -> None:

@@ -19,7 +19,7 @@ from mmconvnext.cli import main
 from mmconvnext.engine import auto
 from mmconvnext.engine.config import load_config
 from mmconvnext.engine.own_data import use_dataset, write_config
-from mmconvnext.training.time_limit import TimeLimitHook
+from mmconvnext.training.signals import StopHook
 
 GIB = 2**30
 STEPS = {False: 100, True: 20}  # of a training, and of one of COCO's size
@@ -71,13 +71,13 @@ def train(name: str, folder: Path) -> dict:
 
 def train_steps(config: str, steps: str) -> None:
     """Train for a number of iterations, and save a checkpoint as --time does."""
-    look = TimeLimitHook.after_train_iter
+    look = StopHook.after_train_iter
 
-    def late(hook: TimeLimitHook, runner: object, *args: object, **kwargs: object) -> None:
+    def late(hook: StopHook, runner: object, *args: object, **kwargs: object) -> None:
         if runner.iter + 1 >= int(steps):
             look(hook, runner, *args, **kwargs)
 
-    TimeLimitHook.after_train_iter = late
+    StopHook.after_train_iter = late
     main(["train", config, "--from-scratch", "--restart", "--time", "1s"])
 
 

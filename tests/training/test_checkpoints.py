@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, whatever happens while they are written."""
 
+import errno
 import io
 import os
 import resource
@@ -21,6 +22,7 @@ from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
 from mmconvnext.training.checkpoints import (
     WholeCheckpointHook,
     WholeFileBackend,
+    check_writable,
     checkpoints_of,
     find_fault,
     newest_whole,
@@ -206,3 +208,28 @@ def test_a_new_run_does_not_write_over_an_earlier_one(tmp_path):
     a_checkpoint(tmp_path / "epoch_3.pth")
     with pytest.raises(UserError, match=r"epoch_3\.pth: --resume .* --restart .* --work-dir"):
         check_new(cfg)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, full_disk):
+    check_writable(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/work: Not a directory; --work-dir"):
+        check_writable(tmp_path / "file" / "work")
+    full_disk(1000)
+    with pytest.raises(UserError, match="File too large"):
+        check_writable(tmp_path)
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scalars.json")
+
+    monkeypatch.setattr("mmengine.hooks.LoggerHook.after_train_iter", full)
+    with pytest.raises(UserError, match=r"^scalars\.json cannot .*: No space left .* has no check"):
+        train(tmp_path)
+    monkeypatch.undo()
+    train(tmp_path, 2)
+    monkeypatch.setattr("mmengine.hooks.LoggerHook.after_train_iter", full)
+    with pytest.raises(UserError, match=r"the last checkpoint in .* is iter_2\.pth"):
+        train(tmp_path, 5, resume=True)
