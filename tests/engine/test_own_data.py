@@ -1,6 +1,8 @@
 """Pointing configs at somebody's folder, and saying classes once."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,14 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmconvnext.cli import main
+from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.data.formats.common import Labelled, Shape, make_splits
 from mmconvnext.data.prepare import prepare_data
 from mmconvnext.engine.classes import palette_of
 from mmconvnext.engine.config import load_config, merge_options
 from mmconvnext.engine.own_data import difference, use_dataset, write_config
 from mmconvnext.errors import ConfigError, DataError
+from mmconvnext.weights.load import write_safetensors
 
 NAMES = ("große Scheibe", "三角", 'it\'s a "cross"')
 # One of each kind; the others differ in backbones alone.
@@ -295,6 +299,11 @@ def test_one_command_trains_and_one_tests(boxes, tmp_path, capsys):
     written = load_config(str(work_dir / f"{name}_train_on_dataset.py"))
     assert written.train_dataloader.dataset.metainfo.classes == NAMES
     assert Path(written.train_dataloader.dataset.ann_file).is_file()
-    assert main(["test", name, str(work_dir / "iter_1.pth"), *arguments[1:]]) == 0
+    (command,) = re.findall(r"To go on.*: mmconvnext (.*)", log)
+    assert main(shlex.split(command)) == 0
+    assert [path.name for path in work_dir.glob("iter_*.pth")] == ["iter_2.pth"]
+    state = read_checkpoint(work_dir / "iter_2.pth")["state_dict"]
+    weights = write_safetensors(work_dir / "weights.safetensors", state, {})
+    assert main(["test", name, str(weights), *arguments[1:]]) == 0
     assert "COCO, 0-100" in capsys.readouterr().out
     assert json.loads((work_dir / "result.json").read_text())["metrics"].keys() >= {"bbox_mAP"}
