@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+from mmcv.cnn import VGG
+from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
 from mmengine.config import Config
 from mmengine.model import ImgDataPreprocessor
 from torch import nn
@@ -91,3 +94,26 @@ def _optimizer(wrapper: Mapping) -> Iterator[tuple[str, str]]:
                 f"{entry['lr_mult']} and replaces its rules on weight decay, maybe as it was "
                 "inherited: paramwise_cfg=dict(_delete_=True, decay_rate=...)",
             )
+
+
+def explain_num_classes(model: nn.Module, dataset: Any) -> str | None:
+    """Say which heads of a detector have another number of classes than the data set.
+
+    What is compared is what MMDetection's ``NumClassCheckHook`` compares; None where it is equal.
+    """
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
+    wrong = {
+        name: module.num_classes
+        for name, module in model.named_modules()
+        if getattr(module, "num_classes", len(classes)) != len(classes)
+        and not name.endswith("rpn_head")
+        and not isinstance(module, VGG | FusedSemanticHead)
+    }
+    if not classes or not wrong:
+        return None
+    heads = ", ".join(f"{name} has num_classes={number}" for name, number in wrong.items())
+    options = " ".join(f"model.{name}.num_classes={len(classes)}" for name in wrong)
+    return (
+        f"{heads}, and {getattr(dataset, 'ann_file', 'the data set')} has {len(classes)} classes: "
+        f"--cfg-options {options}, or set metainfo=dict(classes=(...)) of every data set"
+    )

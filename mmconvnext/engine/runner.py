@@ -12,9 +12,7 @@ from traceback import walk_tb
 from typing import Any
 
 import mmengine
-from mmcv.cnn import VGG
 from mmdet.models.detectors import BaseDetector
-from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dist import is_main_process, master_only
@@ -28,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
 from mmconvnext.data.prepare import is_local_coco, prepare_data, training_classes
-from mmconvnext.engine.advice import explain_misfits
+from mmconvnext.engine.advice import explain_misfits, explain_num_classes
 from mmconvnext.engine.classes import class_tensors
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
 from mmconvnext.engine.device import (
@@ -378,26 +376,3 @@ def _is_of_settings(error: Exception) -> bool:
     if frame.f_globals["__name__"].startswith("mmengine.registry."):
         return True
     return isinstance(error, TypeError) and frame.f_code.co_name == "__init__"
-
-
-def explain_num_classes(model: nn.Module, dataset: Any) -> str | None:
-    """Say which heads of a detector have another number of classes than the data set.
-
-    What is compared is what MMDetection's ``NumClassCheckHook`` compares; None where it is equal.
-    """
-    classes = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
-    wrong = {
-        name: module.num_classes
-        for name, module in model.named_modules()
-        if getattr(module, "num_classes", len(classes)) != len(classes)
-        and not name.endswith("rpn_head")
-        and not isinstance(module, VGG | FusedSemanticHead)
-    }
-    if not classes or not wrong:
-        return None
-    heads = ", ".join(f"{name} has num_classes={number}" for name, number in wrong.items())
-    options = " ".join(f"model.{name}.num_classes={len(classes)}" for name in wrong)
-    return (
-        f"{heads}, and {getattr(dataset, 'ann_file', 'the data set')} has {len(classes)} classes: "
-        f"--cfg-options {options}, or set metainfo=dict(classes=(...)) of every data set"
-    )

@@ -25,11 +25,12 @@ from torch import nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.data.masks import cropped
+from mmconvnext.engine.advice import explain_num_classes
 from mmconvnext.engine.classes import datasets_of, palette_of, set_classes
 from mmconvnext.engine.config import drop_pretrained, load_config, use_tta
 from mmconvnext.engine.device import adapt_to_device, convolutions_to_channels_last
 from mmconvnext.engine.run_dir import find_run
-from mmconvnext.engine.runner import check_checkpoint, explain_num_classes
+from mmconvnext.engine.runner import check_checkpoint
 from mmconvnext.errors import ConfigError, DataError
 from mmconvnext.inference.inputs import read_image
 from mmconvnext.inference.prediction import Frame, Prediction

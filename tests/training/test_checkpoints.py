@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, full_disk):
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
-    def full(*args):
+    def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scalars.json")
 
     monkeypatch.setattr("mmengine.hooks.LoggerHook.after_train_iter", full)
