@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from torch.utils.data import DataLoader
@@ -159,6 +160,49 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, 
     with pytest.raises(UserError, match=r"No space left on device; the last .* iter_4\.pth"):
         run(tmp_path, 1e-9, resume=True, on_error=on_error)
     assert [path.name for path in tmp_path.glob("*.pth")] == ["iter_4.pth"]
+
+
+class Scored(Line):
+    def forward(self, inputs, mode="loss"):
+        return super().forward(inputs) if mode == "loss" else [{}]
+
+
+class NoMetric(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {}
+
+
+def test_a_validation_ends_too_and_averaged_weights_are_put_aside(tmp_path):
+    model = Scored()
+    data = DataLoader([{"inputs": 1.0}] * 4)
+    runner = DetectionRunner(
+        model,
+        str(tmp_path),
+        train_dataloader=data,
+        val_dataloader=data,
+        train_cfg={"by_epoch": False, "max_iters": 8, "val_interval": 4},
+        val_cfg={},
+        val_evaluator=Evaluator(NoMetric()),
+        optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), 0.1)),
+        custom_hooks=[{"type": "EMAHook", "momentum": 0.5}],
+        default_hooks={"checkpoint": None},
+        default_scope="mmdet",
+    )
+    stop, kills = StopHook(), Kills(99)
+    kills.before_val_iter = lambda runner, batch_idx, **_: os.kill(os.getpid(), signal.SIGUSR1)
+    for hook in (stop, kills):
+        runner.register_hook(hook)
+    with stop.signals(), pytest.raises(SystemExit):
+        runner.train()
+    assert runner.iter == 4
+    saved = torch.load(tmp_path / "iter_4.pth", weights_only=False)
+    assert (saved["meta"]["epoch"], saved["meta"]["iter"]) == (0, 4)
+    assert model.weight.item() == pytest.approx(0.6)
+    assert saved["ema_state_dict"]["module.weight"].item() == model.weight.item()
+    assert saved["state_dict"]["weight"].item() > 0.61  # the average
 
 
 @pytest.mark.parametrize("event", ["group", "all"])
