@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_run_arguments(parser)
     add = parser.add_argument
     add("--amp", action="store_true", help="train in mixed precision")
+    parts = "part weights, gradients and optimizer among the processes (torch's fully_shard)"
+    add("--shard", action="store_true", help=parts)
     add("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     last = "resume from a checkpoint; without a value from the last one in the work folder"
     resumed = {"nargs": "?", "const": "auto", "type": common.existing_checkpoint}
@@ -62,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
         notes.append(f"from scratch: not loading {', '.join(dropped) or 'anything'}")
     if args.amp:
         configs.use_amp(cfg)
+    if args.shard:
+        cfg.shard = True
     if args.early_stopping is not None:
         configs.use_early_stopping(cfg, args.early_stopping)
     if args.ema is not None:

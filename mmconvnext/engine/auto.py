@@ -49,7 +49,7 @@ def choose(cfg: Config) -> list[str]:
     launcher = cfg.get("launcher", "none")
     check_launcher(launcher)
     if launcher != "none" and not is_distributed():
-        init_distributed_on_cpu(launcher)
+        init_distributed_on_cpu(launcher, cfg.get("env_cfg"))
         if has_accelerator():
             init_dist(launcher, **cfg.env_cfg.dist_cfg)
     rank, processes = get_dist_info()
@@ -103,6 +103,7 @@ def measure(cfg: Config, limit: int, amp: bool = False, seconds: float = SECONDS
     """
     trial = Config(cfg.to_dict())
     trial.launcher, trial.resume, trial.load_from = "none", False, None
+    trial.shard = False
     trial.log_level, trial.visualizer = "ERROR", {**cfg.visualizer, "vis_backends": []}
     trial.train_dataloader.batch_size = _target(cfg)
     if amp:

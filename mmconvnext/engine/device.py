@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -21,6 +25,12 @@ RANK_VARIABLES = {
     "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
     "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 }
+
+# What gloo and NCCL say of a process that is not there, or too late.
+LOST = re.compile(
+    r"Timed out waiting \d+ms|Connection (?:closed|reset) by peer|Connection refused|"
+    r"Watchdog caught collective operation timeout|Broken pipe|[Ss]ocket [Tt]imeout"
+)
 
 
 def adapt_to_device(cfg: Config) -> list[str]:
@@ -87,10 +97,15 @@ def check_launcher(launcher: str) -> None:
         )
 
 
-def init_distributed_on_cpu(launcher: str) -> None:
+def init_distributed_on_cpu(launcher: str, env_cfg: Mapping | None = None) -> None:
     """Start the gloo process group where MMEngine would ask for a GPU.
 
     The launcher's environment variables must be set, see :func:`check_launcher`.
+
+    Args:
+        launcher: what started the processes.
+        env_cfg: of the config; ``dist_cfg.timeout`` is for how many seconds processes wait for
+            each other, half an hour where it is left out.
     """
     if launcher == "none" or has_accelerator() or is_distributed():
         return
@@ -101,7 +116,26 @@ def init_distributed_on_cpu(launcher: str) -> None:
         os.environ["MASTER_ADDR"] = subprocess.check_output(command, text=True).split()[0]
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
-    dist.init_process_group("gloo")
+    seconds = ((env_cfg or {}).get("dist_cfg") or {}).get("timeout")
+    dist.init_process_group("gloo", timeout=seconds and timedelta(seconds=seconds))
+
+
+@contextmanager
+def lost_processes() -> Iterator[None]:
+    """Raise UserError where a process waited in vain for another one."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = LOST.search(str(error))
+        if not reason or not is_distributed():
+            raise
+        raise UserError(
+            f"process {dist.get_rank()} of {dist.get_world_size()} has lost another one, which "
+            f"ended, stands still or cannot be reached ({reason[0]}); the first error of the "
+            "others says why. --resume goes on from the last checkpoint, and torchrun's "
+            "--max-restarts N does so by itself; how long processes wait: "
+            "env_cfg.dist_cfg.timeout, in seconds"
+        ) from error
 
 
 def has_accelerator() -> bool:

@@ -34,6 +34,7 @@ from mmconvnext.engine.device import (
     check_launcher,
     convolutions_to_channels_last,
     init_distributed_on_cpu,
+    lost_processes,
 )
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
@@ -42,7 +43,9 @@ from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
 from mmconvnext.evaluation.coco_metric import with_missing_ap
 from mmconvnext.training.checkpoints import checkpoints_of, disk_fault, find_fault, newest_whole
 from mmconvnext.training.finite import FiniteStepHook
+from mmconvnext.training.global_losses import use_global_losses
 from mmconvnext.training.gradients import ExplodingGradientHook
+from mmconvnext.training.sharding import ShardingRunner, check_sharding
 from mmconvnext.training.signals import Stopped, shield_worker
 from mmconvnext.training.val_loss import ValidationLossHook
 from mmconvnext.weights.detector import (
@@ -56,7 +59,7 @@ from mmconvnext.weights.sources import fetch_first
 
 
 @RUNNERS.register_module()
-class DetectionRunner(Runner):
+class DetectionRunner(ShardingRunner):
     """MMEngine's runner, which explains settings, data and checkpoints that it cannot use.
 
     What cannot be built raises ConfigError, which names the setting, or DataError, which names the
@@ -79,6 +82,8 @@ class DetectionRunner(Runner):
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model, with the layout of weights that the device is fastest with."""
         model = super().build_model(model)
+        if self.cfg.get("global_losses"):
+            use_global_losses(model)
         convolutions_to_channels_last(model)
         return model
 
@@ -90,7 +95,8 @@ class DetectionRunner(Runner):
         """
         super().dump_config()
         try:
-            return super().train()
+            with lost_processes():
+                return super().train()
         except Stopped as end:
             self.call_hook("after_train")
             self.logger.info(end)
@@ -171,15 +177,10 @@ class DetectionRunner(Runner):
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
         adapt, must_fill = self.cfg.get("load_adapt") or (), self._loads_for != "train"
         names = (classes_of(checkpoint), training_classes(self.cfg))
-        matched = match_detector(
-            self.model,
-            state,
-            filename,
-            adapt,
-            must_fill,
-            names,
-            lambda: class_tensors(unwrapped(self.model), self.cfg.model),
-        )
+        of_classes = lambda: class_tensors(unwrapped(self.model), self.cfg.model)  # noqa: E731
+        given = (state, filename, adapt, must_fill, names, of_classes)
+        with self.whole_weights():
+            matched = match_detector(self.model, *given)
         checkpoint["state_dict"] = matched.state_dict
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_matched(self.model, checkpoint["state_dict"], matched.backbones, strict)
@@ -299,6 +300,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         UserError: the data, a checkpoint or a setting is wrong.
     """
     check_launcher(cfg.get("launcher", "none"))
+    check_sharding(cfg, trains="train" in splits)
     for split in splits:
         if split != "val" and cfg.get(f"{split}_dataloader") is None:
             raise ConfigError(f"{cfg.filename} has no {split}_dataloader: nothing to {split} on")
@@ -314,7 +316,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         if dropped := drop_pretrained(cfg, load_from=False):
             notes.append(f"load_from={cfg.load_from}: not loading {', '.join(dropped)} before it")
     notes += adapt_to_device(cfg)
-    init_distributed_on_cpu(cfg.get("launcher", "none"))
+    init_distributed_on_cpu(cfg.get("launcher", "none"), cfg.get("env_cfg"))
     cfg.setdefault("runner_type", "DetectionRunner")
     with config_errors(cfg.filename):
         runner = RUNNERS.build(cfg)

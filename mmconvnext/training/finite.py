@@ -22,6 +22,7 @@ from mmconvnext.data.paths import write_whole
 from mmconvnext.errors import UserError
 from mmconvnext.training.checkpoints import newest_whole
 from mmconvnext.training.gradients import CAUSE
+from mmconvnext.training.sharding import whole_state
 from mmconvnext.weights.detector import unwrapped
 
 FOLDER = "not_finite"  # in the work folder
@@ -142,8 +143,9 @@ class FiniteStepHook(Hook):
         ]
         batches = [batch for each in all_gather_object(batches) for batch in each]
         fault |= {"batches": batches, "in_a_row": self._row, **self._place(runner)}
+        state = whole_state(runner) if self._row == 1 else {}  # of all ranks, if it is sharded
         if is_main_process():
-            self._write(runner, path, fault)
+            self._write(runner, path, fault, state)
         losses = {k: v for b in batches for k, v in b["losses"].items() if isinstance(v, str)}
         what = (
             f"losses {losses}" if losses else f"gradients of {', '.join(fault['parameters'][:3])}"
@@ -168,16 +170,17 @@ class FiniteStepHook(Hook):
             "config": str(Path(runner.work_dir, config)),
         }
 
-    def _write(self, runner: Runner, path: Path, fault: dict[str, Any]) -> None:
+    def _write(
+        self, runner: Runner, path: Path, fault: dict[str, Any], state: dict[str, Tensor]
+    ) -> None:
         """Write the JSON and, of the first in a row, the weights; earlier weights are removed."""
         try:
             path.parent.mkdir(exist_ok=True)
             if self._row == 1:
                 for earlier in path.parent.glob("*.pth"):
                     earlier.unlink()
-                state = weights_to_cpu(unwrapped(runner.model).state_dict())
                 self._weights = str(path.with_suffix(".pth"))
-                save_checkpoint({"state_dict": state, "meta": {}}, self._weights)
+                save_checkpoint({"state_dict": weights_to_cpu(state), "meta": {}}, self._weights)
             write_whole(path, json.dumps(fault | {"checkpoint": self._weights}, indent=1))
         except OSError as error:
             runner.logger.error("%s cannot be written: %s", path, error.strerror or error)
