@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "data": ("data", None, "pipelines of training data, from files to tensors"),
     "eval": ("evaluation", None, "COCO's metrics for boxes and masks, at the scale of val2017"),
+    "plan": ("plan", None, "a plan for 1 to 512 GPUs: batch, learning rate, memory, time"),
     "startup": ("startup", None, "importing the package, and the tools' --help"),
 }
 

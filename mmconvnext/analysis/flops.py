@@ -150,7 +150,7 @@ def count_flops(
         if not is_positive_int(value):
             raise FlopsError(f"{name}={value!r} must be a positive integer")
     _check_kind(detector)
-    model = _Pass(_meta_copy(detector), num_proposals, num_mask_rois)
+    model = DetectorPass(_meta_copy(detector), num_proposals, num_mask_rois)
     try:
         counts = _count(model, torch.empty(1, in_channels, *shape, device="meta"))
     except Exception as error:  # a model is anybody's code: anything can go wrong in it
@@ -205,7 +205,7 @@ def _count_prediction(cfg: Config, shape: tuple[int, int], in_channels: int, rea
     return _cost(detector, counts, shape, protocol)
 
 
-class _Pass(nn.Module):
+class DetectorPass(nn.Module):
     """A pass through a detector's layers, without RoIAlign and NMS: region features are given.
 
     Compiled mmcv has no kernels for the meta device.
@@ -249,7 +249,7 @@ class _Prediction(nn.Module):
         self.detector.predict(image, [sample], rescale=False)
 
 
-def _count(model: _Pass | _Prediction, *inputs: Any) -> dict[str, int]:
+def _count(model: DetectorPass | _Prediction, *inputs: Any) -> dict[str, int]:
     """Count the multiply-adds inside of each module of the detector, and of all, by ``Global``."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs)
@@ -273,7 +273,7 @@ def _cost(
 
 
 def _check_kind(detector: nn.Module) -> None:
-    """Refuse what passes its features on by rules of its own, which `_Pass` does not know."""
+    """Refuse what passes its features on by rules of its own, unknown to `DetectorPass`."""
     name, reason = type(detector).__name__, ""
     has_roi_head = isinstance(detector, TwoStageDetector)
     if not _keeps(detector, (TwoStageDetector, SingleStageDetector), "_forward"):
