@@ -22,12 +22,12 @@ LAUNCHED = "LOCAL_RANK" in os.environ
 
 
 def happen(event: str, folder: Path) -> None:
-    if event == "group":
-        os.killpg(0, signal.SIGTERM)
-    elif event == "all":  # by another process, as slurm's daemon
+    if event in ("group", "all"):  # by another process, as torchrun or slurm's daemon
         processes = [os.getpid(), *(worker.pid for worker in active_children())]
         assert len(processes) == 3
-        subprocess.run(["kill", "-TERM", *map(str, processes)], check=True)
+        targets = [-os.getpgid(0)] if event == "group" else processes
+        command = ["kill", "-TERM", "--", *map(str, targets)]
+        subprocess.run(command, check=True, start_new_session=True)
     elif event == "twice":
         signals.AT_ONCE = 0.1
         os.kill(os.getpid(), signal.SIGTERM)
