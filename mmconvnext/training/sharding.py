@@ -74,7 +74,9 @@ class ShardingRunner(Runner):
 
     def _copy(self, model: nn.Module) -> nn.Module:
         copy = self._shard(self.build_model(self.cfg.model)).train(model.training)
-        copy.load_state_dict(model.state_dict())
+        pairs = zip(copy.state_dict().values(), model.state_dict().values(), strict=True)
+        for own, other in pairs:  # not by load_state_dict, which a line in the log reports
+            own.copy_(other)
         return copy
 
     def _init_model_weights(self) -> None:
