@@ -24,7 +24,7 @@ setup: $(VENV)/.stamp $(PEERS)
 demo: $(VENV)/.stamp
 	$(VENV)/bin/python tools/demo.py $(ARGS)
 test: setup
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 lint: $(VENV)/.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

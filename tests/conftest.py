@@ -4,14 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mmengine.config import config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 import mmconvnext  # noqa: F401 (must come before the mmcv.ops and the mmdet that the tests import)
+from mmconvnext import cli
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -41,6 +44,21 @@ def run_python(repo: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.fixture
+def main(capsys, monkeypatch) -> Callable[..., str]:
+    """Call ``main("flops", "CONFIG", ..., code=0)`` for what was printed on stdout and stderr."""
+    # MMEngine keeps loggers by name, with the stderr that was captured when they were made.
+    monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())
+
+    def call(*arguments: object, code: int = 0) -> str:
+        assert cli.main([str(argument) for argument in arguments]) == code
+        out, err = capsys.readouterr()
+        assert len([line for line in err.splitlines() if line.startswith("error: ")]) == code
+        return out + err
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def coco_tiny() -> Path:
     """The real subset of COCO, or a skip where it is absent."""
@@ -51,6 +69,17 @@ def coco_tiny() -> Path:
             "its folder"
         )
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_yapf() -> Iterator[None]:
+    """Configs are written as they come: MMEngine formats one nine times in a short training.
+
+    To do that takes most of its time. Commands in processes of their own do it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "FormatCode", lambda text, **_: (text, True))
+        yield
 
 
 @pytest.fixture(autouse=True)

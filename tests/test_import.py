@@ -18,23 +18,23 @@ PACKAGES = (
 )
 
 # Runs snippets, each in a process of its own that has nothing of OpenMMLab but, to save time,
-# torch and other libraries that nothing waits for; prints the tracebacks of those that fail.
+# torch and other libraries that nothing waits for; prints those that fail, with the tracebacks.
 FORKS = """
 import json, os, sys, traceback
-import cv2, matplotlib.pyplot, pycocotools.mask, rich.progress, sympy
-import torch.distributed.optim, torch.fx.experimental.symbolic_shapes
+import cv2, matplotlib.pyplot, pycocotools.mask, rich.progress, scipy.stats, shapely.geometry
+import sympy, torch.distributed.optim, torch.fx.experimental.symbolic_shapes, yapf
 
 assert not {"mmengine", "mmcv", "mmdet"} & set(sys.modules)
 for code in json.load(sys.stdin):
     child = os.fork()
     if child:
         if os.waitpid(child, 0)[1]:
-            print(f"{code}\\nkilled\\n")
+            print(json.dumps([code, "killed"]))
         continue
     try:
         exec(code, {"__name__": "__main__"})
     except BaseException:
-        print(f"{code}\\n{traceback.format_exc()}\\n")
+        print(json.dumps([code, traceback.format_exc()]))
     sys.stdout.flush()
     os._exit(0)
 """
@@ -81,25 +81,9 @@ if importlib.util.find_spec("mmcv._ext") is None:
     sys.modules["mmcv._ext"].__spec__ = importlib.util.spec_from_loader("mmcv._ext", None)
 """
 
-
-@pytest.fixture(scope="module")
-def failures(run_python) -> Callable[[list[str]], str]:
-    """Run snippets of code in a fresh process each; returns those that failed, with the reason."""
-    return lambda snippets: run_python(FORKS, stdin=json.dumps(snippets))
-
-
-def packages(output: str) -> set[str]:
-    return set(json.loads(output.splitlines()[-1]))
-
-
-def test_the_import_itself_takes_the_standard_library_alone(run_python):
-    found = packages(run_python("import mmconvnext" + PACKAGES))
-    assert "mmconvnext" in found
-    assert not found & (HEAVY | OPTIONAL)
-
-
-def test_everything_is_there_whoever_comes_first(failures):
-    orders = [
+ORDERS = [
+    f"{order}\n{CHECK}"
+    for order in (
         "import mmconvnext",
         "import mmdet; import mmconvnext",
         "import mmdet.registry; import mmconvnext",
@@ -119,12 +103,12 @@ def test_everything_is_there_whoever_comes_first(failures):
         "from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as constructors\n"
         "assert constructors.get('LayerDecayOptimWrapperConstructor') is None\n"
         "import mmconvnext",
-    ]
-    assert failures([f"{order}\n{CHECK}" for order in orders]) == ""
-
-
-def test_a_backbone_is_built_directly_after_the_import(failures):
-    ways = [
+    )
+]
+WAYS = [
+    "import mmconvnext; cfg = dict(type='ConvNeXt', arch='atto'); scoped = 'mmdet.ConvNeXt'\n"
+    f"{way}\nassert type(built) is mmconvnext.ConvNeXt"
+    for way in (
         "from mmdet.registry import MODELS; built = MODELS.build(cfg)",
         "from mmdet.registry import MODELS; built = MODELS.build({**cfg, 'type': scoped})",
         "from mmengine.registry import MODELS, init_default_scope; init_default_scope('mmdet'); "
@@ -134,19 +118,48 @@ def test_a_backbone_is_built_directly_after_the_import(failures):
         "built = mmconvnext.ConvNeXt(arch='atto')",
         "from mmconvnext import ConvNeXt; from mmengine.registry import MODELS; "
         "built = MODELS.build({**cfg, 'type': ConvNeXt})",
-    ]
-    start = "import mmconvnext; cfg = dict(type='ConvNeXt', arch='atto'); scoped = 'mmdet.ConvNeXt'"
-    end = "assert type(built) is mmconvnext.ConvNeXt"
-    assert failures([f"{start}\n{way}\n{end}" for way in ways]) == ""
+    )
+]
+MODULES = [
+    *(name for names in REGISTERED_WITH.values() for name in names),
+    *("compat.checkpoint_io", "weights.sources", "weights.load", "models.block", "engine.runner"),
+]
+FIRST = [
+    f"import mmconvnext.{name}\n"
+    "from mmdet.registry import MODELS; assert MODELS.get('InstanceTTAModel')"
+    for name in MODULES
+]
+
+
+@pytest.fixture(scope="module")
+def failures(run_python) -> Callable[[list[str]], list[str]]:
+    """Of snippets of code, which ran in a fresh process each, those that failed, and why."""
+    printed = run_python(FORKS, stdin=json.dumps([*ORDERS, *WAYS, *FIRST]))
+    found = [json.loads(line) for line in printed.splitlines()]
+    return lambda snippets: [f"{code}\n{why}" for code, why in found if code in snippets]
+
+
+def packages(output: str) -> set[str]:
+    return set(json.loads(output.splitlines()[-1]))
+
+
+def test_the_import_itself_takes_the_standard_library_alone(run_python):
+    found = packages(run_python("import mmconvnext" + PACKAGES))
+    assert "mmconvnext" in found
+    assert not found & (HEAVY | OPTIONAL)
+
+
+def test_everything_is_there_whoever_comes_first(failures):
+    assert failures(ORDERS) == []
+
+
+def test_a_backbone_is_built_directly_after_the_import(failures):
+    assert failures(WAYS) == []
 
 
 def test_a_module_may_be_the_first_to_be_imported(failures):
     """What the hooks import also imports what the hooks wait for."""
-    names = [f"mmconvnext.{name}" for names in REGISTERED_WITH.values() for name in names]
-    names += ["mmconvnext.compat.checkpoint_io", "mmconvnext.weights.sources"]
-    names += ["mmconvnext.weights.load", "mmconvnext.models.block", "mmconvnext.engine.runner"]
-    check = "from mmdet.registry import MODELS; assert MODELS.get('InstanceTTAModel')"
-    assert failures([f"import {name}; {check}" for name in names]) == ""
+    assert failures(FIRST) == []
 
 
 def test_a_config_that_imports_it_is_all_that_a_script_needs(run_python, tmp_path):

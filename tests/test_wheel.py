@@ -29,8 +29,13 @@ train_dataloader = dict(dataset=dataset)
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
 test_dataloader = val_dataloader
 optim_wrapper = dict(type="OptimWrapper")
-model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0)))
+model = dict(test_cfg=dict(rpn=dict(max_per_img=20), rcnn=dict(score_thr=0.0, max_per_img=5)))
 """
+SMALL = [
+    "--cfg-options",
+    "train_dataloader.dataset.pipeline.2.scale=(256,192)",
+    "val_dataloader.dataset.pipeline.1.scale=(256,192)",
+]
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -43,11 +48,12 @@ def run(*command: object, cwd: Path) -> str:
     return result.stdout
 
 
-def build_wheel(sources: Path, folder: Path) -> Path:
-    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation")
-    run(*pip, "--wheel-dir", folder, sources, cwd=sources)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+def build(kind: str, sources: Path, folder: Path) -> Path:
+    """What pip and `python -m build` call in a process of its own."""
+    code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    run(sys.executable, "-c", code, folder, cwd=sources)
+    (built,) = folder.iterdir()
+    return built
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
@@ -74,7 +80,11 @@ def sources(repo, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sources, tmp_path_factory) -> Path:
-    return build_wheel(sources, tmp_path_factory.mktemp("wheel"))
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation")
+    run(*pip, "--wheel-dir", folder, sources, cwd=sources)
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 def test_the_wheel_has_the_package_its_configs_and_the_command(repo, wheel):
@@ -93,12 +103,10 @@ def test_the_wheel_has_the_package_its_configs_and_the_command(repo, wheel):
 
 def test_the_wheel_made_from_the_sdist_is_the_same(sources, wheel, tmp_path):
     # What `python -m build` does.
-    code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-    run(sys.executable, "-c", code, tmp_path, cwd=sources)
-    (sdist,) = tmp_path.glob("*.tar.gz")
+    sdist = build("sdist", sources, tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
-    again = build_wheel(tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "again")
+    again = build("wheel", tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "again")
     assert contents(again) == contents(wheel)
 
 
@@ -131,7 +139,7 @@ def test_a_config_of_a_user_inherits_trains_and_evaluates(installed, coco_tiny, 
         import mmdet
 
         command = [installed / "python", Path(mmdet.__file__).parent / ".mim/tools/train.py"]
-    printed = run(*command, "own.py", cwd=tmp_path)
+    printed = run(*command, "own.py", *SMALL, cwd=tmp_path)
     for kind, name in (("bbox", "box"), ("segm", "mask")):  # a table, or MMEngine's line
         assert (f"| {name} " if train == "mmconvnext" else f"coco/{kind}_mAP: 0.") in printed
     assert (tmp_path / "work_dirs" / "own" / "iter_2.pth").is_file()

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from benchmarks.__main__ import parse_args
-from benchmarks.worker import Candidate
+from benchmarks.worker import Candidate, Timing
 
 MIB = 2**20
 
@@ -29,6 +29,31 @@ def cells(text: str, start: str) -> list[str]:
     """The cells of the first row of a table that starts like this."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {start}"))
     return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+class InThisProcess:
+    """A stand-in for ``worker.Process`` where that is not what is tested: no start, no import."""
+
+    def __init__(self, candidate: Candidate, threads: int):
+        self.candidate, self.name = candidate, candidate.name
+
+    def __enter__(self) -> InThisProcess:
+        self._made = self.candidate.factory(**self.candidate.arguments)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait_until_built(self) -> None:
+        pass
+
+    def call(self, method: str) -> dict:
+        return getattr(self._made, method, dict)()
+
+    def timing(self) -> Timing:
+        start = time.perf_counter()
+        self._made.run()
+        return Timing(time.perf_counter() - start)
 
 
 def dummy(name: str, compared: bool = True, **settings: object) -> Candidate:

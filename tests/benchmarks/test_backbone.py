@@ -34,7 +34,7 @@ def _whatever_the_size(monkeypatch):
 def test_libraries_with_a_folder_of_their_own_train_alike():
     # The others are compared below, in this process, which is quicker.
     # In a process of its own, ours fuses but large maps: here those of the first stage.
-    task = replace(TRAIN, batch=2, shape=(736, 736))
+    task = replace(TRAIN, batch=2, shape=(384, 384))
     names = ["transformers", "mmpretrain"]
     results = run(candidates(task, names), arguments("backbone"), check_of(task))
     present = ["ours", *(name for name in names if name not in results.missing)]

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import comparison, scaling
 from benchmarks.backbone import Task
 from benchmarks.comparison import Results
 from benchmarks.scaling import PEAK, SAVED, SCHEDULE, TIME, Curve, backbone_curves, share_work
 from benchmarks.worker import Timing
 from mmconvnext.engine.config import load_config
-from tests.benchmarks.helpers import MIB, arguments, cells
+from tests.benchmarks.helpers import MIB, InThisProcess, arguments, cells
 
 STEP = Task("atto", shape=(64, 64), batch=2)
 
@@ -73,6 +73,7 @@ def test_a_curve_is_measured(monkeypatch):
     monkeypatch.setattr(scaling, "BATCHES", (1, 2))
     monkeypatch.setattr(scaling, "ARCHS", ("atto",))
     monkeypatch.setattr(scaling, "SIDE", 64)
+    monkeypatch.setattr(comparison, "Process", InThisProcess)
     batches = backbone_curves("cpu")[4]
     results = batches.measure(arguments("scaling", "--rounds", 1))
     assert results.title == "ConvNeXt atto, images of 64x64, cpu, forward + backward, against batch"

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from mmconvnext import cli
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.data import CLASSES
 from mmconvnext.models import ConvNeXt
@@ -15,19 +14,6 @@ DATA = ["--data-root", "data"]
 OFF = ("--data-checks", "off")
 CHECKPOINT = "model.backbone.init_cfg.checkpoint"
 THEIRS = {"dwconv": "depthwise_conv", "pwconv": "pointwise_conv"}
-
-
-@pytest.fixture
-def main(capsys):
-    """Call ``main("flops", "CONFIG", ..., code=0)`` for what was printed on stdout and stderr."""
-
-    def call(*arguments: object, code: int = 0) -> str:
-        assert cli.main([str(argument) for argument in arguments]) == code
-        out, err = capsys.readouterr()
-        assert len([line for line in err.splitlines() if line.startswith("error: ")]) == code
-        return out + err
-
-    return call
 
 
 def cells(output: str) -> dict[str, list[str]]:

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Iterator
 from copy import deepcopy
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mmconvnext  # noqa: F401 (must come before mmdet; a spawned process begins here)
+import mmconvnext  # noqa: F401 (must come before mmdet; another process begins here)
 
 # isort: split
 import torch
@@ -27,13 +26,14 @@ from mmconvnext.engine.backbone_swap import use_backbone
 from mmconvnext.engine.config import drop_pretrained, load_config, replace_types
 
 WIDTHS = (8, 16, 24, 32)
-SIZE, SMALL = (512, 384), (256, 192)
+SIZE, SMALL = (512, 384), (192, 144)
 STEPS = 2  # a layer that starts at zero lets its inputs have a gradient from the second on
 CHANNELS = (
     *("in_channels", "out_channels", "feat_channels", "conv_out_channels", "fc_out_channels"),
     *("embed_dims", "feedforward_channels", "num_feats", "proposal_feature_channel"),
 )
 FEW = {"num_groups": 4, "num_queries": 20, "num_proposals": 20, "num": 32}
+FEW |= {"num_points": 256, "subdivision_num_points": 64, "subdivision_steps": 2}
 FEW |= {"nms_pre": 100, "max_per_img": 20, "score_thr": 0.0}
 STAGES = ("built", "trained", "predicted", "reloaded")
 
@@ -121,11 +121,11 @@ def pictures(root: Path, with_mask: bool, keep_ratio: bool, size: tuple[int, int
     return [dataset[index] for index in range(len(dataset))]
 
 
-def batches(cfg: Config, root: Path, rank: int = 0) -> list[dict]:
+def batches(cfg: Config, root: Path, rank: int = 0, size: tuple[int, int] = SIZE) -> list[dict]:
     masks = "'with_mask': True" in str(cfg.train_dataloader)
     # where masks are not padded the config's pipeline makes pictures of one size
     keep_ratio = bool(not masks or cfg.model.data_preprocessor.get("pad_mask"))
-    samples = pictures(root, masks, keep_ratio, SMALL if is_dino(cfg) else SIZE)[rank::2]
+    samples = pictures(root, masks, keep_ratio, SMALL if is_dino(cfg) else size)[rank::2]
     return [pseudo_collate(deepcopy(samples[2 * i : 2 * i + 2])) for i in range(STEPS)]
 
 
@@ -167,7 +167,7 @@ def go_through(
     misfits = explain_misfits(model, cfg)
     assert misfits == {}, misfits
     yield "built", []
-    data = batches(cfg, root, rank)
+    data = batches(cfg, root, rank, SMALL if processes > 1 else SIZE)
     trained = model
     if processes > 1:
         trained = MMDistributedDataParallel(model, broadcast_buffers=False)
@@ -193,18 +193,10 @@ def go_through(
     yield "reloaded", []
 
 
-def in_two_processes(rank: int, names: list[str], root: Path, folder: Path) -> None:
+def go_through_together(rank: int, folder: Path, names: list[str], root: Path) -> None:
     """Let each detector go through all in two processes; write what came of it."""
-    torch.set_num_threads(1)
     MMLogger.get_current_instance().setLevel("ERROR")
     init_default_scope("mmdet")
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
     came = {}
     for name in names:
         try:
@@ -215,4 +207,3 @@ def in_two_processes(rank: int, names: list[str], root: Path, folder: Path) -> N
             came[name] = f"{type(error).__name__}: {error}"
         torch.distributed.barrier()
     (folder / f"came{rank}.json").write_text(json.dumps(came))
-    torch.distributed.destroy_process_group()

@@ -332,6 +332,9 @@ def build_small(cfg: Config) -> torch.nn.Module:
         widths = tuple(w // 8 for w in cfg.model.neck.in_channels)
         cfg.model.backbone.arch = {"depths": (1, 1, 4, 1), "widths": widths}
         cfg.model.neck.in_channels = list(widths)
+    heads = cfg.model.roi_head.bbox_head
+    for head in heads if isinstance(heads, list) else [heads]:
+        head.fc_out_channels //= 8
     rcnn = cfg.model.train_cfg.rcnn
     for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
         stage.sampler.num = 16

@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.logging import MMLogger
 
 from mmconvnext.analysis.flops import count_config
@@ -23,10 +22,11 @@ from tests.configs.detector_steps import (
     batches,
     build,
     go_through,
-    in_two_processes,
+    go_through_together,
     narrow_config,
     without_gradient,
 )
+from tests.processes import in_two_processes
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OTHER_FOLDERS = ("_base_", "roadmap", "table3")
@@ -112,7 +112,7 @@ def table():
 def two_processes(coco_tiny):
     """What came of detectors in each of two processes."""
     folder = Path(tempfile.mkdtemp())
-    torch.multiprocessing.spawn(in_two_processes, (TOGETHER, coco_tiny, folder), nprocs=2)
+    in_two_processes(go_through_together, folder, TOGETHER, coco_tiny)
     return [json.loads((folder / f"came{rank}.json").read_text()) for rank in range(2)]
 
 

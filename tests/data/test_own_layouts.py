@@ -66,12 +66,6 @@ def _small(entry, image, factor):
     return {**entry, "segmentation": mask, "bbox": box, "area": entry["area"] * factor**2}
 
 
-@pytest.fixture(autouse=True)
-def _without_yapf(monkeypatch):
-    """Configs are written as they come: to indent them takes most of a short run's time."""
-    monkeypatch.setattr("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
-
-
 @pytest.fixture(scope="session", params=["shapes", "coco_tiny"])
 def source(request, tmp_path_factory):
     """Splits of *shapes* or, where there is some, of COCO, made once."""

@@ -13,6 +13,7 @@ from pycocotools import mask as mask_utils
 from mmconvnext.evaluation.coco_metric import FastCocoMetric
 from tests.evaluation.coco_data import CLASSES, assert_same
 from tests.evaluation.coco_processes import evaluate_a_half, processed
+from tests.processes import in_two_processes
 
 SIZE = (12, 17)
 KINDS = ["bbox", "segm"]
@@ -83,8 +84,7 @@ def test_two_processes_share_the_images(data, tmp_path):
     path, results = data
     results = results[:11]  # an odd number: one image is given twice, and must count once
     (tmp_path / "results.pkl").write_bytes(pickle.dumps(results))
-    arguments = (str(tmp_path), str(path), CLASSES, len(results))
-    torch.multiprocessing.spawn(evaluate_a_half, arguments, nprocs=2)
+    in_two_processes(evaluate_a_half, tmp_path, str(path), CLASSES, len(results))
     theirs = processed(CocoMetric, results, str(path), CLASSES).evaluate(len(results))
     assert 0 < theirs["coco/segm_mAP"] < 1
     for rank in range(2):

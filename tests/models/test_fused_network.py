@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmconvnext.models import ConvNeXt
 from tests.models.common import KINDS, SMALL, assert_all_near, assert_near, image
+from tests.processes import in_two_processes
 
 
 def pair(kind: str = "V1", **kwargs) -> tuple[ConvNeXt, ConvNeXt]:
@@ -104,20 +106,15 @@ def test_deep_copies_and_float64_keep_working():
     assert_near(step(copy.deepcopy(fused).double(), image().double()), step(plain, image()))
 
 
-def _train_distributed(rank: int, folder: str, kind: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
+def _train_distributed(rank: int, folder: Path, kind: str) -> None:
     model = DistributedDataParallel(pair(kind)[0].train())
     grads = step(model, image(2)[rank : rank + 1])
     if rank == 0:
         torch.save(grads, f"{folder}/grads.pth")
-    torch.distributed.destroy_process_group()
 
 
 def test_distributed_gradients_are_the_means_of_the_processes(tmp_path):
-    torch.multiprocessing.spawn(_train_distributed, (str(tmp_path), "both"), nprocs=2)
+    in_two_processes(_train_distributed, tmp_path, "both")
     ours = torch.load(tmp_path / "grads.pth")
     ours = {name.removeprefix("module."): grad for name, grad in ours.items() if name != "loss"}
     plain = pair("both")[1].train()

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from yapf.yapflib.yapf_api import FormatCode
 
 from mmconvnext.engine.config import load_config
 from mmconvnext.report.history import (
@@ -49,7 +50,8 @@ def test_the_published_row_is_shown_for_coco_alone():
     assert published_line("no_such_config.py", 80) is None
 
 
-def test_a_config_is_shown_as_what_differs_from_its_file():
+def test_a_config_is_shown_as_what_differs_from_its_file(monkeypatch):
+    monkeypatch.setattr("mmengine.config.config.FormatCode", FormatCode)
     name = "mask_rcnn_convnext_shapes.py"
     cfg = load_config(name)
     assert config_difference(name, cfg) == "nothing: it is the config file as it is"

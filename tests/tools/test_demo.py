@@ -1,10 +1,13 @@
 """The demo from start to end, on a handful of images."""
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 
 import cv2
 import pytest
 
+from mmconvnext import cli
 from mmconvnext.data import CLASSES
 
 # Two iterations; every box counts as a detection, and there are few of them.
@@ -16,17 +19,19 @@ default_hooks = dict(logger=dict(interval=1))
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
 """
-IMAGES = ["--train-images", 4, "--val-images", 2]
+IMAGES = ["--train-images", "4", "--val-images", "2"]
 
 
 @pytest.fixture(scope="module")
-def demo(run_tool, repo, tmp_path_factory):
+def demo(repo, tmp_path_factory):
     """The folder that the demo ran in, with its own defaults for the rest, and what it printed."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "tiny.py").write_text(CONFIG.format(repo=repo))
-    process = run_tool("demo.py", "--config", "tiny.py", *IMAGES, cwd=folder)
-    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    return folder, process.stdout
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
+        patch.chdir(folder)
+        code = cli.main(["demo", "--config", "tiny.py", *IMAGES])
+    assert code == 0, output.getvalue()[-3000:]
+    return folder, output.getvalue()
 
 
 def test_the_terminal_shows_progress_and_the_table(demo):
@@ -78,13 +83,15 @@ def test_the_data_is_what_was_asked_for(demo):
         assert [c["name"] for c in content["categories"]] == list(CLASSES)
 
 
-def test_a_tool_that_fails_ends_the_demo_with_one_message(run_tool, tmp_path):
-    process = run_tool("demo.py", "--config", "none.py", *IMAGES, cwd=tmp_path)
-    assert process.returncode == 1, process.stdout
-    assert "Traceback" not in process.stderr
-    first, *rest = process.stderr.splitlines()
+def test_a_tool_that_fails_ends_the_demo_with_one_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MMCONVNEXT_TRACEBACK", raising=False)
+    assert cli.main(["demo", "--config", "none.py", *IMAGES]) == 1
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    first, *rest = err.splitlines()
     assert first == "error: mmconvnext train failed, see demo/train.log:"
     assert any(line.startswith("error: there is no config file none.py") for line in rest)
     assert "error: there is no config file none.py" in (tmp_path / "demo/train.log").read_text()
-    assert "mmconvnext test" not in process.stdout
+    assert "mmconvnext test" not in out
     assert not (tmp_path / "demo" / "result.json").exists()

@@ -8,9 +8,13 @@ import pytest
 import torch
 
 CONFIG = "configs/cascade_convnext_overfit.py"
-# Two iterations instead of hundreds, few RoIs, and every box counts as a detection.
+# Two iterations instead of hundreds, small pictures, few RoIs, and every box is a detection.
 SHORT = [
     "--cfg-options",
+    "train_dataloader.dataset.pipeline.2.scale=(256,192)",
+    "val_dataloader.dataset.pipeline.1.scale=(256,192)",
+    "test_dataloader.dataset.pipeline.1.scale=(256,192)",
+    "tta_pipeline.1.transforms.0.0.scale=(256,192)",
     "train_cfg.max_iters=2",
     "train_cfg.val_interval=2",
     "default_hooks.checkpoint.interval=1",
@@ -21,6 +25,16 @@ SHORT = [
     "model.test_cfg.rcnn.max_per_img=10",
     "model.test_cfg.rpn.max_per_img=50",
 ]
+# One start of the processes for both commands.
+BOTH = """
+from mmengine.config import config
+from mmconvnext import cli
+
+config.FormatCode = lambda text, **_: (text, True)
+assert cli.main({}) == 0
+print("now the test")
+assert cli.main({}) == 0
+"""
 
 
 def succeeded(process):
@@ -73,10 +87,10 @@ def test_a_run_writes_down_what_it_was_made_with(trained):
     assert list(trained[0].glob("*.py")), "the config lies beside the checkpoints"
 
 
-def test_resuming_goes_on_where_the_run_stopped(run_tool, coco_tiny, trained, tmp_path):
-    arguments = ["train.py", CONFIG, "--data-root", coco_tiny, "--work-dir", tmp_path]
+def test_resuming_goes_on_where_the_run_stopped(main, coco_tiny, trained, tmp_path):
+    arguments = ["train", CONFIG, "--data-root", coco_tiny, "--work-dir", tmp_path]
     longer = [o if "max_iters" not in o else "train_cfg.max_iters=3" for o in SHORT]
-    output = succeeded(run_tool(*arguments, "--resume", trained[0] / "iter_2.pth", *longer))
+    output = main(*arguments, "--resume", trained[0] / "iter_2.pth", *longer)
     assert "resuming" in output
     assert "iteration 3/3 |" in output
     assert "iteration 1/3" not in output
@@ -102,8 +116,8 @@ def test_testing_prints_the_table_and_writes_it(tested):
     assert len(predictions(out / "predictions.pkl")) == 3
 
 
-def test_a_report_of_the_training_has_the_numbers_of_the_test(run_tool, coco_tiny, trained, tested):
-    output = succeeded(run_tool("report.py", trained[0], "--data-root", coco_tiny))
+def test_a_report_of_the_training_has_the_numbers_of_the_test(main, coco_tiny, trained, tested):
+    output = main("report", trained[0], "--data-root", coco_tiny)
     page = trained[0] / "report" / "report.html"
     assert f"written to {page}" in output
     found, expected = (
@@ -111,17 +125,15 @@ def test_a_report_of_the_training_has_the_numbers_of_the_test(run_tool, coco_tin
     )
     assert found["metrics"] == expected["metrics"]
     assert "loss_mask" in page.read_text(), "the curves of the training"
-    again = succeeded(run_tool("report.py", trained[0], "--pictures", 3))
-    assert "is not tested again" in again
-    other = run_tool("report.py", trained[0], "--data-root", trained[0])  # other data is tested
-    assert other.returncode == 1
-    assert "is not tested again" not in other.stdout
+    assert "is not tested again" in main("report", trained[0], "--pictures", 3)
+    other = main("report", trained[0], "--data-root", trained[0], code=1)  # other data is tested
+    assert "is not tested again" not in other
 
 
-def test_mirrored_images_are_tested_too(run_tool, coco_tiny, trained, tmp_path):
-    arguments = ["test.py", CONFIG, trained[0] / "iter_2.pth", "--data-root", coco_tiny, "--tta"]
+def test_mirrored_images_are_tested_too(main, coco_tiny, trained, tmp_path):
+    arguments = ["test", CONFIG, trained[0] / "iter_2.pth", "--data-root", coco_tiny, "--tta"]
     dump = ["--out", tmp_path / "predictions.pkl", "--work-dir", tmp_path]
-    succeeded(run_tool(*arguments, *dump, *SHORT, "tta_model.tta_cfg.max_per_img=5"))
+    main(*arguments, *dump, *SHORT, "tta_model.tta_cfg.max_per_img=5")
     for found in predictions(tmp_path / "predictions.pkl").values():
         assert 0 < len(found["bboxes"]) <= 5
         assert len(found["masks"]) == len(found["bboxes"])
@@ -130,16 +142,15 @@ def test_mirrored_images_are_tested_too(run_tool, coco_tiny, trained, tmp_path):
 
 def test_two_processes_train_and_evaluate_as_one(run_tool, coco_tiny, tested, trained, tmp_path):
     common = ["--data-root", coco_tiny, "--launcher", "pytorch", "--work-dir"]
-    output = succeeded(
-        run_tool("train.py", CONFIG, *common, tmp_path / "train", *SHORT, processes=2)
-    )
+    train = ["train", CONFIG, *common, tmp_path / "train", *SHORT]
+    test = ["test", CONFIG, trained[0] / "iter_2.pth", *common, tmp_path]
+    test += ["--out", tmp_path / "predictions.pkl", "--classwise", *SHORT]
+    script = tmp_path / "both.py"
+    script.write_text(BOTH.format([*map(str, train)], [*map(str, test)]))
+    output = succeeded(run_tool(script, processes=2))
     assert "no GPU: processes communicate through gloo" in output
     assert (tmp_path / "train" / "iter_2.pth").is_file()
-
-    arguments = ["test.py", CONFIG, trained[0] / "iter_2.pth", *common, tmp_path]
-    dump = ["--out", tmp_path / "predictions.pkl", "--classwise"]
-    output = succeeded(run_tool(*arguments, *dump, *SHORT, processes=2))
-    assert output.count("COCO, 0-100") == 1
+    assert output.partition("now the test")[2].count("COCO, 0-100") == 1
     one, two = (
         json.loads((folder / "result.json").read_text()) for folder in (tested[0], tmp_path)
     )

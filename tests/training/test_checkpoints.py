@@ -5,8 +5,6 @@ import io
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,28 +26,7 @@ from mmconvnext.training.checkpoints import (
     newest_whole,
 )
 from tests.line import Line
-
-# Trains five iterations in FOLDER and is killed within the fsync of the N-th checkpoint.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.training.test_checkpoints import train
-
-left, sync = [int(sys.argv[2])], os.fsync
-
-def kill(handle):
-    name = os.readlink(f"/proc/self/fd/{handle}")
-    if name.endswith(".part"):
-        left[0] -= 1
-        if not left[0]:
-            os.truncate(name, 100)
-            os.kill(os.getpid(), signal.SIGKILL)
-    sync(handle)
-
-os.fsync = kill
-train(Path(sys.argv[1]))
-"""
-
+from tests.processes import FORKING
 
 SIZE = 400_000  # bytes of a checkpoint, at least, and more than of a log
 
@@ -79,6 +56,23 @@ def train(folder: Path, iterations: int = 5, resume: bool = False, **hook) -> De
     )
     runner.train()
     return runner
+
+
+def train_and_be_killed(folder: Path, number: int) -> None:
+    """Train five iterations; the process is killed within the fsync of a checkpoint."""
+    left, sync = [number], os.fsync
+
+    def kill(handle):
+        name = os.readlink(f"/proc/self/fd/{handle}")
+        if name.endswith(".part"):
+            left[0] -= 1
+            if not left[0]:
+                os.truncate(name, 100)
+                os.kill(os.getpid(), signal.SIGKILL)
+        sync(handle)
+
+    os.fsync = kill
+    train(folder)
 
 
 @pytest.fixture
@@ -122,8 +116,10 @@ def test_what_was_not_written_as_it_should_be_is_not_kept(tmp_path):
 
 @pytest.mark.parametrize("number", [1, 2, 4])
 def test_a_process_that_is_killed_within_a_save_leaves_the_last_checkpoint(tmp_path, number):
-    process = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(number)], check=False)
-    assert process.returncode == -signal.SIGKILL
+    process = FORKING.Process(target=train_and_be_killed, args=(tmp_path, number))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     (part,) = tmp_path.glob(".*.part")
     assert part.stat().st_size == 100
     expected = [tmp_path / f"iter_{number - 1}.pth"] * (number > 1)
