@@ -3,6 +3,8 @@
 import hashlib
 import re
 from collections import Counter
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
+from mmconvnext.analysis import inspection
 from mmconvnext.analysis.inspection import Inspection, inspect, inspection_table
-from mmconvnext.engine.config import drop_pretrained
+from mmconvnext.engine.config import drop_pretrained, load_config
 from mmconvnext.errors import CheckpointError, WeightsError
 from mmconvnext.models import ConvNeXt
 from tests.weights.small_files import FILES, KIND, SMALL, backbone, official
@@ -20,6 +23,14 @@ FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted(FOLDER.glob("*.py"))
 ATTO = "mask_rcnn_convnextv2_atto_coco.py"
 SHAPES = "mask_rcnn_convnext_shapes.py"
+
+
+read_config = cache(load_config)
+
+
+@pytest.fixture(autouse=True)
+def _configs_are_read_once(monkeypatch):
+    monkeypatch.setattr(inspection, "load_config", lambda name: deepcopy(read_config(name)))
 
 
 @pytest.fixture

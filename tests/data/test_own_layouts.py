@@ -25,7 +25,8 @@ for _split in ("val", "test"):
 SMALL += [f"model.backbone.arch.{key}" for key in ("depths=(1,1,1,1)", "widths=(8,8,8,8)")]
 SMALL += ["model.neck.in_channels=[8,8,8,8]", "model.roi_head.bbox_head.fc_out_channels=16"]
 SMALL += [f"model.test_cfg.rcnn.{key}" for key in ("score_thr=0.0", "max_per_img=5")]
-SMALL += ["model.test_cfg.rpn.max_per_img=20"]
+SMALL += ["model.test_cfg.rpn.max_per_img=20", "model.train_cfg.rpn_proposal.max_per_img=20"]
+SMALL += [f"model.train_cfg.{part}.sampler.num=8" for part in ("rpn", "rcnn")]
 NAMES = ("große Scheibe", "三角", 'it\'s a "cross"')
 SIDE = 96
 

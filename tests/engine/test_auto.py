@@ -136,6 +136,8 @@ def small_config(coco_tiny, tmp_path) -> Config:
     cfg = load_config(ITERATIONS)
     cfg.merge_from_dict({"launcher": "none", "work_dir": str(tmp_path)})
     use_dataset(cfg, coco_tiny, tmp_path / "annotations")
+    resize = {"type": "Resize", "scale": (128, 96), "keep_ratio": True}
+    cfg.train_dataloader.dataset.pipeline.insert(2, resize)
     return cfg
 
 
