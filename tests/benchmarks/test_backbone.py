@@ -36,7 +36,7 @@ def test_libraries_with_a_folder_of_their_own_train_alike():
     # In a process of its own, ours fuses but large maps: here those of the first stage.
     task = replace(TRAIN, batch=2, shape=(384, 384))
     names = ["transformers", "mmpretrain"]
-    results = run(candidates(task, names), arguments("backbone"), check_of(task))
+    results = run(candidates(task, names), arguments("backbone", "--threads", 1), check_of(task))
     present = ["ours", *(name for name in names if name not in results.missing)]
     assert list(results.timings) == [*present, roofline.GEMM]
     assert not any(python_path(name) for name in results.missing)

@@ -332,9 +332,10 @@ def build_small(cfg: Config) -> torch.nn.Module:
         widths = tuple(w // 8 for w in cfg.model.neck.in_channels)
         cfg.model.backbone.arch = {"depths": (1, 1, 4, 1), "widths": widths}
         cfg.model.neck.in_channels = list(widths)
-    heads = cfg.model.roi_head.bbox_head
-    for head in heads if isinstance(heads, list) else [heads]:
-        head.fc_out_channels //= 8
+    for heads in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
+        for head in heads if isinstance(heads, list) else [heads]:
+            channels = {key for key in head if key in ("fc_out_channels", "conv_out_channels")}
+            head.update({key: head[key] // 8 for key in channels})
     rcnn = cfg.model.train_cfg.rcnn
     for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
         stage.sampler.num = 16
