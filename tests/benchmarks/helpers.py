@@ -7,11 +7,13 @@ import importlib
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks import comparison
 from benchmarks.__main__ import parse_args
-from benchmarks.worker import Candidate, Timing
+from benchmarks.worker import Candidate, Process, Timing
 
 MIB = 2**20
 
@@ -54,6 +56,19 @@ class InThisProcess:
         start = time.perf_counter()
         self._made.run()
         return Timing(time.perf_counter() - start)
+
+
+def use_this_process(
+    monkeypatch, which: Callable[[Candidate], bool] = lambda candidate: True
+) -> None:
+    """Let comparisons run these candidates in this process, the others in their own."""
+    monkeypatch.setattr(
+        comparison,
+        "Process",
+        lambda candidate, threads: (InThisProcess if which(candidate) else Process)(
+            candidate, threads
+        ),
+    )
 
 
 def dummy(name: str, compared: bool = True, **settings: object) -> Candidate:

@@ -16,7 +16,7 @@ from benchmarks.comparison import Results, UnequalResultsError, run
 from benchmarks.worker import BenchmarkError, Timing, python_path
 from mmconvnext import ConvNeXt
 from mmconvnext.models import fused_block
-from tests.benchmarks.helpers import MIB, arguments, cells
+from tests.benchmarks.helpers import MIB, arguments, cells, use_this_process
 
 ARCH = Arch((1, 1, 2, 1), (8, 16, 24, 32))
 SIZES = {"depths": ARCH.depths, "widths": ARCH.widths}
@@ -31,12 +31,13 @@ def _whatever_the_size(monkeypatch):
     monkeypatch.setattr(fused_block, "TRAINED_FUSED_FROM_BYTES", 0)
 
 
-def test_libraries_with_a_folder_of_their_own_train_alike():
+def test_libraries_with_a_folder_of_their_own_train_alike(monkeypatch):
+    use_this_process(monkeypatch, lambda candidate: not candidate.compared)
     # The others are compared below, in this process, which is quicker.
     # In a process of its own, ours fuses but large maps: here those of the first stage.
     task = replace(TRAIN, batch=2, shape=(384, 384))
     names = ["transformers", "mmpretrain"]
-    results = run(candidates(task, names), arguments("backbone", "--threads", 1), check_of(task))
+    results = run(candidates(task, names), arguments("backbone"), check_of(task))
     present = ["ours", *(name for name in names if name not in results.missing)]
     assert list(results.timings) == [*present, roofline.GEMM]
     assert not any(python_path(name) for name in results.missing)

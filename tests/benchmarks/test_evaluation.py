@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from benchmarks import comparison, evaluation
+from benchmarks import evaluation
 from benchmarks.comparison import VAL, UnequalResultsError
 from benchmarks.evaluation import DETECTIONS, THEIRS, TRUTH, Evaluation, check, generate
 from benchmarks.worker import BenchmarkError
-from tests.benchmarks.helpers import InThisProcess, arguments
+from tests.benchmarks.helpers import arguments, use_this_process
 
 pytest.importorskip("hotcoco")
 IMAGES, FOUND = 200, 3000
@@ -114,7 +114,7 @@ def test_the_last_bit_counts(changes, words):
 
 
 def test_the_command_from_end_to_end(coco_tiny, monkeypatch):
-    monkeypatch.setattr(comparison, "Process", InThisProcess)
+    use_this_process(monkeypatch)
     scale = ("--images", 20, "--detections", 400, "--metric", "segm")
     report = evaluation.compare(arguments("eval", "--data-root", coco_tiny, *scale))
     (table,) = report.tables

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
+import torch
 
-from benchmarks import comparison, scaling
+from benchmarks import scaling
 from benchmarks.backbone import Task
 from benchmarks.comparison import Results
 from benchmarks.scaling import PEAK, SAVED, SCHEDULE, TIME, Curve, backbone_curves, share_work
 from benchmarks.worker import Timing
 from mmconvnext.engine.config import load_config
-from tests.benchmarks.helpers import MIB, InThisProcess, arguments, cells
+from tests.benchmarks.helpers import MIB, arguments, cells, use_this_process
 
 STEP = Task("atto", shape=(64, 64), batch=2)
 
@@ -73,7 +75,7 @@ def test_a_curve_is_measured(monkeypatch):
     monkeypatch.setattr(scaling, "BATCHES", (1, 2))
     monkeypatch.setattr(scaling, "ARCHS", ("atto",))
     monkeypatch.setattr(scaling, "SIDE", 64)
-    monkeypatch.setattr(comparison, "Process", InThisProcess)
+    use_this_process(monkeypatch)
     batches = backbone_curves("cpu")[4]
     results = batches.measure(arguments("scaling", "--rounds", 1))
     assert results.title == "ConvNeXt atto, images of 64x64, cpu, forward + backward, against batch"
@@ -101,7 +103,17 @@ def test_two_processes_have_the_threads_of_one(monkeypatch, threads, layouts):
     assert results.busy_cores() == 0  # to others, its second process would be another's
 
 
-def test_two_processes_compute_the_gradients_of_one():
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """A candidate sets their number."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_threads")
+def test_two_processes_compute_the_gradients_of_one(monkeypatch):
+    use_this_process(monkeypatch, lambda candidate: candidate.arguments["processes"] == 1)
     results = share_work(STEP, arguments("scaling", "--rounds", 1))
     names = ["1 process x 1 thread", "1 process x 2 threads", "2 processes x 1 thread"]
     assert list(results.timings) == names
