@@ -125,7 +125,8 @@ def batches(cfg: Config, root: Path, rank: int = 0, size: tuple[int, int] = SIZE
     masks = "'with_mask': True" in str(cfg.train_dataloader)
     # where masks are not padded the config's pipeline makes pictures of one size
     keep_ratio = bool(not masks or cfg.model.data_preprocessor.get("pad_mask"))
-    samples = pictures(root, masks, keep_ratio, SMALL if is_dino(cfg) else size)[rank::2]
+    slow = is_dino(cfg) or cfg.model.type == "Mask2Former"
+    samples = pictures(root, masks, keep_ratio, SMALL if slow else size)[rank::2]
     return [pseudo_collate(deepcopy(samples[2 * i : 2 * i + 2])) for i in range(STEPS)]
 
 
