@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import mmdet
+import mmengine
+import torch
 from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper, _ParamScheduler
+from mmengine.runner import Runner
 
+import mmconvnext
 from mmconvnext.compat.config_text import read_settings
+from mmconvnext.engine.provenance import git_revision
 from mmconvnext.errors import ConfigError
+from mmconvnext.training.exact import ExactLoop
 
 # Keys of a config -> whose values a resumed training uses.
 FROM_CHECKPOINT = (
@@ -68,6 +79,56 @@ def explain_differences(text: str | None, cfg: Config) -> list[str]:
             hint = "; --extend-schedule takes the config's" * (keys is FROM_CHECKPOINT)
             lines.append(f"resuming with {wins} {'; '.join(found[:SHOWN])}{more}{hint}")
     return lines
+
+
+def origin(dataset: Any) -> dict[str, Any]:
+    """What a training must share with the one that it resumes, beside settings, to be exact."""
+    return {
+        "processes": get_world_size(),
+        "images": len(dataset),
+        "checksum of the annotations": _checksum(dataset),
+        "device": get_device(),
+        "code": f"mmconvnext {mmconvnext.__version__}, {git_revision()}",
+        "libraries": f"torch {torch.__version__}, mmengine {mmengine.__version__}, mmdet "
+        f"{mmdet.__version__}",
+    }
+
+
+def _checksum(dataset: Any, value: int = 0) -> int:
+    """A checksum of what MMEngine's data sets have read, those in others too."""
+    for each in getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]:
+        if each is not None:
+            value = _checksum(each, value)
+    return zlib.crc32(getattr(dataset, "data_bytes", b""), value)
+
+
+def log_differences(runner: Runner, meta: Mapping[str, Any]) -> None:
+    """Say what differs in a training that is resumed, where it starts, and whether exactly.
+
+    Args:
+        runner: of the training.
+        meta: of the checkpoint.
+    """
+    loop, cfg = runner.train_loop, runner.cfg
+    lines = explain_differences(meta.get("cfg"), cfg)
+    where = f"from epoch {meta.get('epoch', 0) + 1}, iteration {meta.get('iter', 0) + 1} on"
+    if isinstance(loop, ExactLoop) and "place" in meta:
+        old, place = meta["origin"], meta["place"]
+        lines += [
+            f"resuming with another {name}: {old.get(name)} in the checkpoint, {value} now"
+            for name, value in origin(loop.dataloader.dataset).items()
+            if old.get(name) != value
+        ]
+        for name in sorted({*re.findall(r"Cached\w+", str(cfg.get("train_dataloader")))}):
+            lines.append(f"{name} starts without the images that it had kept")
+        where += f", after {place['batch']} batches of pass {place['pass'] + 1} through the data"
+        where += f", with the checkpoint's seed, {meta['seed']}"
+    elif isinstance(loop, ExactLoop):
+        lines.append("the checkpoint does not say which data of the epoch were trained on")
+    for line in lines:
+        runner.logger.warning(line)
+    if isinstance(loop, ExactLoop):
+        runner.logger.info(f"resuming {'not exactly' if lines else 'exactly'}, {where}")
 
 
 def _check_types(old: Mapping[str, Any], new: Mapping[str, Any], schedules: bool) -> None:

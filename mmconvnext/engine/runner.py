@@ -37,11 +37,12 @@ from mmconvnext.engine.device import (
     lost_processes,
 )
 from mmconvnext.engine.provenance import write_run_info
-from mmconvnext.engine.resume import FreshSchedule, explain_differences, schedule_of_config
+from mmconvnext.engine.resume import FreshSchedule, log_differences, origin, schedule_of_config
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
 from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
 from mmconvnext.evaluation.coco_metric import with_missing_ap
 from mmconvnext.training.checkpoints import checkpoints_of, disk_fault, find_fault, newest_whole
+from mmconvnext.training.exact import ExactResumeHook, exact_loop
 from mmconvnext.training.finite import FiniteStepHook
 from mmconvnext.training.global_losses import use_global_losses
 from mmconvnext.training.gradients import ExplodingGradientHook
@@ -170,8 +171,7 @@ class DetectionRunner(ShardingRunner):
                     "has; resume from an epoch_*.pth or iter_*.pth, or start a new training from "
                     f"its weights: --cfg-options load_from={filename}, without --resume"
                 )
-            for line in explain_differences((checkpoint.get("meta") or {}).get("cfg"), self.cfg):
-                self.logger.warning(line)
+            log_differences(self, checkpoint.get("meta") or {})
         state = checkpoint["state_dict"]
         for pattern, replacement in revise_keys:
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
@@ -203,7 +203,14 @@ class DetectionRunner(ShardingRunner):
             raise ConfigError(fault)
         return built
 
-    build_train_loop = partialmethod(_build_loop, "train")
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the loop of the training; one that resumes exactly, but for exact_resume=False."""
+        exact = exact_loop(loop) if self.cfg.get("exact_resume", True) else loop
+        built = self._build_loop("train", exact)
+        if exact is not loop:
+            self.register_hook(ExactResumeHook(origin(built.dataloader.dataset)))
+        return built
+
     build_val_loop = partialmethod(_build_loop, "val")
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:

@@ -83,6 +83,7 @@ def run_trials(cfg: Config, end: float, limit: int) -> Iterator[Trial]:
     cfg.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
     # Gradients that are accumulated lie beside the next step's activations.
     cfg.optim_wrapper.accumulative_counts = 2
+    cfg.exact_resume = False  # its batches are chosen here
     runner = build_runner(cfg, ("train",))
     resident = _status("VmRSS")
     samples = Samples(runner.train_dataloader, cfg.train_dataloader, LOADING_S)

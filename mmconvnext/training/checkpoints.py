@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 import zipfile
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
@@ -95,6 +96,8 @@ class WholeCheckpointHook(CheckpointHook):
         on_error: of writing a checkpoint, on a full disk for example: ``stop`` the training, or
             ``continue`` until the next one is due.
         weights: write the best checkpoint's weights as safetensors beside it, with a JSON file.
+        interval_minutes: after which a checkpoint is saved between those that are due, as
+            ``iter_N.pth``; the next one of any kind replaces it. 0: none.
         *args: of ``CheckpointHook``.
         **kwargs: of ``CheckpointHook``.
 
@@ -103,17 +106,25 @@ class WholeCheckpointHook(CheckpointHook):
     """
 
     def __init__(
-        self, *args: Any, on_error: str = "stop", weights: bool = True, **kwargs: Any
+        self,
+        *args: Any,
+        on_error: str = "stop",
+        weights: bool = True,
+        interval_minutes: float = 30,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weights = weights
         if on_error not in ON_ERROR:
             raise ConfigError(f"on_error={on_error!r} of CheckpointHook must be one of {ON_ERROR}")
         self.on_error = on_error
+        self.interval_minutes = interval_minutes
+        self._is_due = False
 
     def before_train(self, runner: Runner) -> None:
         """Find out where checkpoints are saved, and remove what a killed process left there."""
         super().before_train(runner)
+        self._tried = time.monotonic()
         if is_main_process() and Path(self.out_dir).is_dir():
             for part in Path(self.out_dir).glob(f".*{PART}"):
                 part.unlink(missing_ok=True)
@@ -124,6 +135,17 @@ class WholeCheckpointHook(CheckpointHook):
             for name, value in checkpoint.get(part, {}).items():
                 if torch.is_tensor(value) and not value.isfinite().all():
                     raise UserError(f"{name} of the weights ({part}) is not finite")
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint if one is due; by the clock the first process decides for all."""
+        super().after_train_iter(runner, *args, **kwargs)
+        if self._is_due:
+            self._save_checkpoint(runner)
+        if self.interval_minutes and runner.optim_wrapper.should_update():
+            elapsed = torch.tensor([time.monotonic() - self._tried])
+            broadcast(elapsed)
+            if elapsed.item() >= 60 * self.interval_minutes:
+                self.save_now(runner, runner.iter + 1, self.on_error)
 
     def save_now(self, runner: Runner, iterations: int, on_error: str = "stop") -> Path:
         """Save a checkpoint between those that are due, which the next one replaces.
@@ -156,9 +178,9 @@ class WholeCheckpointHook(CheckpointHook):
             Path(runner.work_dir, "last_checkpoint").write_text(str(path), encoding="utf-8")
 
     def _replace_between(self, runner: Runner) -> None:
-        """Remove, where not all checkpoints are kept, the one that :meth:`save_now` saved."""
+        """Remove the checkpoint that :meth:`save_now` saved."""
         name = runner.message_hub.pop_info(BETWEEN)
-        if name and self.max_keep_ckpts > 0 and is_main_process():
+        if name and is_main_process():
             path = Path(self.out_dir, name)
             if path.is_file():
                 self.file_backend.remove(str(path))
@@ -168,7 +190,10 @@ class WholeCheckpointHook(CheckpointHook):
             self._replace_between(runner)
             super(WholeCheckpointHook, self)._save_checkpoint_with_step(runner, step, meta)
 
-        self._save_whole(runner, save)
+        # accumulated gradients are not in a checkpoint: it waits for the step that uses them
+        self._is_due = not self.by_epoch and not runner.optim_wrapper.should_update()
+        if not self._is_due:
+            self._save_whole(runner, save)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         before = self._best()
@@ -205,7 +230,8 @@ class WholeCheckpointHook(CheckpointHook):
             error = f"{getattr(failure, 'strerror', None) or failure}"
         finally:
             self.file_backend = backend
-        error = _of_main_process(error)
+        error = of_main_process(error)
+        before["_tried"] = self._tried = time.monotonic()
         if error is None:
             for remove, path in later.outdated:
                 if path not in {self.last_ckpt, *self._best()}:
@@ -225,7 +251,7 @@ class WholeCheckpointHook(CheckpointHook):
         runner.logger.error(f"{message}; training goes on (on_error='continue')")
 
 
-def _of_main_process(value: Any) -> Any:
+def of_main_process(value: Any) -> Any:
     """What the main process, which writes the files, has for a value."""
     values = [value]
     broadcast_object_list(values)

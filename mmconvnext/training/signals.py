@@ -130,8 +130,7 @@ class StopHook(Hook):
         epoch = f", in epoch {runner.epoch + 1} of {runner.max_epochs}" * (runner.max_epochs > 1)
         raise Stopped(
             f"{why}{over} after {done} of {runner.max_iters} iterations{epoch}; saved {path}. The "
-            "learning rate was that of the whole schedule. To go on"
-            f"{', with this epoch from its start' if epoch else ''}: {self.command}",
+            f"learning rate was that of the whole schedule. To go on: {self.command}",
             STOPPED if number else 0,
         )
 
