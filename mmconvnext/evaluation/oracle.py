@@ -5,6 +5,8 @@ by the data, the pipeline or the metric.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -36,8 +38,9 @@ def oracle_metrics(cfg: Config, split: str = "test") -> dict[str, float]:
     if loader is None or cfg.get(f"{split}_evaluator") is None:
         raise ConfigError(f"{cfg.filename} has no {split}_dataloader or no {split}_evaluator")
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    dataset = DATASETS.build(loader["dataset"])
-    evaluator = _build_evaluator(cfg[f"{split}_evaluator"])
+    with redirect_stdout(StringIO()):  # pycocotools says that it reads, but not which file
+        dataset = DATASETS.build(loader["dataset"])
+        evaluator = _build_evaluator(cfg[f"{split}_evaluator"])
     evaluator.dataset_meta = dataset.metainfo
     scaled = _loads_before_resize(loader["dataset"])
     for index in track_iter_progress((range(len(dataset)), len(dataset))):

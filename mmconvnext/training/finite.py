@@ -6,6 +6,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ class FiniteStepHook(Hook):
         wrapper = self._wrapper = runner.optim_wrapper
         if not isinstance(wrapper, OptimWrapper):  # several optimizers, each with its own step
             return
-        self._step, wrapper.step = wrapper.step, self._finite_step
+        self._step = wrapper.step
+        # with the mark of MMEngine's schedulers, which warn where it is missing
+        wrapper.step = update_wrapper(partial(self._finite_step), self._step)
         self._backward, wrapper.backward = wrapper.backward, self._watched_backward
         self._names = {id(p): name for name, p in unwrapped(runner.model).named_parameters()}
         # the forward pass has put what is not finite into the running statistics of batch norm

@@ -60,6 +60,7 @@ def test_the_command(shapes, capsys, tmp_path):
     assert "annotation files that can be used: 2\n" in shown  # the test's is the validation's
     assert "| mask        | 100.0 |" in shown
     assert "passed: the ground truth itself has AP 100" in shown
+    assert "loading annotations" not in shown
     recall = "test_evaluator.metric=proposal"
     assert main([*command, "--oracle", "--cfg-options", recall]) == 1
     assert "the test has no AP of boxes or masks" in capsys.readouterr().err

@@ -22,7 +22,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mmconvnext.data import generate_shapes
-from mmconvnext.data.shapes import CLASSES, draw_scene
+from mmconvnext.data.shapes import draw_scene
 from mmconvnext.inference.outputs import start_video
 
 SCENE, SCENES, TILE = 160, 50, 500  # 50 x 50 scenes of 160 pixels
@@ -80,12 +80,12 @@ def measure(run: Path, picture: Path, out: Path, *options: object) -> Measured:
     return Measured(ticks / os.sysconf("SC_CLK_TCK"), peak, growth)
 
 
-def draw_scenes() -> tuple[np.ndarray, np.ndarray]:
+def draw_scenes(scenes: int = SCENES) -> tuple[np.ndarray, np.ndarray]:
     """The large picture, and its objects: x, y, width, height, class."""
-    whole = np.zeros((SCENES * SCENE, SCENES * SCENE, 3), np.uint8)
+    whole = np.zeros((scenes * SCENE, scenes * SCENE, 3), np.uint8)
     objects = []
-    for index in range(SCENES**2):
-        top, left = (SCENE * place for place in divmod(index, SCENES))
+    for index in range(scenes**2):
+        top, left = (SCENE * place for place in divmod(index, scenes))
         scene = draw_scene("val", index, SCENE, seed=1)
         whole[top : top + SCENE, left : left + SCENE] = scene.image
         for category, mask, crowd in scene.objects:
@@ -99,12 +99,14 @@ def compare(objects: np.ndarray, path: Path) -> str:
     """How many objects a file of predictions has, and how many of them more than once."""
     entries = json.loads(path.read_text())["annotations"]
     found = np.array([(*each["bbox"], each["category_id"] - 1) for each in entries])
-    hits = []
-    for label in range(len(CLASSES)):
-        truth, boxes = (each[each[:, 4] == label, :4].copy() for each in (objects, found))
-        hits.append((coco_mask.iou(boxes, truth, [0] * len(truth)) >= FOUND).sum(0))
-    once, twice = ((np.concatenate(hits) > times).sum() for times in (0, 1))
+    once, twice = ((hits(objects, found).sum(0) > times).sum() for times in (0, 1))
     return f"{once:,} of {len(objects):,} objects of the large picture found, {twice} of them twice"
+
+
+def hits(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Which detections (rows: x, y, width, height, class) are of which objects (columns)."""
+    iou = coco_mask.iou(found[:, :4].copy(), objects[:, :4].copy(), [0] * len(objects))
+    return (iou >= FOUND) & (found[:, 4:] == objects[:, 4])
 
 
 def film(path: Path, whole: np.ndarray, seconds: int, rate: int) -> int:
