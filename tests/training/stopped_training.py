@@ -22,24 +22,14 @@ LAUNCHED = "LOCAL_RANK" in os.environ
 
 
 def happen(event: str, folder: Path) -> None:
-    if event in ("group", "all"):  # by another process, as torchrun or slurm's daemon
+    if event == "all":  # by another process, as torchrun and slurm's daemon at once
         processes = [os.getpid(), *(worker.pid for worker in active_children())]
         assert len(processes) == 3
-        targets = [-os.getpgid(0)] if event == "group" else processes
-        command = ["kill", "-TERM", "--", *map(str, targets)]
+        command = ["kill", "-TERM", "--", f"-{os.getpgid(0)}", *map(str, processes)]
         subprocess.run(command, check=True, start_new_session=True)
-    elif event == "twice":
-        signals.AT_ONCE = 0.1
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # by torchrun and slurm, within AT_ONCE
-        time.sleep(0.2)
-        (folder / "waited").touch()
-        os.kill(os.getpid(), signal.SIGTERM)
-    elif event == "torchrun":
+    else:
         (folder / f"step{os.environ['RANK']}").touch()
         time.sleep(0.1)
-    else:
-        os.kill(os.getpid(), signal.Signals[event])
 
 
 class Stopped(Line):
