@@ -26,7 +26,7 @@ from mmconvnext.engine.backbone_swap import use_backbone
 from mmconvnext.engine.config import drop_pretrained, load_config, replace_types
 
 WIDTHS = (8, 16, 24, 32)
-SIZE, SMALL = (512, 384), (192, 144)
+SIZE, SMALL = (512, 384), (192, 128)  # multiples of 32: RTMDet-Ins does not pad
 STEPS = 2  # a layer that starts at zero lets its inputs have a gradient from the second on
 CHANNELS = (
     *("in_channels", "out_channels", "feat_channels", "conv_out_channels", "fc_out_channels"),
