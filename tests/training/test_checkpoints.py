@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from mmconvnext.engine.runner import DetectionRunner, check_new, resume_from
 from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
+from mmconvnext.training import checkpoints
 from mmconvnext.training.checkpoints import (
     WholeCheckpointHook,
     WholeFileBackend,
@@ -229,3 +231,37 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("mmengine.hooks.LoggerHook.after_train_iter", full)
     with pytest.raises(UserError, match=r"the last checkpoint in .* is iter_2\.pth"):
         train(tmp_path, 5, resume=True)
+
+
+@pytest.mark.parametrize("disk", ["free", "full"])
+def test_the_clock_saves_checkpoints_too_and_the_next_replaces_them(
+    tmp_path, monkeypatch, full_disk, disk
+):
+    """With steps of eleven minutes; where none can be written, each is tried once."""
+    minutes, seen = [0], []
+
+    def forward(model, inputs, mode="loss"):
+        minutes[0] += 11
+        seen.append({path.name for path in tmp_path.glob("*.pth")})
+        return {"loss": model.weight.sum()}
+
+    monkeypatch.setattr(Line, "forward", forward)
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: 60 * minutes[0]))
+    settings = {"interval": 7, "max_keep_ckpts": -1, "on_error": "continue"}
+    if disk == "full":
+        full_disk(SIZE)
+        train(tmp_path, 11, **settings)
+        (log,) = tmp_path.glob("*/*.log")
+        assert log.read_text().count("training goes on") == 5
+        assert not [*tmp_path.glob("*.pth")]
+        return
+    train(tmp_path, 11, **settings)
+    third, sixth, seventh, tenth = ({f"iter_{number}.pth"} for number in (3, 6, 7, 10))
+    assert seen == [
+        *(set(), set(), set(), third, third, third, sixth, seventh, seventh, seventh),
+        seventh | tenth,
+    ]
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"iter_7.pth", "iter_11.pth"}
+    minutes[0], seen[:] = 0, []
+    train(tmp_path, 22, resume=True, interval=100, interval_minutes=0)
+    assert {*map(len, seen)} == {2}
