@@ -32,5 +32,6 @@ log_level = "INFO"
 load_from = None
 load_adapt = []  # what may differ in load_from: in_channels, kernel_size, num_classes, parts
 resume = False
+exact_resume = True  # as if the training had not been interrupted; see docs/reliability.md
 val_loss = True  # beside AP; see docs/training.md for what it costs
 max_skipped_steps = 10  # in a row, whose loss or gradient is not finite; None: not looked at

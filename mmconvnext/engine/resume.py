@@ -84,13 +84,13 @@ def explain_differences(text: str | None, cfg: Config) -> list[str]:
 def origin(dataset: Any) -> dict[str, Any]:
     """What a training must share with the one that it resumes, beside settings, to be exact."""
     return {
-        "processes": get_world_size(),
-        "images": len(dataset),
+        "number of processes": get_world_size(),
+        "number of images": len(dataset),
         "checksum of the annotations": _checksum(dataset),
         "device": get_device(),
         "code": f"mmconvnext {mmconvnext.__version__}, {git_revision()}",
-        "libraries": f"torch {torch.__version__}, mmengine {mmengine.__version__}, mmdet "
-        f"{mmdet.__version__}",
+        "version of torch, MMEngine or MMDetection": f"{torch.__version__}, "
+        f"{mmengine.__version__}, {mmdet.__version__}",
     }
 
 

@@ -259,7 +259,7 @@ def test_what_makes_a_resume_inexact_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "git_revision", lambda: "abc-dirty")
     run(tmp_path, loop=longer, train_dataloader={"dataset": {"pipeline": pipeline}})
     text = log(tmp_path)
-    assert "resuming with another processes: 1 in the checkpoint, 2 now" in text
+    assert "resuming with another number of processes: 1 in the checkpoint, 2 now" in text
     assert "abc-dirty now" in text
     assert "CachedMosaic starts without the images that it had kept" in text
     assert "resuming not exactly, from epoch 1, iteration 4 on, after 3 batches of pass 1" in text
