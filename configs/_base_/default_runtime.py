@@ -35,3 +35,4 @@ resume = False
 exact_resume = True  # as if the training had not been interrupted; see docs/reliability.md
 val_loss = True  # beside AP; see docs/training.md for what it costs
 max_skipped_steps = 10  # in a row, whose loss or gradient is not finite; None: not looked at
+max_replaced_pictures = 0.01  # of a training set's that cannot be read; at least ten

@@ -41,6 +41,7 @@ from mmconvnext.engine.resume import FreshSchedule, log_differences, origin, sch
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
 from mmconvnext.errors import ConfigError, UnreadableCheckpointError, UserError
 from mmconvnext.evaluation.coco_metric import with_missing_ap
+from mmconvnext.training import loading
 from mmconvnext.training.checkpoints import checkpoints_of, disk_fault, find_fault, newest_whole
 from mmconvnext.training.exact import ExactResumeHook, exact_loop
 from mmconvnext.training.finite import FiniteStepHook
@@ -104,6 +105,8 @@ class DetectionRunner(ShardingRunner):
             if end.code:
                 sys.exit(end.code)
             return self.model
+        except loading.LoadingError as error:
+            raise loading.stopped(error, self) from error
         except OSError as error:
             raise (disk_fault(error, Path(self.work_dir)) or error) from None
 
@@ -191,7 +194,11 @@ class DetectionRunner(ShardingRunner):
     def _build(self, part: str, setting: str, *args: Any) -> Any:
         """Build what MMEngine builds, with the name of the setting in an error."""
         with config_errors(f"{setting} of {self.cfg.filename}", reads_files="loop" in part):
-            return getattr(super(), f"build_{part}")(*args)
+            built = getattr(super(), f"build_{part}")(*args)
+        if "loop" in part:
+            share = self.cfg.get("max_replaced_pictures", 0.01) if part == "train_loop" else None
+            loading.load_safely(built.dataloader, self.seed, Path(self.log_dir), share)
+        return built
 
     build_param_scheduler = partialmethod(_build, "param_scheduler", "param_scheduler")
     build_test_loop = partialmethod(_build, "test_loop", "test_cfg")
@@ -249,6 +256,7 @@ class DetectionRunner(ShardingRunner):
             with config_errors(f"the data loader of {name}", reads_files=True):
                 raise
         check_dataset(built.dataset)
+        loading.watch(built)
         built.worker_init_fn = partial(shield_worker, built.worker_init_fn)
         return built
 

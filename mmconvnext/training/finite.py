@@ -92,9 +92,11 @@ class FiniteStepHook(Hook):
         if not in_loss and (not in_gradient or self._scaler_has_room()):
             self._step(**kwargs)
             self._row = self._row if in_gradient else 0
-            torch._foreach_copy_(self._kept, self._buffers)
+            if self._buffers:  # the function takes no empty lists
+                torch._foreach_copy_(self._kept, self._buffers)
             return
-        torch._foreach_copy_(self._buffers, self._kept)
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._kept)
         settings = zip(self._wrapper.optimizer.param_groups, groups, strict=True)
         self._fault = {
             "reason": "loss" if in_loss else "gradient",
@@ -179,7 +181,7 @@ class FiniteStepHook(Hook):
         """Write the JSON and, of the first in a row, the weights; earlier weights are removed."""
         try:
             path.parent.mkdir(exist_ok=True)
-            if self._row == 1:
+            if state:
                 for earlier in path.parent.glob("*.pth"):
                     earlier.unlink()
                 self._weights = str(path.with_suffix(".pth"))

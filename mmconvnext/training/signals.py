@@ -124,7 +124,7 @@ class StopHook(Hook):
         if not number and not is_up:
             return
         prepare(runner)
-        path = _checkpoint_hook(runner).save_now(runner, done)
+        path = checkpoint_hook(runner).save_now(runner, done)
         why = f"stopped by {signal.Signals(number).name}" if number else "--time"
         over = "" if number else f": {self.seconds:g} s are over"
         epoch = f", in epoch {runner.epoch + 1} of {runner.max_epochs}" * (runner.max_epochs > 1)
@@ -135,7 +135,7 @@ class StopHook(Hook):
         )
 
 
-def _checkpoint_hook(runner: Runner) -> WholeCheckpointHook:
+def checkpoint_hook(runner: Runner) -> WholeCheckpointHook:
     """The one of a training, or one for a training that saves no checkpoints otherwise."""
     for hook in runner.hooks:
         if isinstance(hook, WholeCheckpointHook):
