@@ -16,6 +16,7 @@ from mmconvnext.cli.common import main_guard
 COMMANDS = (
     "train",
     "test",
+    "replay",
     "predict",
     "serve",
     "report",
