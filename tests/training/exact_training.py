@@ -25,7 +25,7 @@ from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 
 from mmconvnext.engine import config as configs
-from mmconvnext.engine import device
+from mmconvnext.engine import device, resume
 from mmconvnext.engine import runner as engine
 
 CHANNELS = 16
@@ -88,9 +88,10 @@ class Losses(Hook):
 
 # Half a second for each checkpoint.
 mmengine_config.FormatCode = lambda text, **_: (text, False)
+resume.git_revision = lambda: "this one"  # whatever is committed meanwhile
 
 
-def train(work_dir, data, options, kill=None, resume=None, in_validation=False, **how):
+def train(work_dir, data, options, kill=None, in_validation=False, **how):
     """Train, as ``mmconvnext train`` does."""
     torch.set_num_threads(1)
     if how.get("amp"):
@@ -101,7 +102,7 @@ def train(work_dir, data, options, kill=None, resume=None, in_validation=False, 
     configs.set_data_root(cfg, data)
     cfg.merge_from_dict({**TINY, **options})
     cfg.work_dir, cfg.launcher = work_dir, how.get("launcher", "none")
-    notes = engine.resume_from(cfg, resume) if resume else []
+    notes = engine.resume_from(cfg, "auto") if how.get("resume") else []
     runner = engine.build_runner(cfg, ("train", "val"), notes)
     runner.register_hook(Losses(Path(work_dir), kill, in_validation))
     runner.train()

@@ -163,8 +163,8 @@ def test_a_killed_training_ends_as_one_that_was_not(name, train, whole, tmp_path
     for kill, workers in zip(kills, (2, 0, 1), strict=False):
         changes["train_dataloader.num_workers"] = workers
         assert train(tmp_path, changes, kill=kill, **resumed, **how) == [-9] * processes
-        resumed = {"resume": "auto"}
-    assert train(tmp_path, options, resume="auto", **how) == [0] * processes
+        resumed = {"resume": True}
+    assert train(tmp_path, options, resume=True, **how) == [0] * processes
     for rank in range(processes):
         assert steps(tmp_path, rank) == steps(expected, rank)
     assert_equal(tmp_path, expected)
