@@ -36,3 +36,6 @@ exact_resume = True  # as if the training had not been interrupted; see docs/rel
 val_loss = True  # beside AP; see docs/training.md for what it costs
 max_skipped_steps = 10  # in a row, whose loss or gradient is not finite; None: not looked at
 max_replaced_pictures = 0.01  # of a training set's that cannot be read; at least ten
+# Of several processes; see docs/reliability.md.
+shard = False  # parts weights, gradients and the optimizer's state among them
+global_losses = False  # losses that do not depend on how many there are

@@ -120,7 +120,8 @@ class DetectionRunner(ShardingRunner):
         """Call a method of MMEngine's that loads a checkpoint."""
         self._loads_for = purpose
         try:
-            return getattr(super(), method)(*args, **kwargs)
+            with lost_processes():
+                return getattr(super(), method)(*args, **kwargs)
         finally:
             self._loads_for = "train"
 

@@ -42,7 +42,7 @@ def tiny(folder: Path, name: str, iterations: int = 3, **changes: Any) -> Config
     cfg.val_evaluator.ann_file = str(folder / "data/annotations/instances_val.json")
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     cfg.optim_wrapper.clip_grad = {"max_norm": 1.0}
-    cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
+    cfg.train_cfg.max_iters = iterations
     cfg.default_hooks.checkpoint = {"type": "CheckpointHook", "by_epoch": False, "interval": 1}
     cfg.update(work_dir=str(folder / name), experiment_name=f"{folder.name}_{name}")
     cfg.update(launcher="none", load_from=None, log_level="ERROR", randomness={"seed": 0})

@@ -22,6 +22,7 @@ EMA = [{"type": "EMAHook", "momentum": 0.1, "update_buffers": True}]
 def in_each_process(folder: Path) -> dict:
     """Train the same with and without sharding, and resume the one from the other's checkpoint."""
     start = {"load_from": str(folder / "start.pth"), "custom_hooks": EMA}
+    start |= {"train_cfg.val_begin": 1, "train_cfg.val_interval": 2}  # a step follows
     sharded = {**start, "shard": True, "model.backbone.with_cp": True}
     resumed = {**sharded, "resume": True, "load_from": str(folder / "plain" / "iter_2.pth")}
     return {
