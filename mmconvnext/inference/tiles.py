@@ -105,9 +105,11 @@ def _groups(
         agreement = np.zeros((len(rows), len(columns)))
         for i, j in np.argwhere(whole.labels[rows][:, None] == whole.labels[columns]):
             agreement[i, j] = _agreement(shapes[rows[i]], shapes[columns[j]], both)
-        # of two in one tile, only one can be that of the other tile
-        for i, j in zip(*linear_sum_assignment(-agreement), strict=True):
-            if agreement[i, j] >= AGREE:
+        agreement[agreement < AGREE] = 0
+        # of two in one tile, only one can be that of the other tile: the best is with the best
+        worth = agreement * np.outer(whole.scores[rows], whole.scores[columns])
+        for i, j in zip(*linear_sum_assignment(-worth), strict=True):
+            if agreement[i, j]:
                 pairs.append((rows[i], columns[j]))
     links = np.array(pairs, dtype=int).reshape(-1, 2).T
     count = len(whole)

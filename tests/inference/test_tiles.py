@@ -10,8 +10,9 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from mmconvnext import Detector
-from mmconvnext.data.masks import cropped
-from mmconvnext.inference.tiles import OVERLAP, Window, windows_of
+from mmconvnext.data.masks import Crop, cropped
+from mmconvnext.inference.prediction import Frame, Prediction
+from mmconvnext.inference.tiles import OVERLAP, Window, merge, windows_of
 from tests.inference.conftest import CONFIG
 
 WIDTH, HEIGHT, TILE = 700, 500, 200
@@ -143,6 +144,22 @@ def test_boxes_alone(checkpoint):
     corners = {tuple(box) for box in found.boxes.astype(int).tolist()}
     wanted = {(x + 6, y + 6, x + 50, y + 50) for x in range(0, 700, 50) for y in range(0, 500, 50)}
     assert corners == wanted
+
+
+def test_what_a_tile_finds_twice_is_merged_the_best_with_the_best():
+    """Whichever of the other tile's agrees more: else both that are good would stay."""
+    shapes = {0: (60, 20, 90, 60), 6: (66, 20, 96, 60)}  # IoU 0.67
+    parts = []
+    for window, found in (
+        (Window(0, 0, 100, 100), [(0, 0.5), (6, 0.1)]),
+        (Window(60, 0, 160, 100), [(6, 0.4), (0, 0.2)]),
+    ):
+        boxes = np.array([shapes[shift] for shift, _ in found], np.float32)
+        crops = [Crop(60 + shift, 20, np.ones((40, 30), bool)) for shift, _ in found]
+        scores, labels = np.array([score for _, score in found]), np.zeros(2, int)
+        frame, size = Frame("a", None), (160, 100)
+        parts.append((window, Prediction(frame, size, boxes, scores, labels, crops, "a", ())))
+    assert merge(parts).scores.tolist() == [0.5, 0.2]
 
 
 def test_nothing_and_empty_masks(checkpoint):
