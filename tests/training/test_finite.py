@@ -237,11 +237,13 @@ def rank_of_two(rank: int, folder: Path, name: str) -> None:
 def test_all_ranks_skip_the_step_of_one(tmp_path, name):
     """Also one whose loss is not finite where its gradient is."""
     context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=rank_of_two, args=(n, tmp_path, name)) for n in range(2)]
+    ranks = [
+        context.Process(target=rank_of_two, args=(n, tmp_path, name), daemon=True) for n in range(2)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join()
+        rank.join(60)
     assert [rank.exitcode for rank in ranks] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
     assert all(map(torch.equal, first, second))
