@@ -51,6 +51,7 @@ def replay(record: Mapping[str, Any], checkpoint: str | None = None) -> Iterator
         cfg.merge_from_dict(
             {
                 "work_dir": folder,
+                "experiment_name": folder,  # of which MMEngine keeps logs, by the second
                 "launcher": "none",
                 "resume": False,
                 "load_from": checkpoint or record["checkpoint"],
