@@ -49,7 +49,7 @@ def check_object(
     repaired = {**annotation, "bbox": box, "iscrowd": int(crowd in (True, "1"))}
     if mask is not None:
         repaired["segmentation"] = mask
-    if annotation.get("ignore"):
+    if str(annotation.get("ignore") or 0).lower() not in ("0", "false"):
         kinds.append("ignore")
         repaired["iscrowd"] = 1
         del repaired["ignore"]

@@ -154,10 +154,19 @@ def test_what_is_done_about_an_object(key, value, kind, expected):
     assert list(objects.values()) == left
 
 
-def test_what_is_to_be_ignored_is_a_crowd():
-    used, found = check_annotations(file_of(ignore=1), CLASSES)
+@pytest.mark.parametrize("value", [1, True, "1", "true"])
+def test_what_is_to_be_ignored_is_a_crowd(value):
+    used, found = check_annotations(file_of(ignore=value), CLASSES)
     assert [finding.kind for finding in found] == ["ignore"]
     assert used["annotations"] == file_of(iscrowd=1)["annotations"]
+
+
+@pytest.mark.parametrize("value", [0, False, None, "", "0", "false", "False"])
+def test_what_is_not_to_be_ignored_is_none(value):
+    content = file_of(ignore=value)
+    used, found = check_annotations(content, CLASSES)
+    assert used is content
+    assert not [*found]
 
 
 def test_boxes_alone_need_no_masks():
