@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from subprocess import Popen as Process
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
@@ -327,6 +328,17 @@ def ranks(training: Training, times: int) -> Iterator[Row]:
     survived, seconds = zip(*outcomes, strict=True)
     fault = "one of two processes is killed, torchrun restarts"
     yield Row(fault, times, sum(survived), times - sum(survived), 0, seconds)
+
+
+def hostile(training: Training) -> Iterator[Row]:
+    """Files that would run code, given to each command and to MMDetection: tests/test_security.py."""
+    results = training.folder / "hostile.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_security.py"]
+    done = subprocess.run([*command, f"--junitxml={results}"], capture_output=True, check=False)
+    suite = ElementTree.parse(results).getroot().find("testsuite")
+    tried, failed = int(suite.get("tests")), int(suite.get("failures")) + int(suite.get("errors"))
+    assert done.returncode in (0, 1), done.stdout
+    yield Row("files that would run code", tried, tried - failed, 0, failed)
 
 
 def main(kill: str = "30", restarts: str = "10", only: str = "") -> int:

@@ -1,13 +1,12 @@
 """What exact resume, the check for finite numbers and whole checkpoints add to a training.
 
-``python tests/training/measure_overhead.py COCO [STEPS]``: two trainings, one with all of it and one
+``python tests/training/measure_overhead.py COCO [STEPS]``: two trainings, one with all of it, one
 without, take steps in turns, with the small model of *shapes* and with Mask R-CNN T; data is loaded
 in the process. Then a checkpoint of T is written in turns as here and as by MMEngine. Medians, and
 quartiles of the ratios.
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
