@@ -331,7 +331,7 @@ def ranks(training: Training, times: int) -> Iterator[Row]:
 
 
 def hostile(training: Training) -> Iterator[Row]:
-    """Files that would run code, given to each command and to MMDetection: tests/test_security.py."""
+    """Files that would run code, given to each command: tests/test_security.py."""
     results = training.folder / "hostile.xml"
     command = [sys.executable, "-m", "pytest", "-q", "tests/test_security.py"]
     done = subprocess.run([*command, f"--junitxml={results}"], capture_output=True, check=False)
