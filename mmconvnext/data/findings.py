@@ -21,6 +21,8 @@ ERRORS = {
     "file name": "it is no text",
     "URL as file name": "download the pictures and name the files",
     "file name outside": "it leaves the folder of the pictures; make it relative to data_prefix",
+    "link outside": "the file is a link out of the folder of the pictures; if that is wanted: "
+    "data_checks=dict(allow=['link outside'])",
     "image size": "absent or no whole number of pixels, and no picture was read to take it from",
     "width and height swapped": "objects would be drawn at wrong places; correct the file",
     "another size than the picture's": "objects would be drawn at wrong places; correct the file",

@@ -34,6 +34,7 @@ class Picture(NamedTuple):
     orientation: int = 1  # EXIF's, 1 to 8
     mode: str = ""  # Pillow's: ``RGB``, ``L``, ``I;16``, ...
     fault: str = ""  # why it cannot be used, or nothing
+    target: str = ""  # of a link that leads out of the folder
 
 
 def read_picture(path: Path) -> Picture:
@@ -86,10 +87,15 @@ def _has_end(path: Path, end: bytes) -> bool:
 
 def read_pictures(folder: Path, names: Iterable[str]) -> dict[str, Picture]:
     """Read the headers of a folder's pictures, several at a time."""
-    names = list(names)
+    names, base = list(names), os.path.join(os.path.realpath(folder), "")
+
+    def read(name: str) -> Picture:
+        target = os.path.realpath(folder / name)
+        outside = "" if target.startswith(base) else target
+        return read_picture(folder / name)._replace(target=outside)
+
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 4)) as pool:
-        found = pool.map(lambda name: read_picture(folder / name), names)
-        return dict(zip(names, found, strict=True))
+        return dict(zip(names, pool.map(read, names), strict=True))
 
 
 def check_pictures(
@@ -108,6 +114,8 @@ def check_pictures(
     for name, picture in pictures.items():
         if picture.fault:
             findings.add("broken picture", f"{name} {picture.fault}")
+        if picture.target:
+            findings.add("link outside", f"{name} -> {picture.target}")
     for name, picture in whole.items():
         if "16" in picture.mode or picture.mode in ("I", "F"):
             findings.add("deep picture", f"{name} ({picture.mode})")

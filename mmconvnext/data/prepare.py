@@ -37,7 +37,7 @@ from mmconvnext.data.pictures import read_pictures
 from mmconvnext.errors import ConfigError, DataError
 
 MODES = ("repair", "strict", "off")
-FORMAT = 6  # of the cache
+FORMAT = 7  # of the cache
 STORED = "color_ignore_orientation"  # MMCV's word for pictures that are not turned as EXIF says
 
 

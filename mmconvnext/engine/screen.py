@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 
 from mmconvnext.evaluation.tables import ap_table
 from mmconvnext.training.checkpoints import checkpoints_of
+from mmconvnext.training.signals import StopHook
 
 # Who tells nothing that is not in the summary, the progress or the tables, but for warnings.
 QUIET = ("mmengine", "mmdet", "mmcv", "mmconvnext.optim", "mmconvnext.evaluation.coco_metric")
@@ -116,10 +117,12 @@ class ScreenHook(Hook):
         rates = runner.optim_wrapper.get_lr()["lr"]
         epoch = f" epoch {runner.epoch + 1}/{runner.max_epochs}" * (runner.max_epochs > 1)
         losses = " ".join(f"{name} {value:.3g}" for name, value in values.items())
+        stops = [hook.left for hook in runner.hooks if isinstance(hook, StopHook)]  # --time
+        left = min([hub.get_info("eta"), *stops])
         self._show(
             f"iteration {done}/{total}{epoch} | {losses} | lr {max(rates):.3g} | "
             f"{images / max(seconds, 1e-9):.3g} images/s | {memory()} | "
-            f"{_duration(hub.get_info('eta'))} left",
+            f"{_duration(left)} left",
             done == total,
         )
 

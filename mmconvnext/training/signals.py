@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -85,6 +86,12 @@ class StopHook(Hook):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    @property
+    def left(self) -> float:
+        """Seconds of the time that the training may take."""
+        spent = time.monotonic() - self._start
+        return math.inf if self.seconds is None else max(self.seconds - spent, 0.0)
+
     def before_train(self, runner: Runner) -> None:
         """Start the clock."""
         self._start = time.monotonic()
@@ -97,8 +104,7 @@ class StopHook(Hook):
         """Look at the clock and for signals, where no accumulated gradients would be lost."""
         done = runner.iter + 1
         if done < runner.max_iters and runner.optim_wrapper.should_update():
-            is_up = self.seconds is not None and time.monotonic() - self._start >= self.seconds
-            self._stop_if_any(runner, done, is_up)
+            self._stop_if_any(runner, done, not self.left)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         """Look for signals; a validation that the time ends within goes on."""

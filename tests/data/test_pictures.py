@@ -55,6 +55,18 @@ def check(folder: Path, sizes=None) -> dict[str, str]:
     return {finding.kind: str(finding) for finding in findings}
 
 
+def test_links_out_of_the_folder_are_refused_and_others_are_not(tmp_path):
+    store, folder = tmp_path / "store", tmp_path / "pictures"
+    (store / "a").mkdir(parents=True)
+    folder.symlink_to(store / "a")  # the folder itself may be one
+    save(store / "a" / "own.png")
+    save(store / "other.png")
+    (folder / "inner.png").symlink_to("own.png")
+    assert check(folder) == {}
+    (folder / "outer.png").symlink_to("../other.png")
+    assert f"outer.png -> {store / 'other.png'}" in check(folder)["link outside"]
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 def test_other_kinds_of_colours_are_noted(tmp_path, mode):
     save(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"), mode)

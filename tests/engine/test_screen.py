@@ -10,6 +10,7 @@ from mmengine.logging import HistoryBuffer, MMLogger, print_log
 
 from mmconvnext.engine import screen
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet
+from mmconvnext.training.signals import StopHook
 
 
 def call(module: str, function, *arguments) -> None:
@@ -126,3 +127,19 @@ def test_progress_is_replaced_in_a_terminal_and_sparse_elsewhere(monkeypatch, ca
     assert shown.count("\n") == 1
     assert "validation 5/5 | " in shown
     assert "0:00:00 left" in shown
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(None, "1 day, 0:00:00"), (90, "0:01:")])
+def test_the_time_left_is_at_most_that_of_time(monkeypatch, capsys, seconds, left):
+    monkeypatch.setattr(screen, "REPLACED_S", 0.0)
+    values = {"train/loss": HistoryBuffer([1.0], [1])}
+    hub = types.SimpleNamespace(log_scalars=values, get_info={"eta": 86400.0}.get)
+    hub.get_scalar = lambda key: HistoryBuffer([1.0], [1])
+    runner = types.SimpleNamespace(iter=9, max_iters=10, epoch=0, max_epochs=1, message_hub=hub)
+    runner.optim_wrapper = types.SimpleNamespace(get_lr=lambda: {"lr": [0.1]})
+    runner.hooks = [StopHook(seconds)]
+    hook = ScreenHook()
+    hook._start(lambda: "training")
+    hook.after_train_iter(runner, 9, {"inputs": [None]})
+    hook._cancel()
+    assert f"| {left}" in capsys.readouterr().err
