@@ -58,6 +58,7 @@ def make_runner(folder, epochs: int, **options) -> Runner:
         default_scope="mmengine",
         log_level="WARNING",
         experiment_name=f"resume_{epochs}",
+        cfg={"a_setting": 1},
         **options,
     )
 

@@ -18,7 +18,7 @@ from mmconvnext.engine.runner import DetectionRunner
 from mmconvnext.training import signals
 from tests.line import Line
 
-LAUNCHED = "LOCAL_RANK" in os.environ
+LAUNCHED = "RANK" in os.environ  # LOCAL_RANK is set by commands, too
 
 
 def happen(event: str, folder: Path) -> None:
