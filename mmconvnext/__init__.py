@@ -50,7 +50,10 @@ __getattr__ = lazy_names(
 
 # A package whose import fills registries -> the modules of ours that add to the same registries.
 REGISTERED_WITH = {
-    "mmdet.models": [f"models.{m}" for m in ("convnext", "mask_head", "roadmap", "swin", "tta")],
+    "mmdet.models": [
+        *(f"models.{m}" for m in ("convnext", "mask_head", "roadmap", "swin", "tta")),
+        "deploy.exported",
+    ],
     "mmdet.datasets.transforms": ["data.transforms"],
     "mmdet.evaluation": ["evaluation.coco_metric", "evaluation.evaluator"],
     "mmdet.engine.hooks": ["training.checkpoints"],

@@ -18,6 +18,7 @@ COMMANDS = (
     "test",
     "replay",
     "predict",
+    "export",
     "serve",
     "report",
     "compare",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmconvnext.cli import common
+from mmconvnext.deploy.sessions import SUFFIXES
 from mmconvnext.errors import UserError
 
 KINDS = ("pictures", "coco", "csv")
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     score, by_class = read_thresholds(args.threshold)
     checkpoint, sources, out = None, list(args.inputs), Path(args.out)
     run_dir = Path(args.config) if Path(args.config).is_dir() else None
-    if run_dir is None or sources[0].endswith((".pth", ".pt", ".safetensors")):
+    if run_dir is None or sources[0].endswith((".pth", ".pt", ".safetensors", *SUFFIXES.values())):
         checkpoint = sources.pop(0)
     if not sources:
         raise UserError(f"nothing to predict on: give pictures after {args.config} {checkpoint}")

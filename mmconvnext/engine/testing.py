@@ -31,12 +31,13 @@ def run_test(
     """
     if keep:
         keep_detections(cfg)
+    source = cfg.load_from
     runner = build_runner(cfg, ("test",), notes)
     metrics = with_missing_ap(runner.test(), cfg.test_evaluator)
     path = Path(cfg.work_dir) / "result.json"
     if is_main_process():
         more = {"detections": _sources(cfg, runner.log_dir)} if keep else {}
-        write_result(metrics, cfg, cfg.load_from, runner.log_dir, more)
+        write_result(metrics, cfg, source, runner.log_dir, more)
     return metrics, path
 
 

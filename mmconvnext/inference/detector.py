@@ -25,6 +25,8 @@ from torch import nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.data.masks import cropped
+from mmconvnext.deploy.exported import use_exported
+from mmconvnext.deploy.sessions import is_exported
 from mmconvnext.engine.advice import explain_num_classes
 from mmconvnext.engine.classes import datasets_of, palette_of, set_classes
 from mmconvnext.engine.config import drop_pretrained, load_config, use_tta
@@ -179,6 +181,11 @@ def _load(cfg: Config, path: str, tta: bool) -> tuple[nn.Module, Sequence[str], 
         The detector, the names of its labels and their colours.
     """
     check_checkpoint(path)
+    if is_exported(path):
+        if tta:
+            use_tta(cfg)
+        classes = use_exported(cfg, path)
+        return MODELS.build(cfg.model).eval(), classes, palette_of(len(classes))
     checkpoint = read_checkpoint(path)
     if classes := classes_of(checkpoint):
         set_classes(cfg, classes)

@@ -1,0 +1,66 @@
+"""Write a detector as a file for ONNX Runtime, OpenVINO or torch.export."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmconvnext.cli import common
+from mmconvnext.deploy.sessions import SUFFIXES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    common.add_config(parser, "model.test_cfg.rcnn.max_per_img=50", "; or a training's work folder")
+    add = parser.add_argument
+    add("checkpoint", nargs="?", help="of the detector; default: the work folder's best")
+    add("--to", choices=[*SUFFIXES], default="onnx", help="what to write (%(default)s)")
+    add("--out", help="file; default: beside the checkpoint, with its name")
+    add("--pasted", action="store_true", help="masks of the picture's size, not 28 x 28 in boxes")
+    check = "pictures, folders or patterns on which the file must find what the checkpoint does"
+    add("--check", nargs="+", metavar="INPUT", help=check)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and compare; the exit code is 1 where the file differs from the checkpoint."""
+    from mmconvnext.analysis.parity import compare
+    from mmconvnext.deploy.export import export
+    from mmconvnext.deploy.graph import TwoStageGraph
+    from mmconvnext.deploy.settings import check_exportable
+    from mmconvnext.engine.provenance import run_info
+    from mmconvnext.engine.run_dir import find_run
+    from mmconvnext.errors import UserError
+    from mmconvnext.inference.detector import Detector
+    from mmconvnext.inference.inputs import find_inputs, frames
+
+    if Path(args.config).is_dir():
+        found = find_run(Path(args.config))
+        args.config, args.checkpoint = str(found.config), args.checkpoint or str(found.checkpoint)
+    if args.checkpoint is None:
+        raise UserError(f"{args.config} is no work folder of a training: give a checkpoint, too")
+    suffix = SUFFIXES[args.to]
+    out = Path(args.out or Path(args.checkpoint).with_suffix(suffix))
+    if out.suffix != suffix:
+        raise UserError(f"--out {out}: --to {args.to} writes a file whose name ends in {suffix}")
+    cfg = common.read_config(args)
+    cfg.model.backbone.fused = False
+    detector = Detector(cfg, args.checkpoint, batch=1)
+    resize = check_exportable(detector.model, cfg)
+    info = run_info(cfg)
+    meta = {
+        "classes": [*detector.classes],
+        "mask_threshold": cfg.model.test_cfg.rcnn.get("mask_thr_binary"),
+        "precision": "f32",
+        "checkpoint": Path(args.checkpoint).name,
+        "config": cfg.pretty_text,
+        **{key: info[key] for key in ("mmconvnext", "git_revision", "python", "packages")},
+    }
+    export(TwoStageGraph(detector.model, resize, args.pasted), out, meta)
+    print(f"written to {out}: {out.stat().st_size / 2**20:.0f} MiB")
+    if not args.check:
+        return 0
+    exported = Detector(common.read_config(args), str(out), batch=1)
+    faults: list[str] = []
+    parity = compare(detector, exported, frames(find_inputs(args.check), faults))
+    print("\n".join([*faults, str(parity)]))
+    return 0 if parity.holds and not faults else 1

@@ -1,0 +1,80 @@
+"""Writing detectors as files of ``torch.export``, ONNX and OpenVINO."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from mmconvnext.deploy.sessions import KEY, SUFFIXES
+from mmconvnext.errors import CheckpointError
+
+OPSET = 20
+EXAMPLE = (2, 150, 190, 3)  # pictures; whatever a size is equal to is taken for constant
+
+
+def export(graph: nn.Module, path: Path, meta: Mapping[str, Any]) -> None:
+    """Write a graph of pictures (B, H, W, 3), all of them dynamic, as the kind that a name ends in.
+
+    The file, and OpenVINO's second one of weights, are there whole or not at all.
+
+    Raises:
+        CheckpointError: a package is missing, or the file cannot be written.
+    """
+    text = json.dumps(meta)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            _WRITERS[path.suffix](graph, Path(folder, path.name), text)
+            # the one that is opened comes last
+            for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name):
+                os.replace(part, path.with_name(part.name))
+    except (ImportError, OSError) as error:
+        raise CheckpointError(f"cannot write {path}: {error}") from error
+
+
+def trace(graph: nn.Module) -> ExportedProgram:
+    """A graph by ``torch.export``."""
+    pictures = torch.zeros(EXAMPLE, dtype=torch.uint8)
+    shapes = (dict.fromkeys(range(3), Dim.DYNAMIC),)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torchvision, about torch's own functions
+        return torch.export.export(graph.eval(), (pictures,), dynamic_shapes=shapes, strict=False)
+
+
+def _torch(graph: nn.Module, path: Path, text: str) -> None:
+    torch.export.save(trace(graph), path, extra_files={f"{KEY}.json": text})
+
+
+def _onnx(graph: nn.Module, path: Path, text: str) -> None:
+    names = ["boxes", "scores", "labels", "masks"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            trace(graph), dynamo=True, opset_version=OPSET, verbose=False, input_names=["pictures"]
+        )
+    for output, name in zip(program.model.graph.outputs, names, strict=False):
+        output.name = name
+    program.model.metadata_props[KEY] = text
+    program.save(path)
+
+
+def _openvino(graph: nn.Module, path: Path, text: str) -> None:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        _onnx(graph, Path(folder, "graph.onnx"), text)
+        model = openvino.Core().read_model(Path(folder, "graph.onnx"))
+    model.set_rt_info(text, [KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+_WRITERS = dict(zip(SUFFIXES.values(), (_torch, _onnx, _openvino), strict=True))

@@ -1,0 +1,76 @@
+"""An exported detector in the place of a model, for tests and predictions by MMDetection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmconvnext.deploy.sessions import Session
+from mmconvnext.deploy.settings import plain_pipeline
+from mmconvnext.errors import ConfigError
+from mmconvnext.models.mask_head import paste_masks
+
+
+@MODELS.register_module()
+class ExportedDetector(BaseModel):
+    """A file of ``mmconvnext export``, which takes pictures as they are: no pipeline resizes them.
+
+    Args:
+        file: its path.
+    """
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.session = Session(file)
+        self.num_classes = len(self.session.meta["classes"])
+
+    def forward(
+        self, inputs: Sequence[Tensor], data_samples: Sequence[DetDataSample], mode: str = "predict"
+    ) -> list[DetDataSample]:
+        """Detect in pictures (3, H, W), uint8 BGR; those of one size in one batch."""
+        pictures = [picture.permute(1, 2, 0).flip(2).cpu().numpy() for picture in inputs]
+        together = len({picture.shape for picture in pictures}) == 1
+        batches = [np.stack(pictures)] if together else [picture[None] for picture in pictures]
+        found = [arrays for batch in batches for arrays in zip(*self.session(batch), strict=True)]
+        for sample, arrays in zip(data_samples, found, strict=True):
+            sample.pred_instances = self._instances(*arrays, size=sample.ori_shape)
+        return [*data_samples]
+
+    def _instances(
+        self, boxes: Any, scores: Any, labels: Any, masks: Any = None, *, size: tuple[int, int]
+    ) -> InstanceData:
+        kept = scores >= 0
+        found = InstanceData(
+            bboxes=torch.as_tensor(boxes[kept]),
+            scores=torch.as_tensor(scores[kept]),
+            labels=torch.as_tensor(labels[kept]),
+        )
+        if masks is not None:
+            masks = torch.as_tensor(masks[kept])
+            if masks.dtype != torch.bool:
+                masks = paste_masks(masks, found.bboxes, size, self.session.meta["mask_threshold"])
+            found.masks = masks
+        return found
+
+
+def use_exported(cfg: Config, file: str) -> Sequence[str]:
+    """Let a config test an exported file in the place of its model, in place; give its classes.
+
+    Raises:
+        UserError: it cannot be opened, or the config flips test pictures.
+    """
+    if "module" in cfg.model:
+        raise ConfigError(f"{file} is tested without --tta: what is exported is one pass")
+    cfg.model, cfg.load_from = {"type": "ExportedDetector", "file": str(file)}, None
+    plain_pipeline(get_test_pipeline_cfg(cfg))
+    return Session(str(file)).meta["classes"]

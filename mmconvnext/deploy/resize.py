@@ -1,0 +1,102 @@
+"""Pictures resized within a graph to the bit as OpenCV does it, normalised and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MOST_TILES = 1024  # along a side
+BITS = 11  # of the weights of pixels in OpenCV's bilinear interpolation of 8-bit pictures
+
+
+class Resized:
+    """Pictures (B, H, W, 3), uint8, resized as the test pipeline does, and padded.
+
+    The padded size is read from the data, as the number of tiles of ``divisor`` pixels: a size
+    that follows from the picture's by rounding is more than exporters can reason about.
+
+    Attributes:
+        pictures: (B, 3, h, w) float, with zeros where ``inside`` (h, w) is not.
+        size: height and width without the padding, floats of shape (2,).
+        factors: by which the four coordinates of boxes were multiplied.
+    """
+
+    def __init__(self, pictures: Tensor, settings: Mapping[str, Any], divisor: int) -> None:
+        given = torch.stack(
+            [torch.scalar_tensor(side, dtype=torch.float64) for side in pictures.shape[1:3]]
+        )
+        size = _target(given, settings)
+        tiles = ((size + divisor - 1) / divisor).floor().long()
+        axes = []
+        for axis in (0, 1):
+            count = tiles[axis].item()
+            torch._check(count >= 1)
+            torch._check(count <= MOST_TILES)
+            axes.append(_weights(count * divisor, given[axis], size[axis], cut=axis == 1))
+        self.size = size.float()
+        self.factors = (size / given).float().flip(0).repeat(2)
+        (top, bottom, y), (left, right, x) = axes
+        columns = pictures.int()
+        columns = columns[:, :, left] * x[0, :, None] + columns[:, :, right] * x[1, :, None]
+        columns = _divided(columns, 4)
+        rows = columns[:, top] * y[0, :, None, None], columns[:, bottom] * y[1, :, None, None]
+        sums = _divided(rows[0], 16) + _divided(rows[1], 16)
+        pictures = _divided(sums + 2, 2).permute(0, 3, 1, 2).float()
+        self.inside = (torch.arange(pictures.shape[2]) < size[0])[:, None] & (
+            torch.arange(pictures.shape[3]) < size[1]
+        )
+        self.pictures = pictures
+
+    def clip(self, boxes: Tensor) -> Tensor:
+        """Boxes (n, 4) cut at the pictures' borders."""
+        limits = self.size.flip(0).repeat(2)
+        return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def _target(given: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """Height and width, whole floats, that MMCV's ``Resize`` makes of others."""
+    if settings.get("scale") is None:
+        factor = settings.get("scale_factor", 1.0)
+        factors = factor if isinstance(factor, Sequence) else (factor, factor)
+        return (given * given.new_tensor(factors[::-1]) + 0.5).floor()
+    scale = settings["scale"]
+    width, height = scale if isinstance(scale, Sequence) else (scale, scale)
+    if not settings.get("keep_ratio", False):
+        return given.new_tensor([height, width])
+    long, short = max(width, height), min(width, height)
+    return (given * torch.minimum(long / given.max(), short / given.min()) + 0.5).floor()
+
+
+def _weights(length: int, given: Tensor, size: Tensor, cut: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """For each pixel of an axis the two that it is made of, and their weights (2, length).
+
+    With ``cut`` those at the borders are made of one, as OpenCV has it along x.
+    """
+    positions = (torch.arange(length, dtype=torch.float64) + 0.5) * (1 / (size / given)) - 0.5
+    positions = positions.float()
+    low = positions.floor()
+    share, last = positions - low, given.float() - 1
+    if cut:
+        share = share.where((low >= 0) & (low < last), 0.0)
+        low = torch.minimum(low.clamp(min=0), last)
+    weights = (torch.stack([1 - share, share]) * 2**BITS).round().int()
+    low, high = (torch.minimum(index.clamp(min=0), last).long() for index in (low, low + 1))
+    return low, high, weights
+
+
+def _divided(values: Tensor, bits: int) -> Tensor:
+    """Whole numbers that are not negative, divided by a power of two and rounded down."""
+    return values.div(2**bits, rounding_mode="trunc")
+
+
+def normalised(resized: Resized, preprocessor: nn.Module) -> Tensor:
+    """Pictures (B, 3, h, w) as the data preprocessor makes them, padded by its value."""
+    pictures = resized.pictures
+    if not preprocessor._channel_conversion:  # which makes RGB of MMDetection's BGR
+        pictures = pictures.flip(1)
+    if preprocessor._enable_normalize:
+        pictures = (pictures - preprocessor.mean) / preprocessor.std
+    return pictures.where(resized.inside, float(preprocessor.pad_value))

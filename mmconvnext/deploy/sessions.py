@@ -1,0 +1,92 @@
+"""Exported files, run by ONNX Runtime, OpenVINO or torch; only the last one imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmconvnext.errors import CheckpointError, MissingCheckpointError
+
+KEY = "mmconvnext"  # of the metadata in a file
+SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+
+Run = Callable[[NDArray], Sequence[NDArray]]
+
+
+def is_exported(path: object) -> bool:
+    """Whether a path is that of an exported file, by its name."""
+    return str(path).endswith((*SUFFIXES.values(),))
+
+
+class Session:
+    """An exported detector.
+
+    Args:
+        path: of a file of ``mmconvnext export``.
+
+    Attributes:
+        meta: what is written in it: ``classes``, ``mask_threshold``, ``config``, versions.
+
+    Raises:
+        CheckpointError: it is none, or the package that runs it is missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise MissingCheckpointError(f"there is no exported detector {path}")
+        try:
+            text, self._run = _OPEN[path.suffix](path)
+            self.meta: dict[str, Any] = json.loads(text)
+        except ImportError as error:
+            raise CheckpointError(f"{path} needs a package: {error}; install it by pip") from error
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise CheckpointError(f"{path} is no file of `mmconvnext export`: {reason}") from error
+
+    def __call__(self, pictures: NDArray) -> Sequence[NDArray]:
+        """Detect in pictures (B, H, W, 3), uint8 RGB: boxes, scores, labels and maybe masks.
+
+        See :meth:`mmconvnext.deploy.graph.TwoStageGraph.forward`.
+        """
+        return self._run(np.ascontiguousarray(pictures))
+
+
+def _onnx(path: Path) -> tuple[str, Run]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    text = session.get_modelmeta().custom_metadata_map[KEY]
+    return text, lambda pictures: session.run(None, {name: pictures})
+
+
+def _openvino(path: Path) -> tuple[str, Run]:
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    text = model.get_rt_info([KEY]).astype(str)
+    hint = json.loads(text)["precision"]
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    return text, lambda pictures: [*compiled(pictures).values()]
+
+
+def _torch(path: Path) -> tuple[str, Run]:
+    import torch
+
+    files = {f"{KEY}.json": ""}
+    module = torch.export.load(path, extra_files=files).module()
+
+    def run(pictures: NDArray) -> list[NDArray]:
+        with torch.no_grad():
+            return [output.numpy() for output in module(torch.from_numpy(pictures))]
+
+    return files[f"{KEY}.json"], run
+
+
+_OPEN = {".pt2": _torch, ".onnx": _onnx, ".xml": _openvino}
