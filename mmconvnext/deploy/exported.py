@@ -16,7 +16,6 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmconvnext.deploy.sessions import Session
-from mmconvnext.deploy.settings import plain_pipeline
 from mmconvnext.errors import ConfigError
 from mmconvnext.models.mask_head import paste_masks
 
@@ -72,5 +71,9 @@ def use_exported(cfg: Config, file: str) -> Sequence[str]:
     if "module" in cfg.model:
         raise ConfigError(f"{file} is tested without --tta: what is exported is one pass")
     cfg.model, cfg.load_from = {"type": "ExportedDetector", "file": str(file)}, None
-    plain_pipeline(get_test_pipeline_cfg(cfg))
+    for transform in get_test_pipeline_cfg(cfg):  # the graph resizes
+        if transform["type"].rpartition(".")[2] == "Resize":
+            kept = {"type": transform["type"], "scale_factor": 1.0}
+            transform.clear()
+            transform.update(kept)
     return Session(str(file)).meta["classes"]

@@ -150,10 +150,12 @@ class TwoStageGraph(nn.Module):
         weights = []
         for axis in (0, 1):
             low, high = boxes[..., axis, None], boxes[..., axis + 2, None]
-            cells = masks.shape[3 - axis]
-            positions = (torch.arange(size[1 - axis]) + 0.5 - low) / (high - low) * cells - 0.5
+            cells, pixels = masks.shape[3 - axis], torch.arange(size[1 - axis])
+            positions = (pixels + 0.5 - low) / (high - low) * cells - 0.5
+            positions = positions.where(high > low, (cells - 1) / 2)  # as paste_masks
+            touched = (pixels >= low.floor() - 1) & (pixels < high.ceil() + 1)
             distances = (positions[..., None] - torch.arange(cells)).abs()
-            weights.append((1 - distances).clamp(min=0).nan_to_num())
+            weights.append((1 - distances).clamp(min=0) * touched[..., None])
         columns, rows = weights
         return rows @ masks @ columns.transpose(2, 3) >= threshold
 

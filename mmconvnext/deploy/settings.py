@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mmdet.models as models
@@ -72,12 +72,3 @@ def _of_settings(detector: nn.Module) -> Iterator[str]:
         nms = dict(cfg.nms)
         if nms.pop("type", "nms") != "nms" or nms.keys() != {"iou_threshold"}:
             yield f"test_cfg.{name}.nms={dict(cfg.nms)}"
-
-
-def plain_pipeline(pipeline: Sequence[dict]) -> None:
-    """Let a test pipeline leave pictures as they are, for a graph that resizes them."""
-    for transform in pipeline:
-        if transform["type"].rpartition(".")[2] == "Resize":
-            kept = {"type": transform["type"], "scale_factor": 1.0}
-            transform.clear()
-            transform.update(kept)

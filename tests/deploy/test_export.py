@@ -1,0 +1,158 @@
+"""Exported files find what the checkpoint does, say what they are, and are refused where broken."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmconvnext.analysis.parity import compare
+from mmconvnext.cli import main
+from mmconvnext.data import generate_shapes
+from mmconvnext.deploy import export
+from mmconvnext.deploy.sessions import SUFFIXES, Session, is_exported
+from mmconvnext.errors import CheckpointError, UserError
+from mmconvnext.inference.detector import Detector
+from tests.deploy.conftest import CLASSES, MASK, config
+
+NEEDED = {"torch-export": "torch", "onnx": "onnxscript", "openvino": "openvino"}
+KINDS = [*SUFFIXES]
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    config(MASK).dump(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(checkpoints, config_file, tmp_path_factory) -> dict[str, Path]:
+    """A file of each kind that can be made here; OpenVINO's is made of the ONNX file."""
+    folder, paths = tmp_path_factory.mktemp("exported"), {}
+    for kind, suffix in SUFFIXES.items():
+        if importlib.util.find_spec(NEEDED[kind]) is None:
+            continue
+        paths[kind] = folder / f"tiny{suffix}"
+        arguments = ["export", config_file, checkpoints[MASK], "--to", kind, "--out", paths[kind]]
+        with pytest.MonkeyPatch.context() as patch:
+            if "onnx" in paths and kind == "openvino":
+                copy = lambda graph, path, text: shutil.copy(paths["onnx"], path)  # noqa: E731
+                patch.setattr(export, "_onnx", copy)
+            assert main([*map(str, arguments)]) == 0
+    return paths
+
+
+@pytest.fixture(params=KINDS)
+def file(files, request) -> Path:
+    if request.param not in files:
+        pytest.skip(f"{NEEDED[request.param]} is not installed: pip install mmconvnext[export]")
+    return files[request.param]
+
+
+def test_it_finds_what_the_checkpoint_does(file, checkpoints, pictures):
+    mine = Detector(config(MASK), checkpoints[MASK], batch=1)
+    parity = compare(mine, Detector(config(MASK), str(file), batch=1), pictures)
+    assert parity.holds, str(parity)
+    assert parity.pictures == len(parity.sizes) == len(pictures)
+    assert parity.objects > 50
+
+
+def test_batches_of_one_to_eight(file, pictures):
+    session = Session(file)
+    pixels = cv2.imread(next(path for path in pictures if "150x150" in path))[None, ..., ::-1]
+    alone = session(pixels)
+    for count in (2, 8):
+        for one, outputs in zip(alone, session(np.repeat(pixels, count, 0)), strict=True):
+            assert outputs.shape == (count, *one.shape[1:])
+            for each in outputs:
+                np.testing.assert_allclose(each, one[0], atol=1e-2)
+
+
+def test_it_says_what_it_is(file):
+    meta = Session(file).meta
+    assert meta["classes"] == [*CLASSES]
+    assert meta["mask_threshold"] == 0.5
+    assert meta["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert "ConvNeXt" in meta["config"]
+    assert {"mmconvnext", "git_revision", "checkpoint"} <= meta.keys()
+
+
+def test_a_test_has_the_checkpoints_ap(files, checkpoints, config_file, tmp_path):
+    generate_shapes(tmp_path / "shapes", num_train=1, num_val=3, image_size=96)
+    metrics = []
+    for number, weights in enumerate((checkpoints[MASK], files["torch-export"])):
+        arguments = ["test", config_file, weights, "--data-root", tmp_path / "shapes"]
+        folder = tmp_path / f"run-{number}"
+        assert not main([*map(str, [*arguments, "--work-dir", folder])])
+        result = json.loads((folder / "result.json").read_text())
+        assert Path(result["checkpoint"]).name == weights.name
+        metrics.append(result["metrics"])
+    assert metrics[0].keys() == metrics[1].keys()
+    for name, value in metrics[0].items():
+        assert metrics[1][name] == pytest.approx(value, abs=1e-3)
+
+
+def test_a_difference_is_an_exit_code(
+    files, checkpoints, config_file, pictures, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("mmconvnext.analysis.parity.BOX", -1.0)
+    monkeypatch.setattr(
+        export, "export", lambda graph, path, meta: shutil.copy(files["torch-export"], path)
+    )
+    arguments = ["export", config_file, checkpoints[MASK], "--to", "torch-export"]
+    arguments += ["--out", tmp_path / "a.pt2", "--check", pictures[0]]
+    assert main([*map(str, arguments)]) == 1
+    assert "NOT EQUAL: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_broken_file_is_refused(file, damage, tmp_path):
+    broken = tmp_path / file.name
+    content = file.read_bytes()
+    broken.write_bytes(content[: len(content) // 2] if damage == "cut" else b"no model")
+    with pytest.raises(CheckpointError, match=r"is no file of `mmconvnext export`"):
+        Session(broken)
+
+
+def test_what_was_there_stays_where_writing_fails(files, tmp_path, monkeypatch):
+    target = shutil.copy(files["torch-export"], tmp_path)
+
+    def fails(graph, path, text):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setitem(export._WRITERS, ".pt2", fails)
+    before = Path(target).read_bytes()
+    with pytest.raises(CheckpointError, match="No space left"):
+        export.export(torch.nn.Identity(), Path(target), {})
+    assert [path.name for path in tmp_path.iterdir()] == [Path(target).name]
+    assert Path(target).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "onnx", "--out", "a.xml"], "--to onnx writes a file whose name ends in .onnx"),
+        (["--to", "onnx"], "give a checkpoint"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message, config_file, checkpoints, capsys):
+    weights = [str(checkpoints[MASK])] if "--out" in arguments else []
+    assert main(["export", str(config_file), *weights, *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_tta_is_refused(files):
+    cfg = config(MASK, tta_model={"type": "DetTTAModel"}, tta_pipeline=[])
+    with pytest.raises(UserError, match="without --tta"):
+        Detector(cfg, str(files["torch-export"]), tta=True)
+
+
+def test_names_of_exported_files():
+    assert all(map(is_exported, ("a.onnx", "a.xml", "a.pt2")))
+    assert not any(map(is_exported, ("a.pth", "a.pt", None)))
