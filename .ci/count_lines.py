@@ -24,6 +24,7 @@ ROWS = {
         f"mmconvnext/{name}/" for name in ("engine", "evaluation", "analysis")
     ),
     "training/": ("mmconvnext/training/",),
+    "deploy/": ("mmconvnext/deploy/",),
     "cli/ and tools/": ("mmconvnext/cli/", "mmconvnext/__main__.py", "tools/"),
     "configs/": ("configs/",),
     "README": ("README.md",),

@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"written to {out}: {out.stat().st_size / 2**20:.0f} MiB")
     if not args.check:
         return 0
-    exported = Detector(common.read_config(args), str(out), batch=1)
+    cfg = common.read_config(args)
+    cfg.allow_imports = True  # it was written here
+    exported = Detector(cfg, str(out), batch=1)
     faults: list[str] = []
     parity = compare(detector, exported, frames(find_inputs(args.check), faults))
     print("\n".join([*faults, str(parity)]))

@@ -26,11 +26,12 @@ class ExportedDetector(BaseModel):
 
     Args:
         file: its path.
+        trusted: whether it may run code, see :class:`mmconvnext.deploy.sessions.Session`.
     """
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, trusted: bool = False) -> None:
         super().__init__()
-        self.session = Session(file)
+        self.session = Session(file, trusted)
         self.num_classes = len(self.session.meta["classes"])
 
     def forward(
@@ -70,10 +71,12 @@ def use_exported(cfg: Config, file: str) -> Sequence[str]:
     """
     if "module" in cfg.model:
         raise ConfigError(f"{file} is tested without --tta: what is exported is one pass")
-    cfg.model, cfg.load_from = {"type": "ExportedDetector", "file": str(file)}, None
+    trusted = cfg.get("allow_imports", False)
+    cfg.model = {"type": "ExportedDetector", "file": str(file), "trusted": trusted}
+    cfg.load_from = None
     for transform in get_test_pipeline_cfg(cfg):  # the graph resizes
         if transform["type"].rpartition(".")[2] == "Resize":
             kept = {"type": transform["type"], "scale_factor": 1.0}
             transform.clear()
             transform.update(kept)
-    return Session(str(file)).meta["classes"]
+    return Session(file, trusted).meta["classes"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmconvnext.errors import CheckpointError, MissingCheckpointError
+from mmconvnext.errors import CheckpointError, MissingCheckpointError, UnsafeCheckpointError
 
 KEY = "mmconvnext"  # of the metadata in a file
 SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
@@ -28,18 +28,25 @@ class Session:
 
     Args:
         path: of a file of ``mmconvnext export``.
+        trusted: whether it may run code, as torch's reader of ``.pt2`` lets files do.
 
     Attributes:
         meta: what is written in it: ``classes``, ``mask_threshold``, ``config``, versions.
 
     Raises:
-        CheckpointError: it is none, or the package that runs it is missing.
+        CheckpointError: it is none, is not trusted, or the package that runs it is missing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trusted: bool = False) -> None:
         path = Path(path)
         if not path.is_file():
             raise MissingCheckpointError(f"there is no exported detector {path}")
+        if path.suffix == ".pt2" and not trusted:
+            raise UnsafeCheckpointError(
+                f"{path}: torch.export's files can bring code that their reader runs; if it is your "
+                "own, allow it with --allow-imports (in Python: cfg.allow_imports = True), or "
+                "export to ONNX"
+            )
         try:
             text, self._run = _OPEN[path.suffix](path)
             self.meta: dict[str, Any] = json.loads(text)

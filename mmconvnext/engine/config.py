@@ -80,6 +80,7 @@ def merge_options(
     What they name must be in a registry when it is built, unless ``allow_imports``.
     """
     if allow_imports:
+        cfg.allow_imports = True
         GIVEN.clear()
     else:
         for key, value in (options or {}).items():

@@ -15,7 +15,7 @@ from mmconvnext.cli import main
 from mmconvnext.data import generate_shapes
 from mmconvnext.deploy import export
 from mmconvnext.deploy.sessions import SUFFIXES, Session, is_exported
-from mmconvnext.errors import CheckpointError, UserError
+from mmconvnext.errors import CheckpointError, UnsafeCheckpointError, UserError
 from mmconvnext.inference.detector import Detector
 from tests.deploy.conftest import CLASSES, MASK, config
 
@@ -56,14 +56,14 @@ def file(files, request) -> Path:
 
 def test_it_finds_what_the_checkpoint_does(file, checkpoints, pictures):
     mine = Detector(config(MASK), checkpoints[MASK], batch=1)
-    parity = compare(mine, Detector(config(MASK), str(file), batch=1), pictures)
+    parity = compare(mine, Detector(config(MASK, allow_imports=True), str(file), batch=1), pictures)
     assert parity.holds, str(parity)
     assert parity.pictures == len(parity.sizes) == len(pictures)
     assert parity.objects > 50
 
 
 def test_batches_of_one_to_eight(file, pictures):
-    session = Session(file)
+    session = Session(file, trusted=True)
     pixels = cv2.imread(next(path for path in pictures if "150x150" in path))[None, ..., ::-1]
     alone = session(pixels)
     for count in (2, 8):
@@ -74,7 +74,7 @@ def test_batches_of_one_to_eight(file, pictures):
 
 
 def test_it_says_what_it_is(file):
-    meta = Session(file).meta
+    meta = Session(file, trusted=True).meta
     assert meta["classes"] == [*CLASSES]
     assert meta["mask_threshold"] == 0.5
     assert meta["packages"]["torch"] == torch.__version__.partition("+")[0]
@@ -87,6 +87,7 @@ def test_a_test_has_the_checkpoints_ap(files, checkpoints, config_file, tmp_path
     metrics = []
     for number, weights in enumerate((checkpoints[MASK], files["torch-export"])):
         arguments = ["test", config_file, weights, "--data-root", tmp_path / "shapes"]
+        arguments += ["--allow-imports"]
         folder = tmp_path / f"run-{number}"
         assert not main([*map(str, [*arguments, "--work-dir", folder])])
         result = json.loads((folder / "result.json").read_text())
@@ -110,13 +111,20 @@ def test_a_difference_is_an_exit_code(
     assert "NOT EQUAL: " in capsys.readouterr().out
 
 
+def test_a_file_that_can_run_code_is_opened_where_that_is_allowed(files):
+    with pytest.raises(UnsafeCheckpointError, match="--allow-imports"):
+        Session(files["torch-export"])
+    with pytest.raises(UnsafeCheckpointError, match="--allow-imports"):
+        Detector(config(MASK), str(files["torch-export"]))
+
+
 @pytest.mark.parametrize("damage", ["cut", "other"])
 def test_a_broken_file_is_refused(file, damage, tmp_path):
     broken = tmp_path / file.name
     content = file.read_bytes()
     broken.write_bytes(content[: len(content) // 2] if damage == "cut" else b"no model")
     with pytest.raises(CheckpointError, match=r"is no file of `mmconvnext export`"):
-        Session(broken)
+        Session(broken, trusted=True)
 
 
 def test_what_was_there_stays_where_writing_fails(files, tmp_path, monkeypatch):
