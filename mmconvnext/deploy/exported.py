@@ -15,9 +15,10 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmconvnext.deploy.sessions import Session
+from mmconvnext.deploy.sessions import Session, is_exported
 from mmconvnext.errors import ConfigError
 from mmconvnext.models.mask_head import paste_masks
+from mmconvnext.weights.detector import checkpoint_classes
 
 
 @MODELS.register_module()
@@ -80,3 +81,10 @@ def use_exported(cfg: Config, file: str) -> Sequence[str]:
             transform.clear()
             transform.update(kept)
     return Session(file, trusted).meta["classes"]
+
+
+def tested_classes(cfg: Config) -> Sequence[str] | None:
+    """The classes of ``cfg.load_from``; an exported file takes the place of the model."""
+    if is_exported(tested := cfg.get("load_from")):
+        return use_exported(cfg, tested)
+    return checkpoint_classes(tested) if tested else None

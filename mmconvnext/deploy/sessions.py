@@ -43,7 +43,7 @@ class Session:
             raise MissingCheckpointError(f"there is no exported detector {path}")
         if path.suffix == ".pt2" and not trusted:
             raise UnsafeCheckpointError(
-                f"{path}: torch.export's files can bring code that their reader runs; if it is your "
+                f"{path}: files of torch.export can bring code that is run; if it is your "
                 "own, allow it with --allow-imports (in Python: cfg.allow_imports = True), or "
                 "export to ONNX"
             )

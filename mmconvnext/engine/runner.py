@@ -26,8 +26,7 @@ from torch.utils.data import DataLoader
 
 from mmconvnext.data.paths import check_data_paths, check_dataset, leaf_datasets
 from mmconvnext.data.prepare import is_local_coco, prepare_data, training_classes
-from mmconvnext.deploy.exported import use_exported
-from mmconvnext.deploy.sessions import is_exported
+from mmconvnext.deploy.exported import tested_classes
 from mmconvnext.engine.advice import explain_misfits, explain_num_classes
 from mmconvnext.engine.classes import class_tensors
 from mmconvnext.engine.config import drop_pretrained, explain_batch_size
@@ -53,7 +52,6 @@ from mmconvnext.training.sharding import ShardingRunner, check_sharding
 from mmconvnext.training.signals import Stopped, shield_worker
 from mmconvnext.training.val_loss import ValidationLossHook
 from mmconvnext.weights.detector import (
-    checkpoint_classes,
     classes_of,
     load_matched,
     match_detector,
@@ -323,7 +321,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         if split != "val" and cfg.get(f"{split}_dataloader") is None:
             raise ConfigError(f"{cfg.filename} has no {split}_dataloader: nothing to {split} on")
     check_data_paths(cfg, tuple(splits))
-    data = prepare_data(cfg, splits, _tested_classes(cfg) if "test" in splits else None)
+    data = prepare_data(cfg, splits, tested_classes(cfg) if "test" in splits else None)
     data.raise_refusals()
     notes = [*notes, *data.notes]
     if isinstance(cfg.get("load_from"), Sequence) and not isinstance(cfg.load_from, str):
@@ -353,13 +351,6 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
         mmengine.dump(data.report, Path(runner.log_dir) / "data_checks.json", indent=2)
         runner.logger.info("versions and hardware: %s", write_run_info(cfg, runner.log_dir))
     return runner
-
-
-def _tested_classes(cfg: Config) -> Sequence[str] | None:
-    """The classes of what is tested; an exported file takes the place of the model."""
-    if is_exported(tested := cfg.get("load_from")):
-        return use_exported(cfg, tested)
-    return checkpoint_classes(tested) if tested else None
 
 
 def check_fit(model: nn.Module, cfg: Config) -> list[str]:
