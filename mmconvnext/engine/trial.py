@@ -34,7 +34,7 @@ LOADING_S = 4.0  # for them
 BUSY_S = 2.0  # a step of this long keeps all cores busy
 SAVING_S = 3.0  # a checkpoint takes, at most
 SETTLING = 1.3  # by which the memory of a process grew after the first step, at most
-SETTLING_SLOW = 1.2  # the same of steps of many seconds, about; there is no time to wait for it
+SETTLING_SLOW = 1.15  # the same of steps of many seconds, about; there is no time to wait for it
 SETTLED = 12  # steps in which the memory grows no more
 LEAST_GAIN = 1.05  # in images a second, for which a batch is made larger
 
