@@ -11,7 +11,7 @@ import numpy as np
 from mmconvnext.inference.detector import Detector
 from mmconvnext.inference.prediction import Prediction
 
-BOX, SCORE, MASK = 1e-2, 1e-4, 1e-3  # pixels; of a score; share of a picture's mask pixels
+BOX, SCORE, MASK = 1e-2, 1e-4, 1e-3  # pixels; of a score; share of the masks' pixels
 
 
 @dataclass
@@ -24,7 +24,8 @@ class Parity:
         objects: that both found.
         box: largest difference of a coordinate, in pixels.
         score: largest difference of scores.
-        mask: largest share of a picture's mask pixels that differ.
+        mask_pixels: of all masks.
+        different: of them.
         others: objects, with their picture, that only one has found and that no tie explains.
     """
 
@@ -33,8 +34,14 @@ class Parity:
     objects: int = 0
     box: float = 0.0
     score: float = 0.0
-    mask: float = 0.0
+    mask_pixels: int = 0
+    different: int = 0
     others: list[str] = field(default_factory=list)
+
+    @property
+    def mask(self) -> float:
+        """Share of the masks' pixels that differ."""
+        return self.different / max(self.mask_pixels, 1)
 
     @property
     def holds(self) -> bool:
@@ -94,5 +101,5 @@ def _compare(parity: Parity, mine: Prediction, theirs: Prediction) -> None:
     parity.score = max(parity.score, float(np.abs(mine.scores[left] - theirs.scores[right]).max()))
     if mine.crops is not None:
         ours, others = mine[left].masks, theirs[right].masks
-        share = (ours != others).sum() / max(ours.sum(), 1)
-        parity.mask = max(parity.mask, float(share))
+        parity.mask_pixels += int(ours.sum())
+        parity.different += int((ours != others).sum())

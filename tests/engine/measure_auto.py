@@ -109,7 +109,7 @@ def run_all(phase: str, coco: str, out: str) -> bool:
             right += is_right(run, gib)
         else:
             right += "refused" in run and is_right(run, gib)
-            text += [f"{run['predicted']:.2f}"] * ("predicted" in run)
+            text += [f"{run['predicted']:.2f}"] if "predicted" in run else []
         print(f"| {name} | {gib} | {run['seconds']:.0f} s | {' | '.join(text)} |", flush=True)
     print(json.dumps({"runs": len(RUNS), "right": right}))
     return phase == "choose" or right == len(RUNS)
