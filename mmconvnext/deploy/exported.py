@@ -17,7 +17,6 @@ from torch import Tensor
 
 from mmconvnext.deploy.sessions import Session, is_exported
 from mmconvnext.errors import ConfigError
-from mmconvnext.models.mask_head import paste_masks
 from mmconvnext.weights.detector import checkpoint_classes
 
 
@@ -50,6 +49,8 @@ class ExportedDetector(BaseModel):
     def _instances(
         self, boxes: Any, scores: Any, labels: Any, masks: Any = None, *, size: tuple[int, int]
     ) -> InstanceData:
+        from mmconvnext.models.mask_head import paste_masks  # whose import may have led to this one
+
         kept = scores >= 0
         found = InstanceData(
             bboxes=torch.as_tensor(boxes[kept]),

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from mmconvnext.errors import CheckpointError, MissingCheckpointError, UnsafeCheckpointError
 
 KEY = "mmconvnext"  # of the metadata in a file
 SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 
-Run = Callable[[NDArray], Sequence[NDArray]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Run = Callable[["NDArray"], Sequence["NDArray"]]
 
 
 def is_exported(path: object) -> bool:
@@ -61,7 +61,7 @@ class Session:
 
         See :meth:`mmconvnext.deploy.graph.TwoStageGraph.forward`.
         """
-        return self._run(np.ascontiguousarray(pictures))
+        return self._run(pictures.copy(order="C"))
 
 
 def _onnx(path: Path) -> tuple[str, Run]:

@@ -85,7 +85,7 @@ def test_it_says_what_it_is(file):
 def test_a_test_has_the_checkpoints_ap(files, checkpoints, config_file, tmp_path):
     generate_shapes(tmp_path / "shapes", num_train=1, num_val=3, image_size=96)
     metrics = []
-    for number, weights in enumerate((checkpoints[MASK], files["torch-export"])):
+    for number, weights in enumerate((checkpoints[MASK], files.get("onnx", files["torch-export"]))):
         arguments = ["test", config_file, weights, "--data-root", tmp_path / "shapes"]
         arguments += ["--allow-imports"]
         folder = tmp_path / f"run-{number}"
