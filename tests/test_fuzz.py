@@ -11,7 +11,6 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Iterator
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -300,6 +299,10 @@ VALUES = [
 ]
 
 
+def refuse(message: str) -> None:
+    raise ConfigError(message)
+
+
 @share(0.1)
 @given(
     keys=st.lists(st.lists(st.sampled_from([*WORDS, *CONFIG]), max_size=4), max_size=2),
@@ -308,11 +311,14 @@ VALUES = [
 def test_options_of_a_config(keys, values):
     parser = argparse.ArgumentParser()
     parser.add_argument("--cfg-options", nargs="*", action=OptionsAction)
-    parser.error = mock.Mock(side_effect=ConfigError)
+    parser.error = refuse
     pairs = [f"{'.'.join(key)}={value}" for key, value in zip(keys, values, strict=False)]
     try:
         options = parser.parse_args(["--cfg-options", *pairs]).cfg_options
-        merge_options(CONFIG.copy(), options)
+        notes = merge_options(cfg := CONFIG.copy(), options)
         COUNTS["options used"] += 1
-    except ConfigError:
+    except ConfigError as error:
         COUNTS["options refused"] += 1
+        notes, options, cfg = [str(error)], {}, CONFIG
+    assert all(note.strip() for note in notes)
+    assert {key.partition(".")[0] for key in options or ()} - {"_delete_"} <= {*cfg}

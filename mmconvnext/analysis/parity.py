@@ -44,13 +44,13 @@ class Parity:
         return self.different / max(self.mask_pixels, 1)
 
     @property
-    def holds(self) -> bool:
+    def equal(self) -> bool:
         """Whether they are equal to :data:`BOX`, :data:`SCORE` and :data:`MASK`."""
         return not self.others and self.box <= BOX and self.score <= SCORE and self.mask <= MASK
 
     def __str__(self) -> str:
         """A line of numbers and one for each object that only one has."""
-        verdict = "equal" if self.holds else "NOT EQUAL"
+        verdict = "equal" if self.equal else "NOT EQUAL"
         return "\n".join(
             [
                 f"{verdict}: {self.objects} objects in {self.pictures} pictures of "

@@ -12,6 +12,7 @@ from mmconvnext.cli import common
 from mmconvnext.deploy.sessions import SUFFIXES
 from mmconvnext.errors import UserError
 
+CHECKPOINTS = (".pth", ".pt", ".safetensors", *SUFFIXES.values())  # how their names end
 KINDS = ("pictures", "coco", "csv")
 DEFAULT_SCORE = 0.3
 
@@ -40,21 +41,18 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import track
 
     from mmconvnext.data.layouts import check_target
-    from mmconvnext.engine.run_dir import find_run
+    from mmconvnext.engine.run_dir import find_detector
     from mmconvnext.inference.detector import Detector
     from mmconvnext.inference.inputs import count_frames, find_inputs, frames
     from mmconvnext.inference.outputs import Outputs
 
     score, by_class = read_thresholds(args.threshold)
     checkpoint, sources, out = None, list(args.inputs), Path(args.out)
-    run_dir = Path(args.config) if Path(args.config).is_dir() else None
-    if run_dir is None or sources[0].endswith((".pth", ".pt", ".safetensors", *SUFFIXES.values())):
+    if not Path(args.config).is_dir() or sources[0].endswith(CHECKPOINTS):
         checkpoint = sources.pop(0)
     if not sources:
         raise UserError(f"nothing to predict on: give pictures after {args.config} {checkpoint}")
-    if run_dir is not None:
-        found = find_run(run_dir)
-        args.config, checkpoint = str(found.config), checkpoint or str(found.checkpoint)
+    args.config, checkpoint = find_detector(args.config, checkpoint)
     inputs = find_inputs(sources)
     check_target(out)
     settings = {"tta": args.tta, "tile": args.tile, "batch": args.batch}

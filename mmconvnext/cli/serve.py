@@ -77,14 +77,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 def load(args: argparse.Namespace, config: str, checkpoint: str | None) -> Served:
     """Load a detector of a work folder, or of a config and a checkpoint."""
-    from mmconvnext.engine.run_dir import find_run
+    from mmconvnext.engine.run_dir import find_detector
     from mmconvnext.inference.detector import Detector
 
-    if Path(config).is_dir():
-        found = find_run(Path(config))
-        config, checkpoint = str(found.config), checkpoint or str(found.checkpoint)
-    if checkpoint is None:
-        raise UserError(f"{config} is no work folder of a training: a checkpoint goes after it")
+    config, checkpoint = find_detector(config, checkpoint)
     options = argparse.Namespace(**{**vars(args), "config": config})
     detector = Detector(common.read_config(options), checkpoint)
     name, classes, palette = Path(checkpoint).stem, detector.classes, detector.palette

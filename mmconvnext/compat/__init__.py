@@ -11,15 +11,16 @@ import sys
 from mmconvnext.compat.imports import after_import
 from mmconvnext.errors import MissingMMCVError
 
-# A module of another package -> the module here, and its function, that takes it.
-PATCHES = {
-    "mmcv": ("mmcv_ext", "install"),
-    "mmengine.config.config": ("config_names", "install"),
-    "mmengine.dist.dist": ("private_files", "install_collect"),
-    "mmengine.fileio.handlers.yaml_handler": ("private_files", "install_yaml"),
-    "mmengine.registry": ("option_names", "install"),
-    "mmengine.runner.checkpoint": ("checkpoint_io", "install"),
-}
+# A module of another package, and the module here with its function that takes it.
+PATCHES = (
+    ("mmcv", "mmcv_ext", "install"),
+    ("mmengine.config.config", "config_names", "install"),
+    ("mmengine.config.config", "config_format", "install"),
+    ("mmengine.dist.dist", "private_files", "install_collect"),
+    ("mmengine.fileio.handlers.yaml_handler", "private_files", "install_yaml"),
+    ("mmengine.registry", "option_names", "install"),
+    ("mmengine.runner.checkpoint", "checkpoint_io", "install"),
+)
 
 
 def install() -> None:
@@ -29,5 +30,5 @@ def install() -> None:
             "mmconvnext needs mmcv, and neither mmcv nor mmcv-lite is installed. Nothing has to be "
             "compiled: pip install mmcv-lite==2.1.0"
         )
-    for name, (patch, function) in PATCHES.items():
+    for name, patch, function in PATCHES:
         after_import(name, f"{__name__}.{patch}", function)

@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmconvnext.deploy.sessions import Session, is_exported
+from mmconvnext.deploy.sessions import is_exported, open_session
 from mmconvnext.errors import ConfigError
 from mmconvnext.weights.detector import checkpoint_classes
 
@@ -31,7 +31,7 @@ class ExportedDetector(BaseModel):
 
     def __init__(self, file: str, trusted: bool = False) -> None:
         super().__init__()
-        self.session = Session(file, trusted)
+        self.session = open_session(file, trusted)
         self.num_classes = len(self.session.meta["classes"])
 
     def forward(
@@ -81,7 +81,7 @@ def use_exported(cfg: Config, file: str) -> Sequence[str]:
             kept = {"type": transform["type"], "scale_factor": 1.0}
             transform.clear()
             transform.update(kept)
-    return Session(file, trusted).meta["classes"]
+    return open_session(file, trusted).meta["classes"]
 
 
 def tested_classes(cfg: Config) -> Sequence[str] | None:

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from torchvision.ops import nms, roi_align
 
 from mmconvnext.deploy.resize import Resized, normalised
+from mmconvnext.deploy.settings import listed
 
 FILLING = 2  # regions without an object, in each picture
 
@@ -24,7 +25,7 @@ class TwoStageGraph(nn.Module):
 
     Args:
         detector: built by MMDetection, with the settings that :mod:`mmconvnext.deploy.settings`
-            allows; its backbone not fused.
+            allows.
         resize: settings of the test pipeline's ``Resize``.
         pasted: whether masks are of the pictures' size.
     """
@@ -35,13 +36,13 @@ class TwoStageGraph(nn.Module):
         super().__init__()
         self.detector, self.resize, self.pasted = detector, resize, pasted
         roi = detector.roi_head
-        self.stages = [*_listed(roi.bbox_head)]
-        self.extractors = [*_listed(roi.bbox_roi_extractor)]
+        self.stages = listed(roi.bbox_head)
+        self.extractors = listed(roi.bbox_roi_extractor)
         if roi.with_mask:
             extractor = (
                 roi.bbox_roi_extractor if roi.share_roi_extractor else roi.mask_roi_extractor
             )
-            self.mask_heads, self.mask_extractor = [*_listed(roi.mask_head)], _listed(extractor)[0]
+            self.mask_heads, self.mask_extractor = listed(roi.mask_head), listed(extractor)[0]
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Detect.
@@ -198,11 +199,6 @@ class Canvas:
             sampling_ratio=layer.sampling_ratio,
             aligned=layer.aligned,
         )
-
-
-def _listed(module: Any) -> Sequence[Any]:
-    """The stages of a cascade, or the one of another detector."""
-    return module if isinstance(module, nn.ModuleList) else [module]
 
 
 def _with_batch(boxes: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,20 @@ class Session:
 
         See :meth:`mmconvnext.deploy.graph.TwoStageGraph.forward`.
         """
-        return self._run(pictures.copy(order="C"))
+        import numpy as np
+
+        return self._run(np.ascontiguousarray(pictures))
+
+
+def open_session(path: str | Path, trusted: bool = False) -> Session:
+    """The :class:`Session` of a file: the same one as long as the file does not change."""
+    path = Path(path)
+    return _opened(path, trusted, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=2)
+def _opened(path: Path, trusted: bool, changed: int) -> Session:
+    return Session(path, trusted)
 
 
 def _onnx(path: Path) -> tuple[str, Run]:

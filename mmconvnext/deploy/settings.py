@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mmdet.models as models
+from mmcv.ops import RoIAlign
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
-from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
+from mmdet.models.roi_heads.bbox_heads import (
+    ConvFCBBoxHead,
+    Shared2FCBBoxHead,
+    Shared4Conv1FCBBoxHead,
+)
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
@@ -18,10 +23,19 @@ from mmengine.config import Config
 from torch import nn
 
 from mmconvnext.errors import ConfigError
+from mmconvnext.models.mask_head import FastFCNMaskHead
 
 DETECTORS = (models.FasterRCNN, models.MaskRCNN, models.CascadeRCNN)
-# Transforms of a test pipeline that the graph does, or that change no pixel.
-TRANSFORMS = ("LoadImageFromFile", "Resize", "LoadAnnotations", "PackDetInputs")
+BOX_HEADS = (ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
+MASK_HEADS = (FCNMaskHead, FastFCNMaskHead)
+# Transforms of a test pipeline that the graph does, or that change no pixel, and which of their
+# settings must be so.
+TRANSFORMS = {
+    "LoadImageFromFile": {"to_float32": False},
+    "Resize": {"backend": "cv2", "interpolation": "bilinear"},
+    "LoadAnnotations": {},
+    "PackDetInputs": {},
+}
 
 
 def check_exportable(detector: nn.Module, cfg: Config) -> Mapping[str, Any]:
@@ -36,7 +50,7 @@ def check_exportable(detector: nn.Module, cfg: Config) -> Mapping[str, Any]:
     faults = [*_of_heads(detector), *_of_settings(detector)]
     pipeline = [*get_test_pipeline_cfg(cfg)]
     kinds = [transform["type"].rpartition(".")[2].removeprefix("Fast") for transform in pipeline]
-    faults += [f"the test pipeline's {kind}" for kind in kinds if kind not in TRANSFORMS]
+    faults += _of_pipeline(pipeline, kinds)
     if faults:
         raise ConfigError(
             f"cannot export {cfg.filename}, as its {type(detector).__name__} has "
@@ -47,22 +61,33 @@ def check_exportable(detector: nn.Module, cfg: Config) -> Mapping[str, Any]:
 
 def _of_heads(detector: nn.Module) -> Iterator[str]:
     """Modules that do something else than those that the graph knows."""
-    roi = detector.roi_head
+    rpn, roi = detector.rpn_head, detector.roi_head
+    heads, extractors = listed(roi.bbox_head), listed(roi.bbox_roi_extractor)
     expected = [
-        ("rpn_head", [detector.rpn_head], RPNHead),
-        ("rpn_head.prior_generator", [detector.rpn_head.prior_generator], AnchorGenerator),
-        ("rpn_head.bbox_coder", [detector.rpn_head.bbox_coder], DeltaXYWHBBoxCoder),
-        ("roi_head.bbox_head", roi.bbox_head, ConvFCBBoxHead),
-        ("roi_head.bbox_roi_extractor", roi.bbox_roi_extractor, SingleRoIExtractor),
+        ("rpn_head", [rpn], (RPNHead,)),
+        ("rpn_head.prior_generator", [rpn.prior_generator], (AnchorGenerator,)),
+        ("roi_head", [roi], (StandardRoIHead, CascadeRoIHead)),
+        ("roi_head.bbox_head", heads, BOX_HEADS),
     ]
     if roi.with_mask:
-        expected.append(("roi_head.mask_head", roi.mask_head, FCNMaskHead))
-    for name, found, kind in expected:
-        for module in found if isinstance(found, nn.ModuleList | list) else [found]:
-            if not isinstance(module, kind) or getattr(module, "custom_activation", False):
+        expected.append(("roi_head.mask_head", listed(roi.mask_head), MASK_HEADS))
+        if not roi.share_roi_extractor:
+            extractors += listed(roi.mask_roi_extractor)
+    expected.append(("roi_head.roi_extractor", extractors, (SingleRoIExtractor,)))
+    layers = [each for extractor in extractors for each in getattr(extractor, "roi_layers", ())]
+    expected.append(("roi_head.roi_extractor.roi_layer", layers, (RoIAlign,)))
+    for name, modules, kinds in expected:
+        for module in modules:
+            if type(module) not in kinds:
                 yield f"{name}={type(module).__name__}"
-    if type(roi) not in (StandardRoIHead, CascadeRoIHead):
-        yield f"roi_head={type(roi).__name__}"
+    for name, head in (("rpn_head", rpn), *(("roi_head.bbox_head", head) for head in heads)):
+        coder = getattr(head, "bbox_coder", None)
+        if type(coder) is not DeltaXYWHBBoxCoder or not coder.clip_border:
+            yield f"{name}.bbox_coder={type(coder).__name__} (clip_border=True is done)"
+        if getattr(head, "custom_activation", False):
+            yield f"{name} with an activation of its own"
+    if any(getattr(layer, "pool_mode", "avg") != "avg" for layer in layers):
+        yield "roi_layer.pool_mode other than avg"
     if roi.with_shared_head:
         yield "roi_head.shared_head"
 
@@ -72,3 +97,19 @@ def _of_settings(detector: nn.Module) -> Iterator[str]:
         nms = dict(cfg.nms)
         if nms.pop("type", "nms") != "nms" or nms.keys() != {"iou_threshold"}:
             yield f"test_cfg.{name}.nms={dict(cfg.nms)}"
+
+
+def _of_pipeline(pipeline: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> Iterator[str]:
+    for transform, kind in zip(pipeline, kinds, strict=True):
+        known = TRANSFORMS.get(kind)
+        if known is None:
+            yield f"the test pipeline's {kind}"
+            continue
+        for key, value in transform.items():
+            if known.get(key, value) != value:
+                yield f"the test pipeline's {kind}({key}={value!r})"
+
+
+def listed(module: nn.Module) -> list[nn.Module]:
+    """The stages of a cascade, or the one of another detector."""
+    return [*module] if isinstance(module, nn.ModuleList) else [module]

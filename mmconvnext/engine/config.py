@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.config import config as config_module
 from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.model import PretrainedInit
 
@@ -26,20 +24,6 @@ from mmconvnext.evaluation.coco_metric import is_coco_metric
 from mmconvnext.evaluation.pictures import ComparisonVisualizer
 
 PRETRAINED = ("Pretrained", PretrainedInit)
-_format_code = config_module.FormatCode
-
-
-@lru_cache(maxsize=8)
-def _formatted(text: str, **style: Any) -> tuple[str, bool]:
-    return _format_code(text, style_config=style)
-
-
-def _format_once(text: str, style_config: Mapping[str, Any], **_: Any) -> tuple[str, bool]:
-    """Stand in for yapf, which takes long: a training writes the same text many times."""
-    return _formatted(text, **style_config)
-
-
-config_module.FormatCode = _format_once
 
 
 def load_config(name: str) -> Config:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from mmconvnext.errors import UserError
+from mmconvnext.errors import ConfigError, UserError
 from mmconvnext.training.checkpoints import checkpoints_of
 
 # Checkpoints in the order in which they are preferred: best mask AP, best of anything else.
@@ -42,6 +43,22 @@ def find_run(folder: Path) -> RunDir:
     if not found:
         raise UserError(f"{folder} has no checkpoint yet (best_*.pth, epoch_*.pth or iter_*.pth)")
     return RunDir(configs[0], found[0])
+
+
+def find_detector(config: str | PathLike, checkpoint: str | PathLike | None) -> tuple[str, str]:
+    """The config and the checkpoint of a detector, which may be those of a work folder.
+
+    Raises:
+        UserError: there is none, or a config stands without a checkpoint.
+    """
+    if Path(config).is_dir():
+        run = find_run(Path(config))
+        config, checkpoint = run.config, checkpoint or run.checkpoint
+    if checkpoint is None:
+        raise ConfigError(
+            f"{config} is no work folder of a training: a config is given with a checkpoint"
+        )
+    return str(config), str(checkpoint)
 
 
 def _time(path: Path) -> float:

@@ -31,7 +31,7 @@ from mmconvnext.engine.advice import explain_num_classes
 from mmconvnext.engine.classes import datasets_of, palette_of, set_classes
 from mmconvnext.engine.config import drop_pretrained, load_config, use_tta
 from mmconvnext.engine.device import adapt_to_device, convolutions_to_channels_last
-from mmconvnext.engine.run_dir import find_run
+from mmconvnext.engine.run_dir import find_detector
 from mmconvnext.engine.runner import check_checkpoint
 from mmconvnext.errors import ConfigError, DataError
 from mmconvnext.inference.inputs import read_image
@@ -80,7 +80,12 @@ class Detector:
         tile: int | None = None,
         batch: int | None = None,
     ):
-        cfg, path = find_detector(config, checkpoint)
+        if not isinstance(config, Config):
+            config, checkpoint = find_detector(config, checkpoint)
+            config = load_config(config)
+        elif checkpoint is None:
+            raise ConfigError("a config is given with a checkpoint")
+        cfg, path = config, str(checkpoint)
         batch = cfg.test_dataloader.get("batch_size", 1) if batch is None else batch
         if batch < 1 or (tile is not None and tile < 1):
             raise ConfigError(f"batch={batch} and tile={tile} must be 1 or more")
@@ -154,24 +159,6 @@ class Detector:
 def _named(picture: Any) -> Frame:
     is_path = isinstance(picture, str | PathLike)
     return Frame(str(picture) if is_path else "picture", str(picture) if is_path else picture)
-
-
-def find_detector(
-    config: Config | str | PathLike, checkpoint: str | PathLike | None
-) -> tuple[Config, str]:
-    """The config and the checkpoint of a detector, which may be those of a work folder.
-
-    Raises:
-        UserError: there is none, or a config stands without a checkpoint.
-    """
-    if not isinstance(config, Config) and Path(config).is_dir():
-        run = find_run(Path(config))
-        config, checkpoint = str(run.config), checkpoint or run.checkpoint
-    if checkpoint is None:
-        raise ConfigError(
-            f"{config} is no work folder of a training: a config is given with a checkpoint"
-        )
-    return config if isinstance(config, Config) else load_config(str(config)), str(checkpoint)
 
 
 def _load(cfg: Config, path: str, tta: bool) -> tuple[nn.Module, Sequence[str], Sequence]:

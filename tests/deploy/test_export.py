@@ -57,7 +57,7 @@ def file(files, request) -> Path:
 def test_it_finds_what_the_checkpoint_does(file, checkpoints, pictures):
     mine = Detector(config(MASK), checkpoints[MASK], batch=1)
     parity = compare(mine, Detector(config(MASK, allow_imports=True), str(file), batch=1), pictures)
-    assert parity.holds, str(parity)
+    assert parity.equal, str(parity)
     assert parity.pictures == len(parity.sizes) == len(pictures)
     assert parity.objects > 50
 
@@ -146,7 +146,7 @@ def test_what_was_there_stays_where_writing_fails(files, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--to", "onnx", "--out", "a.xml"], "--to onnx writes a file whose name ends in .onnx"),
-        (["--to", "onnx"], "give a checkpoint"),
+        (["--to", "onnx"], "a config is given with a checkpoint"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message, config_file, checkpoints, capsys):

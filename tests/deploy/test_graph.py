@@ -80,6 +80,10 @@ def test_a_detector_without_masks_has_three_outputs(checkpoints, pictures):
         ({"model.test_cfg.rcnn.nms.type": "soft_nms"}, "test_cfg.rcnn.nms={'type': 'soft_nms'"),
         ({"model.test_cfg.rpn.nms.split_thr": 9}, "test_cfg.rpn.nms={"),
         ({"resize": {"type": "Albu"}}, "the test pipeline's Albu: the graph does not do that"),
+        (
+            {"resize": {"type": "Resize", "scale_factor": 2.0, "interpolation": "nearest"}},
+            "the test pipeline's Resize(interpolation='nearest')",
+        ),
     ],
 )
 def test_settings_that_the_graph_lacks_are_refused_by_name(checkpoints, changes, message):
@@ -97,6 +101,16 @@ def test_heads_that_the_graph_lacks_are_refused_by_name(checkpoints):
     detector.roi_head.bbox_head = torch.nn.Linear(1, 1)
     with pytest.raises(ConfigError, match=r"roi_head\.bbox_head=Linear"):
         check_exportable(detector, config(MASK))
+
+
+def test_boxes_that_are_not_clipped_and_other_pooling_are_refused(checkpoints):
+    detector = Detector(config(MASK), checkpoints[MASK]).model
+    detector.rpn_head.bbox_coder.clip_border = False
+    detector.roi_head.mask_roi_extractor.roi_layers[1].pool_mode = "max"
+    with pytest.raises(ConfigError) as refused:
+        check_exportable(detector, config(MASK))
+    assert "rpn_head.bbox_coder=DeltaXYWHBBoxCoder (clip_border" in str(refused.value)
+    assert "roi_layer.pool_mode other than avg" in str(refused.value)
 
 
 def test_other_detectors_are_refused_by_their_type():

@@ -26,15 +26,6 @@ def test_loads_with_options(tmp_path):
             configs.merge_options(cfg, {key: 3})
 
 
-def test_a_text_is_formatted_once(monkeypatch):
-    texts = []
-    monkeypatch.setattr(configs, "_format_code", lambda text, **_: (texts.append(text) or text, 1))
-    monkeypatch.setattr(configs.config_module, "FormatCode", configs._format_once)
-    for value in (1, 1, 2, 1):
-        assert Config({"of_this_test": value}).pretty_text.strip() == f"of_this_test={value}"
-    assert len(texts) == 2
-
-
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
