@@ -43,7 +43,7 @@ def test_the_json_is_what_the_detector_finds(checkpoint, shapes):  # noqa: F811
         (["--port", "70000"], "--port 70000: "),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid"),
         (["--max-clients", "0"], "--max-clients 0: "),
-        ([], "a checkpoint goes after it"),
+        ([], "a config is given with a checkpoint"),
     ],
 )
 def test_mistakes(capsys, arguments, says):
