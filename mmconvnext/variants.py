@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 NUM_STAGES = 4
@@ -34,6 +35,8 @@ VARIANTS: dict[str, Variant] = {
 def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> Variant:
     """Look a variant up by name, or read one from ``dict(depths=..., widths=...)``.
 
+    A mapping may have ``hidden``, too: see :func:`resolve_hidden`.
+
     Raises:
         ValueError: the name is unknown, a key is missing or unknown, or a sequence does not have
             four positive integers.
@@ -51,18 +54,44 @@ def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> Variant:
             f"arch={arch!r} is a {type(arch).__name__}; it must be a name ({', '.join(VARIANTS)}) "
             "or dict(depths=(...), widths=(...))"
         )
-    if set(arch) != {"depths", "widths"}:
+    if set(arch) - {"hidden"} != {"depths", "widths"}:
         raise ValueError(
             f"arch has the keys {sorted(map(str, arch))}; it must have exactly 'depths' and "
-            "'widths', four numbers each"
+            "'widths', four numbers each, and may have 'hidden'"
         )
-    for key, values in arch.items():
+    for key in ("depths", "widths"):
+        values = arch[key]
         is_four = isinstance(values, Sequence) and len(values) == NUM_STAGES
         if not is_four or not all(map(is_positive_int, values)):
             raise ValueError(
                 f"arch[{key!r}]={values!r} must be {NUM_STAGES} positive integers, one a stage"
             )
     return Variant(tuple(arch["depths"]), tuple(arch["widths"]))
+
+
+def resolve_hidden(arch: str | Mapping[str, Sequence]) -> tuple[tuple[int, ...], ...]:
+    """The channels between the two linear layers of each block, by stage.
+
+    Four times the stage's width, or those of ``dict(depths=..., widths=..., hidden=...)``, which
+    ``mmconvnext prune`` leaves.
+
+    Raises:
+        ValueError: as of :func:`resolve_arch`, or ``hidden`` is not a sequence for each stage with
+            a positive integer for each block.
+        TypeError: ``arch`` is neither a name nor a mapping.
+    """
+    depths, widths = resolve_arch(arch)
+    hidden = None if isinstance(arch, str) else arch.get("hidden")
+    if hidden is None:
+        return tuple((4 * width,) * depth for depth, width in zip(depths, widths, strict=True))
+    fits = isinstance(hidden, Sequence) and all(isinstance(each, Sequence) for each in hidden)
+    fits = fits and tuple(map(len, hidden)) == depths
+    if not fits or not all(map(is_positive_int, chain(*hidden))):
+        raise ValueError(
+            f"arch['hidden']={hidden!r} must be a sequence for each stage, with a positive integer "
+            f"for each of its blocks: {', '.join(map(str, depths))} of them"
+        )
+    return tuple(map(tuple, hidden))
 
 
 def is_positive_int(value: object) -> bool:

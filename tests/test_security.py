@@ -29,6 +29,7 @@ COMMANDS = (
     f"train {RUN} --cfg-options load_from=FILE",
     f"test {CONFIG} FILE --data-root DATA --work-dir WORK",
     f"predict {CONFIG} FILE DATA/val --out OUT",
+    f"prune {CONFIG} FILE --data-root DATA --keep 0.7 --out OUT",
     f"prelabel {CONFIG} FILE DATA/val OUT --to coco",
     f"serve {CONFIG} FILE --port 0",
     "classify FILE --data DATA",

@@ -63,7 +63,7 @@ class Classifier(nn.Module):
         # timm's models whose norm comes before the pooling
         self.norm_first = f"{found.prefix}norm_pre.weight" in tensors
         self.backbone = ConvNeXt(
-            {"depths": spec.depths, "widths": spec.widths},
+            spec.arch,
             in_channels=spec.in_channels,
             kernel_size=spec.kernel_size,
             layer_scale_init_value=float(spec.has_layer_scale),

@@ -19,6 +19,7 @@ COMMANDS = (
     "replay",
     "predict",
     "export",
+    "prune",
     "serve",
     "report",
     "compare",

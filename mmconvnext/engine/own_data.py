@@ -170,13 +170,16 @@ def remove_masks(cfg: Config) -> list[str]:
     ]
 
 
-def write_config(cfg: Config, name: str, path: Path) -> None:
-    """Write a config that inherits one by its path or name, with what is different in this one."""
+def write_config(cfg: Config, name: str, path: Path, comment: str = "") -> None:
+    """Write a config that inherits one by its path or name, with what is different in this one.
+
+    ``comment`` is for its top: whole lines.
+    """
     base = load_config(name)
     changed = difference(base.to_dict(), cfg.to_dict())
     for key in ("work_dir", "launcher"):
         changed.pop(key, None)
-    text = f"_base_ = {base_name(name, base.filename)!r}\n{Config(changed).pretty_text}"
+    text = f"{comment}_base_ = {base_name(name, base.filename)!r}\n{Config(changed).pretty_text}"
     write_whole(path, text)
 
 

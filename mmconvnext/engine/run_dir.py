@@ -12,6 +12,7 @@ from mmconvnext.training.checkpoints import checkpoints_of
 
 # Checkpoints in the order in which they are preferred: best mask AP, best of anything else.
 BEST = ("best_*segm_mAP_*.pth", "best_*.pth")
+PRUNED = "pruned.pth"  # what `mmconvnext prune` writes into its folder
 
 
 class RunDir(NamedTuple):
@@ -39,7 +40,7 @@ def find_run(folder: Path) -> RunDir:
             "config and the checkpoint"
         )
     found = [path for pattern in BEST for path in sorted(folder.glob(pattern), key=_time)[-1:]]
-    found += checkpoints_of(folder)[:1]
+    found += checkpoints_of(folder)[:1] or folder.glob(PRUNED)
     if not found:
         raise UserError(f"{folder} has no checkpoint yet (best_*.pth, epoch_*.pth or iter_*.pth)")
     return RunDir(configs[0], found[0])

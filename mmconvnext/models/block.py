@@ -128,7 +128,8 @@ class Block(nn.Module):
     """One ConvNeXt block (arXiv 2201.03545, figure 4; with GRN: arXiv 2301.00808, figure 5).
 
     Depthwise convolution, LayerNorm, linear C -> 4C, GELU, (GRN,) linear 4C -> C, layer scale,
-    stochastic depth, sum with the input. Parameter names are those of the official code.
+    stochastic depth, sum with the input. Pruning leaves other numbers than 4C. Parameter names are
+    those of the official code.
 
     Args:
         channels: C, the channels in and out.
@@ -136,6 +137,7 @@ class Block(nn.Module):
         drop_path: a module that drops whole samples of the branch in training.
         layer_scale_init_value: the initial value of ``gamma``; 0 builds no layer scale.
         use_grn: whether GRN stands between GELU and the second linear layer (V2).
+        hidden: channels between the linear layers; 4C by default.
     """
 
     def __init__(
@@ -145,14 +147,16 @@ class Block(nn.Module):
         drop_path: nn.Module,
         layer_scale_init_value: float,
         use_grn: bool,
+        hidden: int | None = None,
     ):
         super().__init__()
         padding = kernel_size // 2
+        self.hidden = hidden = hidden or 4 * channels
         self.dwconv = nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=EPS)
-        self.pwconv1 = nn.Linear(channels, 4 * channels)
-        self.grn = GRN(4 * channels) if use_grn else None
-        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.pwconv1 = nn.Linear(channels, hidden)
+        self.grn = GRN(hidden) if use_grn else None
+        self.pwconv2 = nn.Linear(hidden, channels)
         gamma = torch.full((channels,), float(layer_scale_init_value))
         self.gamma = nn.Parameter(gamma) if layer_scale_init_value else None
         self.drop_path = drop_path

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 from mmcv.cnn.bricks import DropPath
 from mmdet.registry import MODELS
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from mmconvnext.models.block import Block, LayerNorm2d
 from mmconvnext.models.fused_block import FusedBlock, is_recorded
 from mmconvnext.models.stages import Stages, check_blocks, drop_path_rates
-from mmconvnext.variants import resolve_arch
+from mmconvnext.variants import resolve_arch, resolve_hidden
 
 
 @MODELS.register_module()
@@ -30,7 +29,9 @@ class ConvNeXt(Stages):
 
     Args:
         arch: a name in ``mmconvnext.variants.VARIANTS`` (``"tiny"``) or
-            ``dict(depths=..., widths=...)`` with four numbers each.
+            ``dict(depths=..., widths=...)`` with four numbers each. ``hidden``, of each stage the
+            hidden channels of each block, is what ``mmconvnext prune`` leaves of four times the
+            width.
         in_channels: channels of the image.
         kernel_size: of the depthwise convolutions; odd.
         drop_path_rate: stochastic depth; the rate grows linearly from 0 at the first block to
@@ -77,6 +78,7 @@ class ConvNeXt(Stages):
         init_cfg: dict | list[dict] | None = None,
     ):
         depths, self.widths = resolve_arch(arch)
+        self.hidden = resolve_hidden(arch)
         check_blocks(in_channels, kernel_size, drop_path_rate, layer_scale_init_value)
         super().__init__(depths, out_indices, frozen_stages, with_cp, init_cfg)
         if fused not in ("auto", True, False):
@@ -90,8 +92,10 @@ class ConvNeXt(Stages):
         for stage in range(self.out_indices[-1] + 1):
             width = self.widths[stage]
             self.downsample_layers.append(_downsampling(in_channels, self.widths, stage))
-            stage_rates = islice(rates, self.depths[stage])
-            blocks = (build(width, kernel_size, DropPath(rate), *options) for rate in stage_rates)
+            blocks = (  # the rates are those of all blocks, one stage after the other
+                build(width, kernel_size, DropPath(rate), *options, hidden)
+                for hidden, rate in zip(self.hidden[stage], rates, strict=False)
+            )
             self.stages.append(nn.Sequential(*blocks))
         for index in self.out_indices:
             self.add_module(f"norm{index}", LayerNorm2d(self.widths[index]))

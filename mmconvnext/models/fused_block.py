@@ -57,7 +57,8 @@ class FusedBlock(Block):
             if x.device.type != "cpu":
                 return f"on {x.device.type} it was not measured to pay; fused=True forces it"
             least = TRAINED_FUSED_FROM_BYTES if self._wants_grad(x) else FUSED_FROM_BYTES
-            if 4 * x.numel() * compute_dtype(x).itemsize < least:
+            positions = x.numel() // x.shape[1]
+            if positions * self.hidden * compute_dtype(x).itemsize < least:
                 return f"its hidden map has less than {least / 2**20:g} MiB; fused=True forces it"
         kinds = {"dwconv": nn.Conv2d, "norm": nn.LayerNorm, "pwconv1": nn.Linear}
         kinds |= {"pwconv2": nn.Linear} | ({} if self.grn is None else {"grn": GRN})

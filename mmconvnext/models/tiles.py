@@ -40,7 +40,7 @@ class BlockParameters(NamedTuple):
     """The parameters of a block; its layer scale and those of GRN may be None.
 
     Shapes: the convolution (C, 1, k, k) and (C,), LayerNorm (C,), the linear layers (4C, C), (4C,),
-    (C, 4C) and (C,), layer scale (C,), GRN (1, 1, 1, 4C).
+    (C, 4C) and (C,), layer scale (C,), GRN (1, 1, 1, 4C). In a pruned block 4C is another number.
     """
 
     conv_weight: Tensor

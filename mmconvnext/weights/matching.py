@@ -41,6 +41,7 @@ class ArchSpec(NamedTuple):
 
     depths: tuple[int, ...]  # blocks of each stage
     widths: tuple[int, ...]  # channels of each stage
+    hidden: tuple[tuple[int, ...], ...]  # hidden channels of each block of each stage
     use_grn: bool
     has_layer_scale: bool
     in_channels: int
@@ -48,13 +49,25 @@ class ArchSpec(NamedTuple):
     unsupported: tuple[str, ...]  # what this backbone does not have, in words
 
     @property
-    def arch(self) -> str | None:
-        """The variant of these depths and widths, if it has a name (of full depth)."""
-        return {tuple(v): name for name, v in VARIANTS.items()}.get((self.depths, self.widths))
+    def arch(self) -> str | dict:
+        """What ``arch`` has to be: a variant's name (of full depth) where it has one."""
+        sizes = {"depths": self.depths, "widths": self.widths}
+        if self.hidden != self._unpruned():
+            return {**sizes, "hidden": self.hidden}
+        names = {tuple(v): name for name, v in VARIANTS.items()}
+        return names.get((self.depths, self.widths), sizes)
+
+    def _unpruned(self) -> tuple[tuple[int, ...], ...]:
+        return tuple((4 * w,) * d for d, w in zip(self.depths, self.widths, strict=True))
 
     def __str__(self) -> str:
         """For example ``V1 tiny``."""
-        shape = self.arch or f"depths={self.depths}, widths={self.widths}"
+        shape = self.arch
+        if not isinstance(shape, str):
+            shape = f"depths={self.depths}, widths={self.widths}"
+        if self.hidden != self._unpruned():
+            left, of = (sum(map(sum, each)) for each in (self.hidden, self._unpruned()))
+            shape += f", pruned to {left} of {of} hidden channels"
         return f"{'V2' if self.use_grn else 'V1'} {shape}"
 
 
@@ -65,6 +78,10 @@ def describe(tensors: Tensors, layout: str = "") -> ArchSpec:
     depths = tuple(max((b + 1 for s, b in blocks if s == stage), default=0) for stage in stages)
     depthwise = [_kernel(tensors, f"stages.{stage}.0.dwconv.weight") for stage in stages]
     widths = tuple(0 if w is None else w.shape[0] for w in depthwise)
+    hidden = tuple(
+        tuple(_rows(tensors, f"stages.{stage}.{b}.pwconv1.weight", 4 * width) for b in range(depth))
+        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True))
+    )
     stem = _kernel(tensors, STEM)
     unsupported = []
     if any(name.startswith("downsample_layers.0.2.") for name in tensors):
@@ -77,6 +94,7 @@ def describe(tensors: Tensors, layout: str = "") -> ArchSpec:
     return ArchSpec(
         depths=depths,
         widths=widths,
+        hidden=hidden,
         use_grn=any(".grn." in name for name in tensors),
         has_layer_scale=any(re.fullmatch(r"stages\.\d+\.\d+\.gamma", name) for name in tensors),
         in_channels=0 if stem is None else stem.shape[1],
@@ -91,13 +109,19 @@ def _kernel(tensors: Tensors, name: str) -> Tensor | None:
     return kernel if kernel is not None and kernel.ndim == 4 else None
 
 
+def _rows(tensors: Tensors, name: str, default: int) -> int:
+    """The rows of a matrix; the default where it is missing or none, or the default is unknown."""
+    matrix = tensors.get(name)
+    return matrix.shape[0] if matrix is not None and default and matrix.ndim > 1 else default
+
+
 def explain_incomplete(tensors: Tensors, layout: str = "") -> str | None:
     """What keeps tensors from being the whole of the ConvNeXt that they describe, if anything."""
     spec = describe(tensors)
     if not spec.in_channels:
         return "it is not the whole of a ConvNeXt: the stem is missing"
     cfg = {name: getattr(spec, name) for name in ("in_channels", "kernel_size", "use_grn")}
-    cfg["arch"] = {"depths": spec.depths, "widths": spec.widths}
+    cfg["arch"] = spec.arch
     cfg["layer_scale_init_value"] = float(spec.has_layer_scale)
     try:
         with torch.device("meta"):
@@ -215,10 +239,11 @@ def _reasons(own: ArchSpec, file: ArchSpec) -> list[str]:
         return [f"The file's model has {parts}, which this backbone has not."]
     fixes = []
     stages = len(own.depths)
-    if (own.depths, own.widths) != (file.depths[:stages], file.widths[:stages]) and file.depths:
-        sizes = f"dict(depths={file.depths}, widths={file.widths})"
-        fixes.append(f"arch={repr(file.arch) if file.arch else sizes}")
-        fixes.append(f"the neck's in_channels={list(file.widths)}")
+    sizes = ("depths", "widths", "hidden")
+    if file.depths and any(getattr(own, n) != getattr(file, n)[:stages] for n in sizes):
+        fixes.append(f"arch={file.arch!r}")
+        if own.widths != file.widths[:stages]:
+            fixes.append(f"the neck's in_channels={list(file.widths)}")
     if own.use_grn != file.use_grn:
         fixes.append(f"use_grn={file.use_grn}")
     if own.has_layer_scale != file.has_layer_scale:
