@@ -25,8 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Export and compare; the exit code is 1 where the file differs from the checkpoint."""
     from mmconvnext.analysis.parity import compare
     from mmconvnext.deploy.export import export
-    from mmconvnext.deploy.graph import TwoStageGraph
-    from mmconvnext.deploy.settings import check_exportable
+    from mmconvnext.deploy.settings import graph_of
     from mmconvnext.engine.provenance import run_info
     from mmconvnext.engine.run_dir import find_detector
     from mmconvnext.errors import UserError
@@ -40,18 +39,20 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out {out}: --to {args.to} writes a file whose name ends in {suffix}")
     cfg = common.read_config(args)
     detector = Detector(cfg, args.checkpoint, batch=1)
-    resize = check_exportable(detector.model, cfg)
+    graph = graph_of(detector.model, cfg, args.pasted)
     info = run_info(cfg)
     meta = {
         "classes": [*detector.classes],
-        "mask_threshold": cfg.model.test_cfg.rcnn.get("mask_thr_binary"),
+        "mask_threshold": cfg.model.test_cfg.get("rcnn", {}).get("mask_thr_binary"),
         "precision": "f32",
         "checkpoint": Path(args.checkpoint).name,
         "config": cfg.pretty_text,
         **{key: info[key] for key in ("mmconvnext", "git_revision", "python", "packages")},
     }
-    export(TwoStageGraph(detector.model, resize, args.pasted), out, meta)
-    print(f"written to {out}: {out.stat().st_size / 2**20:.0f} MiB")
+    export(graph, out, meta)
+    # OpenVINO's weights are in a second file
+    size = sum(path.stat().st_size for path in {out, out.with_suffix(".bin")} if path.is_file())
+    print(f"written to {out}: {size / 2**20:.0f} MiB")
     if not args.check:
         return 0
     cfg = common.read_config(args)

@@ -15,7 +15,6 @@ from torch.nn.functional import pad
 from torchvision.ops import nms, roi_align
 
 from mmconvnext.deploy.resize import Resized, normalised
-from mmconvnext.deploy.settings import listed
 
 FILLING = 2  # regions without an object, in each picture
 
@@ -62,7 +61,13 @@ class TwoStageGraph(nn.Module):
         proposals, valid = self._proposals(features, resized)
         canvas = Canvas(features, self.extractors[0].featmap_strides)
         boxes, scores = self._classified(canvas, proposals, resized)
-        boxes, scores, labels = self._kept(boxes, scores.where(valid[..., None], -1.0))
+        cfg, classes = self.detector.roi_head.test_cfg, scores.shape[-1]
+        scores = scores.where(valid[..., None] & (scores > cfg.score_thr), -1.0).flatten(1)
+        labels = torch.arange(classes).repeat(valid.shape[1]).expand_as(scores)
+        boxes = boxes.expand(-1, -1, classes, -1).flatten(1, 2)
+        boxes, scores, labels = detections(
+            boxes, scores, labels, cfg.nms.iou_threshold, cfg.max_per_img
+        )
         found = scores >= 0
         masks = ()
         if self.detector.roi_head.with_mask:
@@ -88,7 +93,7 @@ class TwoStageGraph(nn.Module):
         score = score.where((extent > cfg.get("min_bbox_size", -1)).all(-1), -1.0)
         levels = torch.arange(len(found)).repeat_interleave(cfg.nms_pre)
         groups = levels + len(found) * torch.arange(score.shape[0])[:, None]
-        kept = _suppressed(
+        kept = suppressed(
             boxes.flatten(0, 1), score.flatten(), groups.flatten(), cfg.nms.iou_threshold
         )
         most = min(cfg.max_per_img, score.shape[1])
@@ -112,26 +117,6 @@ class TwoStageGraph(nn.Module):
             rois[:, None, 1:].expand(-1, classes, -1).reshape(-1, 4), deltas.reshape(-1, 4)
         )
         return resized.clip(decoded).view(batch, count, classes, 4), scores.view(batch, count, -1)
-
-    def _kept(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best boxes (B, N, 4), scores and labels after non-maximum suppression by class."""
-        cfg = self.detector.roi_head.test_cfg
-        batch, count, classes = scores.shape
-        count = count + FILLING
-        # exporters reckon with lists of two and more
-        boxes = pad(boxes, (0, 0, 0, 0, 0, FILLING))
-        scores = pad(scores, (0, 0, 0, FILLING), value=-1.0)
-        candidates = pad(scores[:, :-FILLING] > cfg.score_thr, (0, 0, 0, FILLING), value=True)
-        image, roi, label = candidates.nonzero(as_tuple=True)
-        chosen = boxes[image, roi, label if boxes.shape[2] > 1 else 0]
-        kept = _suppressed(
-            chosen, scores[image, roi, label], label + classes * image, cfg.nms.iou_threshold
-        )
-        dense = scores.new_full((batch, count, classes), -1.0)
-        dense = dense.index_put((image, roi, label), kept).flatten(1)
-        best, index = dense.topk(min(cfg.max_per_img, count * classes), dim=1)
-        boxes = boxes.expand(-1, -1, classes, -1).flatten(1, 2)
-        return boxes.gather(1, index[..., None].expand(-1, -1, 4)), best, index % classes
 
     def _masks(self, canvas: Canvas, boxes: Tensor, labels: Tensor) -> Tensor:
         """Probabilities (B, N, h, w) in the boxes: the mean of all stages' mask heads."""
@@ -220,7 +205,34 @@ def _best(head: nn.Module, scores: Tensor, deltas: Tensor, priors: Tensor, most:
     return best, deltas.gather(1, index[..., None].expand(-1, -1, 4)), priors[index]
 
 
-def _suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+def detections(
+    boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, most: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best boxes (B, N, 4), scores and labels after non-maximum suppression by class.
+
+    Args:
+        boxes: (B, n, 4).
+        scores: (B, n), less than 0 where there is no candidate.
+        labels: (B, n).
+        threshold: from which IoU on boxes are suppressed.
+        most: N; None for n.
+    """
+    # exporters reckon with lists of two and more
+    boxes = pad(boxes, (0, 0, 0, FILLING))
+    candidates = pad(scores >= 0, (0, FILLING), value=True)
+    scores, labels = pad(scores, (0, FILLING), value=-1.0), pad(labels, (0, FILLING))
+    image, index = candidates.nonzero(as_tuple=True)
+    groups = labels[image, index] + (labels.max() + 1) * image
+    kept = suppressed(boxes[image, index], scores[image, index], groups, threshold)
+    dense = torch.full_like(scores, -1.0).index_put((image, index), kept)
+    if most is None:
+        best, index = dense.sort(dim=1, descending=True)
+    else:
+        best, index = dense.topk(most, dim=1)
+    return boxes.gather(1, index[..., None].expand(-1, -1, 4)), best, labels.gather(1, index)
+
+
+def suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """Scores (n), with -1 where a better box (n, 4) of the same group overlaps.
 
     Groups lie apart by the largest coordinate, as in MMCV's ``batched_nms``.
@@ -229,3 +241,8 @@ def _suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float)
     kept = nms(boxes + (groups.to(boxes) * apart)[:, None], scores, threshold)
     flags = torch.zeros_like(scores).index_fill(0, kept, 1.0)
     return scores.where(flags > 0, -1.0)
+
+
+def listed(module: nn.Module) -> list[nn.Module]:
+    """The stages of a cascade, or the one of another detector."""
+    return [*module] if isinstance(module, nn.ModuleList) else [module]

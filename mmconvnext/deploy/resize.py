@@ -18,9 +18,14 @@ class Resized:
     The padded size is read from the data, as the number of tiles of ``divisor`` pixels: a size
     that follows from the picture's by rounding is more than exporters can reason about.
 
+    Args:
+        pictures: (B, H, W, 3), uint8.
+        settings: of the test pipeline's ``Resize`` and, under ``pad``, of its ``Pad``.
+        divisor: of the padded height and width.
+
     Attributes:
-        pictures: (B, 3, h, w) float, with zeros where ``inside`` (h, w) is not.
-        size: height and width without the padding, floats of shape (2,).
+        pictures: (B, 3, h, w) float, with anything where ``inside`` (h, w) is not.
+        size: height and width without the divisor's padding, floats of shape (2,).
         factors: by which the four coordinates of boxes were multiplied.
     """
 
@@ -29,25 +34,27 @@ class Resized:
             [torch.scalar_tensor(side, dtype=torch.float64) for side in pictures.shape[1:3]]
         )
         size = _target(given, settings)
-        tiles = ((size + divisor - 1) / divisor).floor().long()
+        padded = _padded(size, settings.get("pad"))
+        tiles = ((padded + divisor - 1) / divisor).floor().long()
         axes = []
         for axis in (0, 1):
             count = tiles[axis].item()
             torch._check(count >= 1)
             torch._check(count <= MOST_TILES)
             axes.append(_weights(count * divisor, given[axis], size[axis], cut=axis == 1))
-        self.size = size.float()
+        self.size = padded.float()
         self.factors = (size / given).float().flip(0).repeat(2)
         (top, bottom, y), (left, right, x) = axes
-        columns = pictures.int()
+        columns = pictures.float()
         columns = columns[:, :, left] * x[0, :, None] + columns[:, :, right] * x[1, :, None]
-        columns = _divided(columns, 4)
-        rows = columns[:, top] * y[0, :, None, None], columns[:, bottom] * y[1, :, None, None]
-        sums = _divided(rows[0], 16) + _divided(rows[1], 16)
-        pictures = _divided(sums + 2, 2).permute(0, 3, 1, 2).float()
-        self.inside = (torch.arange(pictures.shape[2]) < size[0])[:, None] & (
-            torch.arange(pictures.shape[3]) < size[1]
-        )
+        columns = (columns / 16).floor()
+        rows = _high_bits(columns[:, top], y[0]) + _high_bits(columns[:, bottom], y[1])
+        pictures = ((rows + 2) / 4).floor().permute(0, 3, 1, 2)
+        self.inside = _within(pictures, padded)
+        if "pad" in settings:
+            colours = settings["pad"].get("pad_val", {}).get("img", (0, 0, 0))
+            colours = pictures.new_tensor([*map(float, colours)][::-1])  # of BGR
+            pictures = pictures.where(_within(pictures, size), colours[:, None, None])
         self.pictures = pictures
 
     def clip(self, boxes: Tensor) -> Tensor:
@@ -82,14 +89,35 @@ def _weights(length: int, given: Tensor, size: Tensor, cut: bool) -> tuple[Tenso
     if cut:
         share = share.where((low >= 0) & (low < last), 0.0)
         low = torch.minimum(low.clamp(min=0), last)
-    weights = (torch.stack([1 - share, share]) * 2**BITS).round().int()
+    weights = (torch.stack([1 - share, share]) * 2**BITS).round()
     low, high = (torch.minimum(index.clamp(min=0), last).long() for index in (low, low + 1))
     return low, high, weights
 
 
-def _divided(values: Tensor, bits: int) -> Tensor:
-    """Whole numbers that are not negative, divided by a power of two and rounded down."""
-    return values.div(2**bits, rounding_mode="trunc")
+def _high_bits(columns: Tensor, weights: Tensor) -> Tensor:
+    """Rows (B, h, w, 3) of whole numbers times their weights (h), without the lowest 16 bits.
+
+    Products have up to 27 bits and floats 24: columns are taken as two parts, so that all is exact.
+    """
+    weights, high = weights[:, None, None], (columns / 128).floor()
+    low = ((columns - 128 * high) * weights / 128).floor()
+    return ((high * weights + low) / 512).floor()
+
+
+def _padded(size: Tensor, settings: Mapping[str, Any] | None) -> Tensor:
+    """Height and width that MMDetection's ``Pad`` makes of others."""
+    if settings is None:
+        return size
+    if settings.get("pad_to_square", False):
+        return size.max().expand(2)
+    width, height = settings["size"]
+    return torch.maximum(size, size.new_tensor([height, width]))
+
+
+def _within(pictures: Tensor, size: Tensor) -> Tensor:
+    """Where pictures (B, 3, h, w) are within a size: (h, w)."""
+    rows, columns = (torch.arange(side) < size[i] for i, side in enumerate(pictures.shape[2:]))
+    return rows[:, None] & columns
 
 
 def normalised(resized: Resized, preprocessor: nn.Module) -> Tensor:

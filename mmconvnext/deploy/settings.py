@@ -7,6 +7,7 @@ from typing import Any
 
 import mmdet.models as models
 from mmcv.ops import RoIAlign
+from mmdet.models import dense_heads
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import (
@@ -16,16 +17,31 @@ from mmdet.models.roi_heads.bbox_heads import (
 )
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
-from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
+from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from torch import nn
 
+from mmconvnext.deploy.graph import TwoStageGraph, listed
+from mmconvnext.deploy.one_stage import OneStageGraph
 from mmconvnext.errors import ConfigError
 from mmconvnext.models.mask_head import FastFCNMaskHead
 
-DETECTORS = (models.FasterRCNN, models.MaskRCNN, models.CascadeRCNN)
+TWO_STAGE = (models.FasterRCNN, models.MaskRCNN, models.CascadeRCNN)
+# one-stage detectors and the heads that each may have
+ONE_STAGE: Mapping[type, Sequence[type]] = {
+    models.ATSS: (dense_heads.ATSSHead,),
+    models.CenterNet: (dense_heads.CenterNetUpdateHead,),
+    models.FCOS: (dense_heads.FCOSHead,),
+    models.GFL: (dense_heads.GFLHead,),
+    models.RetinaNet: (dense_heads.RetinaHead,),
+    models.RTMDet: (dense_heads.RTMDetHead, dense_heads.RTMDetSepBNHead),
+    models.TOOD: (dense_heads.TOODHead,),
+    models.VFNet: (dense_heads.VFNetHead,),
+    models.YOLOX: (dense_heads.YOLOXHead,),
+}
+DETECTORS = (*TWO_STAGE, *ONE_STAGE)
 BOX_HEADS = (ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
 MASK_HEADS = (FCNMaskHead, FastFCNMaskHead)
 # Transforms of a test pipeline that the graph does, or that change no pixel, and which of their
@@ -33,13 +49,32 @@ MASK_HEADS = (FCNMaskHead, FastFCNMaskHead)
 TRANSFORMS = {
     "LoadImageFromFile": {"to_float32": False},
     "Resize": {"backend": "cv2", "interpolation": "bilinear"},
+    "Pad": {"size_divisor": None, "padding_mode": "constant"},
     "LoadAnnotations": {},
     "PackDetInputs": {},
 }
 
 
+def graph_of(detector: nn.Module, cfg: Config, pasted: bool = False) -> nn.Module:
+    """A detector and its test pipeline as a module of tensors; may raise ConfigError.
+
+    Args:
+        detector: built by MMDetection.
+        cfg: of the detector.
+        pasted: whether masks are of the pictures' size.
+    """
+    resize = check_exportable(detector, cfg)
+    if isinstance(detector, TWO_STAGE):
+        return TwoStageGraph(detector, resize, pasted)
+    if pasted:
+        raise ConfigError(f"--pasted: a {type(detector).__name__} has no masks")
+    return OneStageGraph(detector, resize)
+
+
 def check_exportable(detector: nn.Module, cfg: Config) -> Mapping[str, Any]:
     """The settings of the test pipeline's ``Resize``, of a detector that can be exported.
+
+    Those of its ``Pad`` are under ``pad``.
 
     Raises:
         ConfigError: it cannot, and by which settings.
@@ -47,7 +82,8 @@ def check_exportable(detector: nn.Module, cfg: Config) -> Mapping[str, Any]:
     if type(detector) not in DETECTORS:
         names = ", ".join(kind.__name__ for kind in DETECTORS)
         raise ConfigError(f"cannot export a {type(detector).__name__}: only {names}")
-    faults = [*_of_heads(detector), *_of_settings(detector)]
+    one_stage = type(detector) in ONE_STAGE
+    faults = [*(_of_dense_head if one_stage else _of_heads)(detector), *_of_settings(detector)]
     pipeline = [*get_test_pipeline_cfg(cfg)]
     kinds = [transform["type"].rpartition(".")[2].removeprefix("Fast") for transform in pipeline]
     faults += _of_pipeline(pipeline, kinds)
@@ -56,7 +92,8 @@ def check_exportable(detector: nn.Module, cfg: Config) -> Mapping[str, Any]:
             f"cannot export {cfg.filename}, as its {type(detector).__name__} has "
             f"{'; '.join(faults)}: the graph does not do that"
         )
-    return pipeline[kinds.index("Resize")] if "Resize" in kinds else {}
+    named = dict(zip(kinds, pipeline, strict=True))
+    return {**named.get("Resize", {}), **({"pad": named["Pad"]} if "Pad" in named else {})}
 
 
 def _of_heads(detector: nn.Module) -> Iterator[str]:
@@ -92,11 +129,29 @@ def _of_heads(detector: nn.Module) -> Iterator[str]:
         yield "roi_head.shared_head"
 
 
+def _of_dense_head(detector: nn.Module) -> Iterator[str]:
+    head = detector.bbox_head
+    if type(head) not in ONE_STAGE[type(detector)]:
+        yield f"bbox_head={type(head).__name__}"
+    if type(head.prior_generator) not in (AnchorGenerator, MlvlPointGenerator):
+        yield f"bbox_head.prior_generator={type(head.prior_generator).__name__}"
+    coder = getattr(head, "bbox_coder", None)  # YOLOX has none, and TOOD cuts no boxes
+    kinds, cut = (DeltaXYWHBBoxCoder, DistancePointBBoxCoder), getattr(coder, "clip_border", True)
+    if coder is not None and (type(coder) not in kinds or not cut):
+        yield f"bbox_head.bbox_coder={type(coder).__name__} (clip_border=True is done)"
+    if getattr(head.loss_cls, "custom_cls_channels", False):
+        yield f"bbox_head.loss_cls={type(head.loss_cls).__name__}"
+
+
 def _of_settings(detector: nn.Module) -> Iterator[str]:
-    for name, cfg in (("rpn", detector.rpn_head.test_cfg), ("rcnn", detector.roi_head.test_cfg)):
+    if type(detector) in ONE_STAGE:
+        settings = {"": detector.bbox_head.test_cfg}
+    else:
+        settings = {".rpn": detector.rpn_head.test_cfg, ".rcnn": detector.roi_head.test_cfg}
+    for name, cfg in settings.items():
         nms = dict(cfg.nms)
         if nms.pop("type", "nms") != "nms" or nms.keys() != {"iou_threshold"}:
-            yield f"test_cfg.{name}.nms={dict(cfg.nms)}"
+            yield f"test_cfg{name}.nms={dict(cfg.nms)}"
 
 
 def _of_pipeline(pipeline: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> Iterator[str]:
@@ -108,8 +163,3 @@ def _of_pipeline(pipeline: Sequence[Mapping[str, Any]], kinds: Sequence[str]) ->
         for key, value in transform.items():
             if known.get(key, value) != value:
                 yield f"the test pipeline's {kind}({key}={value!r})"
-
-
-def listed(module: nn.Module) -> list[nn.Module]:
-    """The stages of a cascade, or the one of another detector."""
-    return [*module] if isinstance(module, nn.ModuleList) else [module]

@@ -36,22 +36,26 @@ def config(name: str, resize: dict | None = None, **changes) -> Config:
     return cfg
 
 
+def weights(cfg: Config, path: Path) -> None:
+    """Random weights, larger than those to begin with: boxes are no anchors, masks have edges."""
+    torch.manual_seed(0)
+    state = MODELS.build(cfg.model).state_dict()
+    for key, value in state.items():
+        if "head" in key and key.endswith("weight"):
+            value *= 60 if "conv_logits" in key else 2
+        if "conv_logits.bias" in key:  # where all features are 0, masks are at the threshold
+            value -= 1
+    torch.save({"meta": {"dataset_meta": {"classes": CLASSES}}, "state_dict": state}, path)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
-    """Random weights, larger than those to begin with: boxes are no anchors, masks have edges."""
+    """A checkpoint of random weights for each config."""
     init_default_scope("mmdet")
-    folder, paths = tmp_path_factory.mktemp("checkpoints"), {}
-    for name in (MASK, CASCADE):
-        torch.manual_seed(0)
-        state = MODELS.build(config(name).model).state_dict()
-        for key, value in state.items():
-            if "head" in key and key.endswith("weight"):
-                value *= 60 if "conv_logits" in key else 2
-            if "conv_logits.bias" in key:  # where all features are 0, masks are at the threshold
-                value -= 1
-        paths[name] = folder / f"{name}.pth"
-        meta = {"dataset_meta": {"classes": CLASSES}}
-        torch.save({"meta": meta, "state_dict": state}, paths[name])
+    folder = tmp_path_factory.mktemp("checkpoints")
+    paths = {name: folder / f"{name}.pth" for name in (MASK, CASCADE)}
+    for name, path in paths.items():
+        weights(config(name), path)
     return paths
 
 
