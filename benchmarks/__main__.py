@@ -17,6 +17,7 @@ COMMANDS = {
     "backbone": ("backbone", None, "ConvNeXt of several libraries, in inference and in training"),
     "detector": ("detector", None, "whole detectors, from images to detections"),
     "pruned": ("pruned", None, "trained detectors beside each other, as pruned and unpruned"),
+    "deploy": ("deploy", None, "exported detectors in their runtimes, beside PyTorch"),
     "table3": ("table3", None, "the paper's table 3, counted, and timed where there are images"),
     "scaling": (
         "scaling",

@@ -106,11 +106,11 @@ class Detector:
                 if scale is not None and transform["type"] == "Resize":
                     transform["scale"] = tuple(scale)
             torch.manual_seed(SEED)
-            self._model = _build(cfg, cfg.model.test_cfg)
+            self._model = build(cfg, cfg.model.test_cfg)
             if reference:
-                peer = _build(load_config(config), cfg.model.test_cfg)
+                peer = build(load_config(config), cfg.model.test_cfg)
                 if same:
-                    _copy(self._model, peer)
+                    copy_weights(self._model, peer)
                 self._model = peer
                 dataset.pipeline = steps(dataset.pipeline, BITMAPS)
                 metric = {**metric, "type": "CocoMetric"}
@@ -168,7 +168,7 @@ class Detector:
         return found
 
 
-def _build(cfg: Config, test_cfg: Mapping) -> nn.Module:
+def build(cfg: Config, test_cfg: Mapping) -> nn.Module:
     """Build a detector without pretrained weights that detects as much as it may."""
     drop_pretrained(cfg)
     cfg.model.test_cfg = test_cfg
@@ -181,7 +181,7 @@ def _build(cfg: Config, test_cfg: Mapping) -> nn.Module:
 
 
 @torch.no_grad()
-def _copy(ours: nn.Module, theirs: nn.Module) -> None:
+def copy_weights(ours: nn.Module, theirs: nn.Module) -> None:
     """Give a detector our weights; fails where one of its parts is another than ours."""
     fill(theirs.backbone, ours.backbone.state_dict())
     for name, part in ours.named_children():
@@ -230,6 +230,13 @@ def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     """Demand the same detections of the same network, else raise UnequalResultsError."""
     if name != SAME:  # other networks detect something else
         return {}
+    return check_same(name, ours, theirs)
+
+
+def check_same(
+    name: str, ours: Arrays, theirs: Arrays, limits: Mapping[str, float] = LIMITS
+) -> dict[str, float]:
+    """Demand the same detections, to these limits, else raise UnequalResultsError."""
     images = [key.partition(" ")[2] for key in ours if key.startswith("boxes ")]
     detected = any(len(ours[f"boxes {image}"]) for image in images)
     demand(detected, "nothing was detected that could be compared")
@@ -237,17 +244,23 @@ def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     for image in images:
         kinds = (*LIMITS, "labels")
         pair = [{kind: each[f"{kind} {image}"] for kind in kinds} for each in (ours, theirs)]
-        found.append(_distances(image, *pair))
+        found.append(distances(image, *pair, name, limits))
     return {kind: max(each[kind] for each in found) for kind in LIMITS}
 
 
-def _distances(image: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
+def distances(
+    image: str,
+    ours: Arrays,
+    theirs: Arrays,
+    name: str = SAME,
+    limits: Mapping[str, float] = LIMITS,
+) -> dict[str, float]:
     """Pair each of our detections with theirs of the same class that is nearest, and compare.
 
     Detections come in the order of their scores, which may be equal to rounding.
     """
     numbers = [len(each["boxes"]) for each in (theirs, ours)]
-    other = f"{SAME} and ours detect other things on image {image}: {numbers[0]} and {numbers[1]}"
+    other = f"{name} and ours detect other things on image {image}: {numbers[0]} and {numbers[1]}"
     demand(numbers[0] == numbers[1], f"{other} objects")
     if not numbers[0]:
         return dict.fromkeys(LIMITS, 0.0)
@@ -258,10 +271,10 @@ def _distances(image: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
     found = {k: float(np.abs(ours[k] - theirs[k][order]).max()) for k in ("boxes", "scores")}
     different = np.bitwise_count(ours["masks"] ^ theirs["masks"][order]).sum()
     found["masks"] = float(different / max(np.bitwise_count(ours["masks"]).sum(), 1))
-    for kind, limit in LIMITS.items():
+    for kind, limit in limits.items():
         demand(
             found[kind] <= limit,  # not where it is not a number
-            f"{SAME} and ours differ in the {kind} of image {image} by {found[kind]:.3g}, at most "
+            f"{name} and ours differ in the {kind} of image {image} by {found[kind]:.3g}, at most "
             f"{limit:g} is allowed",
         )
     return found

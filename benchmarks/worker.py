@@ -154,7 +154,7 @@ def _call(method: str) -> dict[str, Any]:
     gc.collect()
     with suppress(AttributeError):  # glibc has it: memory that was freed goes back to the system
         ctypes.CDLL(None).malloc_trim(0)
-    _at_rest = _status_bytes("VmRSS")
+    _at_rest = status_bytes("VmRSS")
     return answer
 
 
@@ -179,7 +179,7 @@ def _timing() -> Timing:
     seconds = time.perf_counter() - start
     if others is not None:
         others = max(_others_seconds() - others, 0.0)
-    peak = cuda.max_memory_allocated() if cuda else _status_bytes("VmHWM")
+    peak = cuda.max_memory_allocated() if cuda else status_bytes("VmHWM")
     return Timing(seconds, None if None in (peak, at_rest) else max(peak - at_rest, 0), others)
 
 
@@ -206,7 +206,8 @@ def _others_seconds() -> float | None:
         return busy / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
-def _status_bytes(name: str) -> int | None:
+def status_bytes(name: str) -> int | None:
+    """A number of this process in proc(5), such as VmHWM; None where the system has none."""
     with suppress(OSError):
         lines = Path("/proc/self/status").read_text().splitlines()
         (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))

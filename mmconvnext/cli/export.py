@@ -8,15 +8,20 @@ from pathlib import Path
 from mmconvnext.cli import common
 from mmconvnext.deploy.sessions import SUFFIXES
 
+TENSORRT = "tensorrt"  # an ONNX file, and an engine of it where that can be built
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     common.add_config(parser, "model.test_cfg.rcnn.max_per_img=50", "; or a training's work folder")
     add = parser.add_argument
     add("checkpoint", nargs="?", help="of the detector; default: the work folder's best")
-    add("--to", choices=[*SUFFIXES], default="onnx", help="what to write (%(default)s)")
+    add("--to", choices=[*SUFFIXES, TENSORRT], default="onnx", help="what to write (%(default)s)")
     add("--out", help="file; default: beside the checkpoint, with its name")
     add("--pasted", action="store_true", help="masks of the picture's size, not 28 x 28 in boxes")
+    size = "for tensorrt: of all pictures, in pixels"
+    add("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help=size)
+    add("--fp16", action="store_true", help="for tensorrt: build the engine with half precision")
     check = "pictures, folders or patterns on which the file must find what the checkpoint does"
     add("--check", nargs="+", metavar="INPUT", help=check)
 
@@ -26,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from mmconvnext.analysis.parity import compare
     from mmconvnext.deploy.export import export
     from mmconvnext.deploy.settings import graph_of
+    from mmconvnext.deploy.tensorrt import fix_size
     from mmconvnext.engine.provenance import run_info
     from mmconvnext.engine.run_dir import find_detector
     from mmconvnext.errors import UserError
@@ -33,13 +39,16 @@ def run(args: argparse.Namespace) -> int:
     from mmconvnext.inference.inputs import find_inputs, frames
 
     args.config, args.checkpoint = find_detector(args.config, args.checkpoint)
-    suffix = SUFFIXES[args.to]
+    suffix = SUFFIXES.get(args.to, SUFFIXES["onnx"])
     out = Path(args.out or Path(args.checkpoint).with_suffix(suffix))
     if out.suffix != suffix:
         raise UserError(f"--out {out}: --to {args.to} writes a file whose name ends in {suffix}")
+    _check_tensorrt(args)
     cfg = common.read_config(args)
     detector = Detector(cfg, args.checkpoint, batch=1)
     graph = graph_of(detector.model, cfg, args.pasted)
+    if args.size:
+        fix_size(graph, tuple(args.size))
     info = run_info(cfg)
     meta = {
         "classes": [*detector.classes],
@@ -53,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     # OpenVINO's weights are in a second file
     size = sum(path.stat().st_size for path in {out, out.with_suffix(".bin")} if path.is_file())
     print(f"written to {out}: {size / 2**20:.0f} MiB")
+    if args.to == TENSORRT:
+        _build_engine(args, out)
     if not args.check:
         return 0
     cfg = common.read_config(args)
@@ -62,3 +73,35 @@ def run(args: argparse.Namespace) -> int:
     parity = compare(detector, exported, frames(find_inputs(args.check), faults))
     print("\n".join([*faults, str(parity)]))
     return 0 if parity.equal and not faults else 1
+
+
+def _check_tensorrt(args: argparse.Namespace) -> None:
+    """Refuse what only TensorRT's files have, and what they do not have."""
+    from mmconvnext.errors import UserError
+
+    if args.to == TENSORRT:
+        if args.size is None:
+            raise UserError(
+                "--to tensorrt needs the pictures' --size HEIGHT WIDTH, such as 800 1216"
+            )
+        if min(args.size) < 1:
+            raise UserError(f"--size {args.size[0]} {args.size[1]} must be 1 or more")
+        if args.check:
+            raise UserError("--check: TensorRT is not run here; --to onnx can be checked")
+    elif args.size or args.fp16:
+        raise UserError(f"--size and --fp16 are for --to tensorrt, not --to {args.to}")
+
+
+def _build_engine(args: argparse.Namespace, out: Path) -> None:
+    from mmconvnext.deploy import tensorrt
+    from mmconvnext.errors import CheckpointError
+
+    tensorrt.check_operators(out)
+    print(f"all its operators are documented for TensorRT ({tensorrt.SOURCE})")
+    try:
+        print(f"written to {tensorrt.build_engine(out, args.size, args.fp16)}")
+    except (ImportError, CheckpointError) as error:
+        print(
+            f"no engine was built and nothing was run by TensorRT: {error}; where it can be, run:"
+        )
+        print(tensorrt.command(out, args.size, args.fp16))

@@ -22,7 +22,9 @@ EXAMPLE = (2, 150, 190, 3)  # pictures; whatever a size is equal to is taken for
 
 
 def export(graph: nn.Module, path: Path, meta: Mapping[str, Any]) -> None:
-    """Write a graph of pictures (B, H, W, 3), all of them dynamic, as the kind that a name ends in.
+    """Write a graph of pictures (B, H, W, 3), as the kind of file that a name ends in.
+
+    B is dynamic, and so are H and W but for a graph of one ``size``.
 
     The file, and OpenVINO's second one of weights, are there whole or not at all.
 
@@ -43,8 +45,9 @@ def export(graph: nn.Module, path: Path, meta: Mapping[str, Any]) -> None:
 
 def trace(graph: nn.Module) -> ExportedProgram:
     """A graph by ``torch.export``."""
-    pictures = torch.zeros(EXAMPLE, dtype=torch.uint8)
-    shapes = (dict.fromkeys(range(3), Dim.DYNAMIC),)
+    size = getattr(graph, "size", None)
+    pictures = torch.zeros((EXAMPLE[0], *(size or EXAMPLE[1:3]), 3), dtype=torch.uint8)
+    shapes = (dict.fromkeys(range(1 if size else 3), Dim.DYNAMIC),)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torchvision, about torch's own functions
         return torch.export.export(graph.eval(), (pictures,), dynamic_shapes=shapes, strict=False)

@@ -27,7 +27,12 @@ class TwoStageGraph(nn.Module):
             allows.
         resize: settings of the test pipeline's ``Resize``.
         pasted: whether masks are of the pictures' size.
+
+    Attributes:
+        size: the height and width that all pictures have; None for any.
     """
+
+    size: tuple[int, int] | None = None
 
     def __init__(
         self, detector: nn.Module, resize: Mapping[str, Any], pasted: bool = False

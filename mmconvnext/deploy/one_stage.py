@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmdet.models.dense_heads import GFLHead, TOODHead, YOLOXHead
+from mmdet.models.dense_heads import GFLHead, YOLOXHead
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -24,7 +24,12 @@ class OneStageGraph(nn.Module):
         detector: built by MMDetection, with the settings that :mod:`mmconvnext.deploy.settings`
             allows.
         resize: settings of the test pipeline's ``Resize`` and, under ``pad``, of its ``Pad``.
+
+    Attributes:
+        size: the height and width that all pictures have; None for any.
     """
+
+    size: tuple[int, int] | None = None
 
     def __init__(self, detector: nn.Module, resize: Mapping[str, Any]) -> None:
         super().__init__()
@@ -76,8 +81,7 @@ def _by_place(outputs: Tensor, priors: int) -> Tensor:
 def _best(head: nn.Module, scores: Tensor, *factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B, m) of a level's candidates, -1 for filling, their labels and priors' numbers."""
     cfg = head.test_cfg
-    if not isinstance(head, TOODHead):  # whose layers end in it
-        scores = scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
+    scores = scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
     classes = scores.shape[-1]
     # levels of small pictures have fewer priors
     best, index = pad(scores.flatten(1), (0, cfg.nms_pre), value=-1.0).topk(cfg.nms_pre, dim=1)
@@ -103,8 +107,6 @@ def _decoded(
     head: nn.Module, priors: Tensor, deltas: Tensor, stride: int, resized: Resized
 ) -> Tensor:
     """Boxes (B, m, 4), in resized pixels, of priors (B, m, 2 or 4) and their outputs."""
-    if isinstance(head, TOODHead):
-        return deltas * stride
     if isinstance(head, YOLOXHead):
         return head._bbox_decode(priors.flatten(0, 1), deltas.flatten(0, 1)).view_as(deltas)
     shape = (*priors.shape[:2], 4)

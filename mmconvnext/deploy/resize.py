@@ -20,7 +20,8 @@ class Resized:
 
     Args:
         pictures: (B, H, W, 3), uint8.
-        settings: of the test pipeline's ``Resize`` and, under ``pad``, of its ``Pad``.
+        settings: of the test pipeline's ``Resize`` and, under ``pad``, of its ``Pad``; under
+            ``padded`` the padded size, where all pictures have the same.
         divisor: of the padded height and width.
 
     Attributes:
@@ -38,9 +39,12 @@ class Resized:
         tiles = ((padded + divisor - 1) / divisor).floor().long()
         axes = []
         for axis in (0, 1):
-            count = tiles[axis].item()
-            torch._check(count >= 1)
-            torch._check(count <= MOST_TILES)
+            if "padded" in settings:
+                count = settings["padded"][axis] // divisor
+            else:
+                count = tiles[axis].item()
+                torch._check(count >= 1)
+                torch._check(count <= MOST_TILES)
             axes.append(_weights(count * divisor, given[axis], size[axis], cut=axis == 1))
         self.size = padded.float()
         self.factors = (size / given).float().flip(0).repeat(2)

@@ -29,7 +29,8 @@ from mmconvnext.errors import ConfigError
 from mmconvnext.models.mask_head import FastFCNMaskHead
 
 TWO_STAGE = (models.FasterRCNN, models.MaskRCNN, models.CascadeRCNN)
-# one-stage detectors and the heads that each may have
+# One-stage detectors and the heads that each may have. TOOD's and VFNet's cannot be traced: MMCV's
+# deformable convolution makes numbers of all sizes.
 ONE_STAGE: Mapping[type, Sequence[type]] = {
     models.ATSS: (dense_heads.ATSSHead,),
     models.CenterNet: (dense_heads.CenterNetUpdateHead,),
@@ -37,8 +38,6 @@ ONE_STAGE: Mapping[type, Sequence[type]] = {
     models.GFL: (dense_heads.GFLHead,),
     models.RetinaNet: (dense_heads.RetinaHead,),
     models.RTMDet: (dense_heads.RTMDetHead, dense_heads.RTMDetSepBNHead),
-    models.TOOD: (dense_heads.TOODHead,),
-    models.VFNet: (dense_heads.VFNetHead,),
     models.YOLOX: (dense_heads.YOLOXHead,),
 }
 DETECTORS = (*TWO_STAGE, *ONE_STAGE)
@@ -135,7 +134,7 @@ def _of_dense_head(detector: nn.Module) -> Iterator[str]:
         yield f"bbox_head={type(head).__name__}"
     if type(head.prior_generator) not in (AnchorGenerator, MlvlPointGenerator):
         yield f"bbox_head.prior_generator={type(head.prior_generator).__name__}"
-    coder = getattr(head, "bbox_coder", None)  # YOLOX has none, and TOOD cuts no boxes
+    coder = getattr(head, "bbox_coder", None)  # YOLOX has none
     kinds, cut = (DeltaXYWHBBoxCoder, DistancePointBBoxCoder), getattr(coder, "clip_border", True)
     if coder is not None and (type(coder) not in kinds or not cut):
         yield f"bbox_head.bbox_coder={type(coder).__name__} (clip_border=True is done)"

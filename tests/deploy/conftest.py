@@ -18,12 +18,16 @@ SIZES = [(64, 64), (96, 160), (33, 200), (150, 150), (97, 41), (20, 20), (130, 7
 
 
 def config(name: str, resize: dict | None = None, **changes) -> Config:
-    """A config with a smaller backbone and fewer regions, and maybe with another ``Resize``."""
+    """A config with a smaller backbone and fewer regions, and maybe with another ``Resize``.
+
+    Mask R-CNN has V2's blocks, the cascade V1's, which are those of DINOv3 too.
+    """
     cfg = load_config(name)
     arch = {"_delete_": True, "depths": (1, 1, 1, 1), "widths": (8, 16, 24, 32)}
     cfg.merge_from_dict(
         {
             "model.backbone.arch": arch,
+            "model.backbone.use_grn": name == MASK,
             "model.neck.in_channels": [8, 16, 24, 32],
             "model.test_cfg.rpn.nms_pre": 100,
             "model.test_cfg.rpn.max_per_img": 120,
@@ -43,6 +47,8 @@ def weights(cfg: Config, path: Path) -> None:
     for key, value in state.items():
         if "head" in key and key.endswith("weight"):
             value *= 60 if "conv_logits" in key else 2
+        if "grn." in key:  # zeros at first: no normalisation
+            value += 0.5
         if "conv_logits.bias" in key:  # where all features are 0, masks are at the threshold
             value -= 1
     torch.save({"meta": {"dataset_meta": {"classes": CLASSES}}, "state_dict": state}, path)

@@ -14,7 +14,7 @@ from tests.deploy.test_graph import run
 
 CLASSES = ("disk", "triangle", "cross")
 NAMES = [
-    *("atss", "retinanet", "fcos", "gfl", "centernet_update", "rtmdet", "yolox", "tood", "vfnet"),
+    *("atss", "retinanet", "fcos", "gfl", "centernet_update", "rtmdet", "yolox"),
 ]
 
 
@@ -24,8 +24,6 @@ def config(name: str, **changes) -> Config:
     cfg = load_config(f"{folder}/{name}_convnext-t_coco.py")
     arch = {"depths": (1, 1, 1, 1), "widths": (8, 16, 24, 32)}
     head = {"num_classes": len(CLASSES), "stacked_convs": 1}
-    if name == "tood":
-        head["stacked_convs"] = 2
     cfg.merge_from_dict(
         {
             "model.backbone.arch": {"_delete_": True, **arch},

@@ -1,0 +1,222 @@
+"""Detectors as they are deployed: by PyTorch, and by the runtimes of exported files.
+
+Nothing large is imported here: what a form needs is part of its start-up and of its memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.worker import status_bytes
+
+SHAPE = (800, 1216)  # of pictures, which the configs' Resize then leaves as they are
+CHECKPOINT, PICTURES = "detector.pth", "pictures.npy"
+
+
+class Form:
+    """A detector in one of its forms; nothing is opened before the first picture.
+
+    Args:
+        folder: what :class:`Prepared` wrote.
+        files: of the form, in the folder; all of them are its size.
+        needs: a package.
+        threads: cores that it may use.
+    """
+
+    def __init__(self, folder: str, files: Sequence[str], needs: str, threads: int) -> None:
+        if importlib.util.find_spec(needs) is None:
+            raise ImportError(f"{needs} is not installed")
+        if hasattr(os, "sched_setaffinity"):  # runtimes count the cores that they may use
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+        self.folder, self.files, self._facts = Path(folder), files, {}
+
+    def open(self) -> None:
+        """Open what detects."""
+        raise NotImplementedError
+
+    def detect(self, picture: np.ndarray) -> Any:
+        """Give boxes, scores, labels and probabilities of masks of a picture, BGR."""
+        raise NotImplementedError
+
+    def finish(self, found: Any) -> dict[str, np.ndarray]:
+        """Give arrays by their kind, with masks of the picture's size."""
+        raise NotImplementedError
+
+    def check(self) -> dict[str, np.ndarray]:
+        """Open it, timed with the first picture, and give what is found on all."""
+        pictures = np.load(self.folder / PICTURES)
+        start = time.perf_counter()
+        self.open()
+        first = self.detect(pictures[0])
+        self._facts = {
+            "images": len(pictures),
+            "startup": time.perf_counter() - start,
+            "resident": status_bytes("VmHWM") or 0,
+            "size": sum((self.folder / name).stat().st_size for name in self.files),
+        }
+        self._pictures, arrays = pictures, {}
+        for index, picture in enumerate(pictures):
+            found = self.finish(self.detect(picture) if index else first)
+            found["masks"] = np.packbits(found["masks"], axis=-1)
+            arrays.update({f"{kind} {index}": array for kind, array in found.items()})
+        return arrays
+
+    def facts(self) -> dict[str, float]:
+        """Size, and what :meth:`check` measured: seconds of the start-up, memory after it."""
+        return self._facts
+
+    def run(self) -> None:
+        """Detect on all pictures, to masks of their size."""
+        for picture in self._pictures:
+            self.finish(self.detect(picture))
+
+
+class Eager(Form):
+    """A checkpoint in PyTorch, as ``mmconvnext predict`` has it.
+
+    Args:
+        config: name of ours.
+        peer: of MMDetection's, which gets the same weights and MMDetection's own functions.
+        compiled: whether ``torch.compile`` is used for backbone and neck.
+    """
+
+    def __init__(
+        self, config: str, peer: str | None = None, compiled: bool = False, **form: Any
+    ) -> None:
+        super().__init__(needs="mmpretrain" if peer else "torch", **form)
+        self.config, self.peer, self.compiled = config, peer, compiled
+
+    def open(self) -> None:
+        """Build it and load its weights."""
+        from mmconvnext.engine.config import load_config
+        from mmconvnext.inference.detector import Detector
+
+        cfg = load_config(self.config)
+        self.detector = Detector(cfg, self.folder / CHECKPOINT, device="cpu", batch=1)
+        if self.peer:
+            self._use_peer(cfg)
+        if self.compiled:
+            self.detector.model.backbone.compile()
+            self.detector.model.neck.compile()
+
+    def _use_peer(self, cfg: Any) -> None:
+        from mmengine.registry import DefaultScope
+
+        from benchmarks.detector import build, copy_weights
+        from mmconvnext.compat.ops import roi_align_cpu
+        from mmconvnext.engine.config import load_config
+
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            peer = build(load_config(self.peer), cfg.model.test_cfg).eval()
+        copy_weights(self.detector.model, peer)
+        self.detector.model = peer
+        roi_align_cpu.pooling_matrices = lambda *_: None
+
+    def detect(self, picture: np.ndarray) -> Any:
+        """Predict."""
+        return self.detector(picture)
+
+    def finish(self, found: Any) -> dict[str, np.ndarray]:
+        """Masks are those of the picture already."""
+        return {kind: getattr(found, kind) for kind in ("boxes", "scores", "labels", "masks")}
+
+
+class Exported(Form):
+    """A file of ``mmconvnext export`` or ``quantize``."""
+
+    def open(self) -> None:
+        """Open the file by its runtime."""
+        from mmconvnext.deploy.sessions import Session
+
+        self.session = Session(self.folder / self.files[0], trusted=True)
+
+    def detect(self, picture: np.ndarray) -> Any:
+        """Run the file."""
+        boxes, scores, labels, masks = (each[0] for each in self.session(picture[None, ..., ::-1]))
+        kept = scores >= 0
+        return boxes[kept], scores[kept], labels[kept], masks[kept]
+
+    def finish(self, found: Any) -> dict[str, np.ndarray]:
+        """Paste the masks."""
+        import torch
+
+        from mmconvnext.models.mask_head import paste_masks
+
+        boxes, scores, labels, masks = found
+        threshold = self.session.meta["mask_threshold"]
+        masks = paste_masks(torch.from_numpy(masks), torch.from_numpy(boxes), SHAPE, threshold)
+        return {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks.numpy()}
+
+
+class Prepared:
+    """A detector with random weights, pictures, and its files, in a folder.
+
+    Args:
+        config: name of ours.
+        folder: to be written to.
+        targets: file names and ``--to`` of ``mmconvnext export``.
+        data_root: of COCO.
+        images: of val2017, resized to :data:`SHAPE`.
+    """
+
+    def __init__(
+        self, config: str, folder: str, targets: dict[str, str], data_root: str, images: int
+    ) -> None:
+        import cv2
+        import torch
+        from mmdet.datasets import CocoDataset
+        from mmengine.registry import DefaultScope
+
+        from benchmarks.detector import SEED, build
+        from mmconvnext.cli import export
+        from mmconvnext.engine.config import load_config
+
+        paths = sorted(Path(data_root, "val2017").glob("*.jpg"))[:images]
+        pictures = [cv2.resize(cv2.imread(str(path)), SHAPE[::-1]) for path in paths]
+        np.save(Path(folder, PICTURES), np.stack(pictures))
+        cfg, checkpoint = load_config(config), Path(folder, CHECKPOINT)
+        torch.manual_seed(SEED)
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            model = build(cfg, cfg.model.test_cfg)
+        meta = {"dataset_meta": CocoDataset.METAINFO}
+        torch.save({"state_dict": model.state_dict(), "meta": meta}, checkpoint)
+        parser = argparse.ArgumentParser()
+        export.add_arguments(parser)
+        for name, kind in targets.items():
+            arguments = [config, checkpoint, "--to", kind, "--out", Path(folder, name)]
+            with contextlib.redirect_stdout(io.StringIO()):
+                export.run(parser.parse_args([*map(str, arguments)]))
+
+
+class Profile:
+    """Where OpenVINO's time goes in a file, by kind of layer."""
+
+    def __init__(self, folder: str, file: str, runs: int = 3) -> None:
+        import openvino
+
+        model = openvino.Core().read_model(Path(folder, file))
+        precision = json.loads(model.get_rt_info(["mmconvnext"]).astype(str))["precision"]
+        settings = {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": precision}
+        self.request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+        self.picture, self.runs = np.load(Path(folder, PICTURES))[:1, ..., ::-1], runs
+
+    def facts(self) -> dict[str, float]:
+        """Milliseconds of each kind of layer, of the last of some runs."""
+        for _ in range(self.runs):
+            self.request.infer(np.ascontiguousarray(self.picture))
+        kinds: Counter[str] = Counter()
+        for layer in self.request.get_profiling_info():
+            kinds[layer.node_type] += layer.real_time.total_seconds() * 1e3
+        return dict(kinds)
