@@ -52,6 +52,12 @@ class WeightsError(UserError, ValueError):
 class MissingMMCVError(UserError, ImportError):
     """Neither mmcv nor mmcv-lite is installed."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "mmconvnext needs mmcv, and neither mmcv nor mmcv-lite is installed. Nothing has to be "
+            "compiled: pip install mmcv-lite==2.1.0"
+        )
+
 
 class MissingOperatorError(UserError, RuntimeError):
     """An operator of mmcv was called that has no kernel here; the message says how to get it."""

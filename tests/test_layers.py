@@ -14,14 +14,14 @@ PACKAGE = Path(mmconvnext.__file__).parent
 REPO = Path(__file__).parents[1]
 # Each may import those before it; two in one entry do not import each other.
 LAYERS = (
-    ("errors", "variants"),
+    ("errors", "variants", "crops"),
     *((name,) for name in ("compat", "weights", "models", "optim", "data", "evaluation")),
     *((name,) for name in ("training", "deploy", "engine", "inference", "analysis")),
-    *((name,) for name in ("report", "serving", "cli")),
+    *((name,) for name in ("report", "serving", "runtime", "cli")),
 )
 # Some 8,000 without own data, other detectors, prediction and report (.ci/count_lines.py). It may
 # not grow unnoticed.
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 20_850, 400, 60
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 21_540, 400, 60
 
 
 def module_of(path: Path) -> str:
@@ -57,9 +57,12 @@ def imports() -> list[tuple[str, str]]:
 
 
 def level(module: str) -> int:
-    """The place of a module's layer; the package itself imports, and lazily offers, all of them."""
+    """The place of a module's layer; the package itself imports, and lazily offers, all of them.
+
+    A ``__main__`` is a program: nobody imports it.
+    """
     parts = module.split(".")
-    if parts[1:] in ([], ["__main__"]):
+    if parts[1:] == [] or parts[-1] == "__main__":
         return -1 if parts[1:] == [] else len(LAYERS)
     return next(i for i, layer in enumerate(LAYERS) if parts[1] in layer)
 

@@ -3,85 +3,53 @@
 from __future__ import annotations
 
 import argparse
-import socket
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 from mmconvnext.cli import common
-from mmconvnext.errors import ConfigError, UserError
-from mmconvnext.serving import Limits, Served
-
-LOCAL = "127.0.0.1"
-CONNECTIONS = 16  # to a client: browsers open some at once, and keep them for a while
-MEANINGS = ("of a file", "of a picture", "of a request, waiting too", "at once; all but one wait")
+from mmconvnext.deploy.sessions import is_exported
+from mmconvnext.serving import Served, served_by, server
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    common.add_config(parser, "model.test_cfg.rcnn.max_per_img=20", "; or a training's work folder")
+    other = "; or a training's work folder, or a file of `mmconvnext export`"
+    common.add_config(parser, "model.test_cfg.rcnn.max_per_img=20", other)
     add = parser.add_argument
     text = "the detector's; a work folder has one of the best mask AP, or else the last"
     add("checkpoint", nargs="?", help=text)
     other = "another one of the same config, or another work folder, to show beside it"
     add("--compare", metavar="CHECKPOINT", help=other)
-    add("--host", default=LOCAL, help="address to listen on; default: %(default)s, this machine")
-    add("--port", type=int, default=8000, help="0 for any that is free; default: %(default)s")
-    for (name, value), meaning in zip(Limits()._asdict().items(), MEANINGS, strict=True):
-        text = f"{name} {meaning}; default: {value}"
-        add(f"--max-{name}", type=int, default=value, metavar="N", help=text)
+    server.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Serve until Ctrl-C; who is there then is answered."""
-    try:
-        import uvicorn
 
-        from mmconvnext.serving.app import create_app
-        from mmconvnext.serving.http import PromptProtocol
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error}; to get it: pip install 'mmconvnext[serve]'") from error
+    def load_all() -> list[Served]:
+        served = [load(args, args.config, args.checkpoint)]
+        if args.compare:
+            is_run = Path(args.compare).is_dir()
+            other = (args.compare, None) if is_run else (args.config, args.compare)
+            served.append(load(args, *other))
+        return served
 
-    limits = Limits(*(getattr(args, f"max_{name}") for name in Limits._fields))
-    for name, value in limits._asdict().items():
-        if value < 1:
-            raise ConfigError(f"--max-{name} {value}: it must be 1 or more")
-    listener = listen(args.host, args.port)
-    served = [load(args, args.config, args.checkpoint)]
-    if args.compare:
-        is_run = Path(args.compare).is_dir()
-        served.append(
-            load(args, *((args.compare, None) if is_run else (args.config, args.compare)))
-        )
-    if args.host != LOCAL:
-        print(f"warning: who reaches {args.host} can use it, without a password", file=sys.stderr)
-    host = f"[{args.host}]" if ":" in args.host else args.host
-    names = " and ".join(each.name for each in served)
-    print(f"{names}: http://{host}:{listener.getsockname()[1]}/ (Ctrl-C stops it)", flush=True)
-    app = create_app(served, limits, ("localhost", args.host))
-    settings = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
-    settings |= {"lifespan": "off", "timeout_graceful_shutdown": limits.seconds}
-    settings |= {"http": PromptProtocol, "limit_concurrency": CONNECTIONS * limits.clients}
-    with suppress(KeyboardInterrupt):  # that uvicorn raises again, when all is closed
-        uvicorn.Server(uvicorn.Config(app, **settings)).run(sockets=[listener])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take a port, before a detector is loaded in vain."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--host {host} --port {port}: {error}; choose others") from error
+    server.run(args, load_all)
 
 
 def load(args: argparse.Namespace, config: str, checkpoint: str | None) -> Served:
-    """Load a detector of a work folder, or of a config and a checkpoint."""
+    """Load a detector of a work folder, of a config and a checkpoint, or an exported file.
+
+    That has all that it needs: torch and MMDetection are not imported for it.
+    """
+    if is_exported(file := checkpoint or config):
+        from mmconvnext.runtime import Detector as Exported
+
+        detector = Exported(file, batch=args.max_batch, trusted=args.allow_imports)
+        return served_by(Path(file).stem, detector)
     from mmconvnext.engine.run_dir import find_detector
     from mmconvnext.inference.detector import Detector
 
     config, checkpoint = find_detector(config, checkpoint)
     options = argparse.Namespace(**{**vars(args), "config": config})
-    detector = Detector(common.read_config(options), checkpoint)
-    name, classes, palette = Path(checkpoint).stem, detector.classes, detector.palette
-    return Served(name, lambda path: detector(path).coco(), classes, palette)
+    detector = Detector(common.read_config(options), checkpoint, batch=args.max_batch)
+    return served_by(Path(checkpoint).stem, detector)

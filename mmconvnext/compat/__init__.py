@@ -4,11 +4,7 @@ Each file has one kind of patch, says which versions need it, and does nothing w
 absent. :func:`install` has each made when what it patches is imported, not before.
 """
 
-import importlib
-import importlib.util
-import sys
-
-from mmconvnext.compat.imports import after_import
+from mmconvnext.compat.imports import MISSING, after_import
 from mmconvnext.errors import MissingMMCVError
 
 # A module of another package, and the module here with its function that takes it.
@@ -25,10 +21,6 @@ PATCHES = (
 
 def install() -> None:
     """Patch whatever the installed libraries need, once; a second call changes nothing."""
-    if "mmcv" not in sys.modules and importlib.util.find_spec("mmcv") is None:
-        raise MissingMMCVError(
-            "mmconvnext needs mmcv, and neither mmcv nor mmcv-lite is installed. Nothing has to be "
-            "compiled: pip install mmcv-lite==2.1.0"
-        )
+    MISSING["mmcv"] = MissingMMCVError  # only who imports it needs it: the runtime does not
     for name, patch, function in PATCHES:
         after_import(name, f"{__name__}.{patch}", function)

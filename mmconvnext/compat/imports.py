@@ -15,6 +15,8 @@ from typing import Any
 
 # Module of another package -> the actions that wait for it: our module, and its function, if any.
 ACTIONS: dict[str, list[tuple[str, str | None]]] = {}
+# Of those, some that may not be installed -> the error that says what to do.
+MISSING: dict[str, type[ImportError]] = {}
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
@@ -66,6 +68,8 @@ class _Finder(MetaPathFinder):
         behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
         finds = (finder.find_spec for finder in behind if hasattr(finder, "find_spec"))
         spec = next(filter(None, (find(fullname, path, target) for find in finds)), None)
+        if spec is None and fullname in MISSING:
+            raise MISSING[fullname]
         if spec is not None and spec.loader is not None:
             _act_after(spec.loader)
         return spec

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-
-class Crop(NamedTuple):
-    """A mask without what is empty around it.
-
-    Attributes:
-        left: its first column in the picture.
-        top: its first row.
-        bitmap: of shape (height, width), bool.
-    """
-
-    left: int
-    top: int
-    bitmap: NDArray
-
-
-def cropped(mask: NDArray, left: int = 0, top: int = 0) -> Crop:
-    """Cut a mask (height, width), which lies there in a picture, to its pixels."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return Crop(left, top, np.zeros((0, 0), dtype=bool))
-    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Crop(left + int(columns[0]), top + int(rows[0]), part.astype(bool))
+from mmconvnext.crops import cropped
 
 
 def outlines(mask: NDArray) -> list[NDArray]:
@@ -59,6 +37,8 @@ def polygons(code: Mapping[str, Any], tolerance: float, scale: float = 1.0) -> l
         tolerance: how far points that are left out lie from the line, in pixels as drawn.
         scale: pixels as drawn to one of the mask.
     """
+    from pycocotools import mask as coco_mask
+
     left, top, width, height = coco_mask.toBbox(code).astype(int)
     mask = coco_mask.decode(code)[top : top + height, left : left + width]
     parts = [np.array(part, np.float32).reshape(-1, 1, 2) for part in outlines(mask)]
@@ -69,6 +49,8 @@ def polygons(code: Mapping[str, Any], tolerance: float, scale: float = 1.0) -> l
 
 def encode(mask: Sequence | Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
     """A mask of a COCO file, polygons or run lengths, as compressed run-length codes."""
+    from pycocotools import mask as coco_mask
+
     if not isinstance(mask, Mapping):
         return coco_mask.merge(coco_mask.frPyObjects([list(p) for p in mask], height, width))
     if isinstance(mask["counts"], list):
@@ -78,6 +60,8 @@ def encode(mask: Sequence | Mapping[str, Any], width: int, height: int) -> dict[
 
 def run_lengths(mask: NDArray) -> dict[str, Any]:
     """A bitmap (height, width) as a COCO file has it."""
+    from pycocotools import mask as coco_mask
+
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
@@ -89,6 +73,8 @@ def extent(
 
     ``encoded`` is the same by :func:`encode`; polygons do without.
     """
+    from pycocotools import mask as coco_mask
+
     if isinstance(mask, Mapping):
         return coco_mask.toBbox(encoded).tolist()
     xs = list(chain.from_iterable(polygon[0::2] for polygon in mask))

@@ -12,15 +12,14 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mmconvnext.data.decoding import ENDS, TAIL
 from mmconvnext.data.findings import Findings
 from mmconvnext.errors import DataError
 
 ORIENTATION = 0x0112  # the EXIF tag
 MAX_PIXELS = 2**28
 LONGEST = 50  # times the shorter side
-TAIL = 4096  # bytes in which a whole file has its end
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 Size = tuple[int, int]  # width and height in pixels

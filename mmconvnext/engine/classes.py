@@ -6,7 +6,6 @@ config reach every head, data set and metric.
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import nn
 
+from mmconvnext.data.names import palette_of
 from mmconvnext.data.paths import leaf_datasets, metrics_of
 from mmconvnext.errors import ConfigError
 
@@ -63,14 +63,6 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
         if cfg.get("metainfo") is not None:  # where a config says it once for its data sets
             cfg.metainfo = {**cfg.metainfo, **dataset["metainfo"]}
     _set_numbers(cfg.model, len(names))
-
-
-def palette_of(count: int) -> list[tuple[int, int, int]]:
-    """As many colours (RGB, 0-255) that differ from each other, the same in every run."""
-    hues = [(0.02 + 0.618034 * index) % 1 for index in range(count)]
-    values = [(0.85, 1.0, 0.7)[index % 3] for index in range(count)]
-    colours = [colorsys.hsv_to_rgb(h, 0.75, v) for h, v in zip(hues, values, strict=True)]
-    return [tuple(round(255 * part) for part in colour) for colour in colours]
 
 
 def _set_numbers(node: Any, count: int) -> None:

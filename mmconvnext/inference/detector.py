@@ -24,11 +24,12 @@ from mmengine.runner import autocast
 from torch import nn
 
 from mmconvnext.compat.checkpoint_io import read_checkpoint
-from mmconvnext.data.masks import cropped
+from mmconvnext.crops import cropped
+from mmconvnext.data.names import palette_of
 from mmconvnext.deploy.exported import use_exported
 from mmconvnext.deploy.sessions import is_exported
 from mmconvnext.engine.advice import explain_num_classes
-from mmconvnext.engine.classes import datasets_of, palette_of, set_classes
+from mmconvnext.engine.classes import datasets_of, set_classes
 from mmconvnext.engine.config import drop_pretrained, load_config, use_tta
 from mmconvnext.engine.device import adapt_to_device, convolutions_to_channels_last
 from mmconvnext.engine.run_dir import find_detector

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from mmconvnext.data.decoding import as_bgr
 from mmconvnext.data.formats.common import pictures_in
 from mmconvnext.data.pictures import read_picture
 from mmconvnext.errors import DataError
@@ -134,7 +135,7 @@ def read_image(picture: Any, load: Callable[[dict], dict]) -> NDArray:
         deep = picture.mode.startswith("I;16")
         picture = np.asarray(picture if deep else picture.convert("RGB"))[..., :: 1 if deep else -1]
     if isinstance(picture, np.ndarray):
-        return _as_bgr(picture)
+        return as_bgr(picture)
     if URL.match(str(picture)):
         with NamedTemporaryFile() as file:
             try:
@@ -153,16 +154,3 @@ def _read_file(path: str, name: str, load: Callable[[dict], dict]) -> NDArray:
     if fault := read_picture(Path(path)).fault:
         raise DataError(f"{name} {fault}")
     return load({"img_path": path})["img"]
-
-
-def _as_bgr(image: NDArray) -> NDArray:
-    """What OpenCV makes of a file with these pixels: 8 bits, three channels."""
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    channels = image.shape[2] if image.ndim == 3 else 1
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4):
-        raise DataError(
-            f"an array of {image.dtype}, {image.shape}, is no picture: uint8 or uint16, (height, "
-            "width) or (height, width, channels), gray, BGR or BGRA"
-        )
-    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if channels == 1 else image[..., :3]

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
-import mmcv
 import numpy as np
 from numpy.typing import NDArray
 
-from mmconvnext.data.masks import Crop
+from mmconvnext.crops import Crop
+from mmconvnext.data.decoding import decode
+from mmconvnext.data.masks import outlines
 from mmconvnext.errors import UserError
-from mmconvnext.evaluation.pictures import Objects, draw_objects
 from mmconvnext.evaluation.rle import encode_crop
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Prediction:
     boxes: NDArray
     scores: NDArray
     labels: NDArray
-    crops: list[Crop] | None
+    crops: Sequence[Crop] | None
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
 
@@ -95,10 +96,21 @@ class Prediction:
         return masks
 
     @property
+    def polygons(self) -> list[list[NDArray]] | None:
+        """Of each mask the outlines of its parts, x1, y1, x2, y2, ... in pixels, without holes."""
+        if self.crops is None:
+            return None
+        return [
+            [(part.reshape(-1, 2) + (left, top)).ravel() for part in outlines(bitmap)]
+            for left, top, bitmap in self.crops
+        ]
+
+    @property
     def image(self) -> NDArray:
         """The picture, BGR, (height, width, 3)."""
         picture = self.frame.picture
-        return picture if isinstance(picture, np.ndarray) else mmcv.imread(picture)
+        is_array = isinstance(picture, np.ndarray)
+        return picture if is_array else decode(Path(picture).read_bytes(), str(picture))
 
     def above(
         self,
@@ -119,6 +131,8 @@ class Prediction:
 
     def draw(self) -> NDArray:
         """The picture with its objects, RGB; a small one is enlarged."""
+        from mmconvnext.evaluation.drawing import Objects, draw_objects
+
         colors = [self.palette[label] for label in self.labels]
         found = Objects(self.boxes, self.names, colors, self.crops or (), self.scores.tolist())
         return draw_objects(np.ascontiguousarray(self.image[..., ::-1]), found)
@@ -146,9 +160,10 @@ class Prediction:
             entry |= {"category": self.classes[label], "score": float(self.scores[index])}
             entry |= {"bbox": [x, y, right - x, bottom - y], "area": (right - x) * (bottom - y)}
             if self.crops is not None:
-                code = encode_crop(self.crops[index], *self.size)
+                crop = self.crops[index]
+                code = encode_crop(crop, *self.size)
                 entry["segmentation"] = {**code, "counts": code["counts"].decode()}
-                entry["area"] = int(self.crops[index].bitmap.sum())
+                entry["area"] = int(crop.bitmap.sum())
             entries.append({**entry, "iscrowd": 0})
         return entries
 

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mmconvnext.data.masks import Crop
+from mmconvnext.crops import Crop
 from mmconvnext.inference.prediction import Prediction
 
 OVERLAP = 0.25  # of a tile's side, at least

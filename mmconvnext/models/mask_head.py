@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 from torch import Tensor
+
+from mmconvnext.crops import paste
 
 
 @MODELS.register_module()
@@ -40,8 +40,7 @@ class FastFCNMaskHead(FCNMaskHead):
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
     """Resize each mask bilinearly to its box, put it into an image, and binarise it.
 
-    What is sampled at the pixels' centres, with zeros around the mask, is separable: a matrix of
-    weights along y times the mask times one along x.
+    See :func:`mmconvnext.crops.paste`.
 
     Args:
         masks: probabilities (n, h, w).
@@ -50,30 +49,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
         threshold: from which probability on a pixel belongs to the mask.
     """
     pasted = torch.zeros(len(masks), *size, dtype=torch.bool)
-    for mask, box, image in zip(masks.float(), boxes.tolist(), pasted, strict=True):
-        left, top, right, bottom = box
-        rows, columns = _touched(top, bottom, size[0]), _touched(left, right, size[1])
-        if rows and columns:
-            weights_y = _weights(rows, top, bottom, mask.shape[0])
-            weights_x = _weights(columns, left, right, mask.shape[1])
-            part = weights_y @ mask @ weights_x.t()
-            image[rows.start : rows.stop, columns.start : columns.stop] = part >= threshold
+    arrays = masks.detach().float().numpy(), boxes.tolist(), pasted.numpy()
+    for mask, box, image in zip(*arrays, strict=True):
+        left, top, bitmap = paste(mask, box, size, threshold)
+        image[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
     return pasted
-
-
-def _touched(low: float, high: float, limit: int) -> range:
-    """The pixels that a box may touch, along one axis."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return range(0)
-    return range(max(math.floor(low) - 1, 0), min(math.ceil(high) + 1, limit))
-
-
-def _weights(pixels: range, low: float, high: float, cells: int) -> Tensor:
-    """The bilinear weights (pixels, cells) of a mask stretched from ``low`` to ``high``."""
-    centres = torch.arange(pixels.start, pixels.stop) + 0.5
-    if high > low:
-        positions = (centres - low) / (high - low) * cells - 0.5
-    else:  # as MMDetection: of a box without extent, the middle of the mask
-        positions = torch.full_like(centres, (cells - 1) / 2)
-    distances = (positions[:, None] - torch.arange(cells)).abs()
-    return (1 - distances).clamp(min=0)

@@ -6,13 +6,13 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
-from tempfile import NamedTemporaryFile
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,8 +29,11 @@ from mmconvnext.data.masks import polygons
 from mmconvnext.data.pictures import read_picture
 from mmconvnext.errors import UserError
 from mmconvnext.serving import Limits, Served
+from mmconvnext.serving.metrics import Metrics
+from mmconvnext.serving.queue import Queue
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # those that browsers show, too
+HANGS = 2  # times the seconds of a request: a batch that takes longer is never done
 FINE = 2000  # steps of an outline to the longer side of a picture
 OWN, SHARED = Path(__file__).parent / "page", Path(__file__).parents[1] / "report" / "template"
 FILES = {
@@ -52,7 +55,8 @@ HEADERS = {
 def create_app(
     served: Sequence[Served], limits: Limits | None = None, hosts: Sequence[str] = ("localhost",)
 ) -> ASGIApp:
-    """Make the service: ``/``, ``/predict`` (POST of a picture's bytes) and ``/health``.
+    """Make the service: ``/``, ``/predict`` (POST of a picture's bytes), ``/health``, ``/ready``
+    and ``/metrics``.
 
     Args:
         served: detectors, each of which predicts on every picture.
@@ -69,7 +73,8 @@ def create_app(
     text = text.replace("<", "\\u003c")  # a name may be </script>
     routes = [Route(path, _file(kind, paths, text)) for path, (kind, paths) in FILES.items()]
     routes += [Route("/predict", service.predict, methods=["POST"])]
-    routes += [Route("/health", lambda request: JSONResponse({"status": "ok"}))]
+    routes += [Route("/health", service.health), Route("/ready", service.ready)]
+    routes += [Route("/metrics", lambda request: service.metrics.response())]
 
     def refuse(request: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
@@ -113,26 +118,43 @@ def guard(app: ASGIApp, hosts: Sequence[str]) -> ASGIApp:
     return guarded
 
 
+class Picture(NamedTuple):
+    """A picture that waits: what a file has, and the name that it is given."""
+
+    data: bytes
+    name: str
+
+
 class Service:
-    """Predicts on one picture after the other; ``present`` requests wait or are answered."""
+    """Predicts on one batch after the other; ``present`` requests wait or are answered."""
 
     def __init__(self, served: Sequence[Served], limits: Limits):
         self.served, self.limits, self.present = served, limits, 0
-        self._turn, self._thread = asyncio.Lock(), ThreadPoolExecutor(1)
+        self.queue = Queue(self._work, limits.batch)
+        self.metrics = Metrics(lambda: len(self.queue.waiting), lambda: self.present)
 
     async def predict(self, request: Request) -> Response:
         """Answer with the objects on a picture, or with why there are none."""
+        start, status = time.perf_counter(), 499
         busy = self.present >= self.limits.clients
         self.present += not busy
         try:
-            return await asyncio.wait_for(self._answer(request, busy), self.limits.seconds)
+            response = await asyncio.wait_for(self._answer(request, busy), self.limits.seconds)
+            status = response.status_code
+            return response
         except asyncio.TimeoutError:
+            status = 504
             text = f"There was no answer within {self.limits.seconds} seconds: try again later."
-            raise HTTPException(504, text) from None
+            raise HTTPException(status, text) from None
+        except HTTPException as error:
+            status = error.status_code
+            raise
         except ClientDisconnect:
-            return Response(status_code=400)
+            return Response(status_code=status)
         finally:
             self.present -= not busy
+            self.metrics.requests.labels(status).inc()
+            self.metrics.request_seconds.observe(time.perf_counter() - start)
 
     async def _answer(self, request: Request, busy: bool) -> Response:
         # what is refused is read, too: a browser that still sends would not see the answer
@@ -140,41 +162,70 @@ class Service:
         if busy:
             text = f"{self.limits.clients} others are waiting: try again in a few seconds."
             raise HTTPException(503, text, {"Retry-After": "5"})
-        check_header(data, self.limits.pixels)
+        size = check_header(data, self.limits.pixels)
         name = request.query_params.get("name", "").replace("\\", "/")
         name = PurePosixPath(name).name[:200] or "picture"
-        await self._turn.acquire()
+        gone = asyncio.create_task(disconnection(request))
+        answer = self.queue.put(Picture(data, name), size)
         try:
-            if await request.is_disconnected():
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
                 raise ClientDisconnect
-            loop = asyncio.get_running_loop()
-            job = loop.run_in_executor(self._thread, self._find, data, name)
-        except BaseException:
-            self._turn.release()
-            raise
-        # a prediction cannot be stopped: the next one waits for one whose time is up, too
-        job.add_done_callback(lambda done: self._turn.release())
-        return JSONResponse(await asyncio.shield(job))
+            return JSONResponse(answer.result())
+        finally:  # time may be up
+            answer.cancel()
+            gone.cancel()
 
-    def _find(self, data: bytes, name: str) -> dict[str, Any]:
-        try:
-            with NamedTemporaryFile() as file:
-                file.write(data)
-                file.flush()
-                picture = read_picture(Path(file.name))
+    async def health(self, request: Request) -> Response:
+        """Whether the process is alive: 503 where a batch takes so long that it must hang."""
+        hangs = self.queue.seconds() > HANGS * self.limits.seconds
+        return JSONResponse({"status": "hangs" if hangs else "ok"}, 503 if hangs else 200)
+
+    async def ready(self, request: Request) -> Response:
+        """Whether a picture would be taken and answered in time, as it seems."""
+        is_late = self.queue.seconds() > self.limits.seconds
+        busy = is_late or self.present >= self.limits.clients
+        return JSONResponse({"status": "busy" if busy else "ok"}, 503 if busy else 200)
+
+    def _work(self, pictures: Sequence[Picture]) -> list[Any]:
+        """The answer, or what is wrong, for each of some pictures of one size."""
+        self.metrics.batch_pictures.observe(len(pictures))
+        with self.metrics.batch_seconds.time(), TemporaryDirectory() as folder:
+            answers, images = {}, {}
+            for number, (data, name) in enumerate(pictures):
+                path = Path(folder, str(number))
+                path.write_bytes(data)
+                picture = read_picture(path)
                 if picture.fault:
-                    fault = picture.fault.replace(file.name, name)
-                    raise HTTPException(422, f"The picture {fault}.")
+                    fault = picture.fault.replace(str(path), name)
+                    answers[path] = HTTPException(422, f"The picture {fault}.")
+                    continue
                 size = dict(zip(("width", "height"), picture.loaded, strict=True))
-                image = {"id": 1, "file_name": name, **size}
-                return {"results": [result_of(each, file.name, image) for each in self.served]}
-        except HTTPException:
-            raise
+                images[path] = {"id": 1, "file_name": name, **size}
+            answers |= self._results(images)
+            return [answers[Path(folder, str(number))] for number in range(len(pictures))]
+
+    def _results(self, images: Mapping[Path, dict[str, Any]]) -> dict[Path, Any]:
+        paths = [str(path) for path in images]
+        try:
+            found = [results_of(each, paths, [*images.values()]) for each in self.served]
+            results = zip(*found, strict=True) if images else ()
+            return {p: {"results": [*r]} for p, r in zip(images, results, strict=True)}
         except Exception as error:
-            logging.getLogger(__name__).exception("no prediction on %r", name)
+            if len(images) > 1:  # the others can do nothing for it
+                one_by_one = ({path: image} for path, image in images.items())
+                return dict(ChainMap(*map(self._results, one_by_one)))
+            ((path, image),) = images.items()
+            logging.getLogger(__name__).exception("no prediction on %r", image["file_name"])
             code = 422 if isinstance(error, UserError) else 500
             text = "The detector failed on this picture; the log of the service says why."
-            raise HTTPException(code, text) from None
+            return {path: HTTPException(code, text)}
+
+
+async def disconnection(request: Request) -> None:
+    """Wait until the client of a request, which has been read, has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def read_body(request: Request, limit: int, keep: bool) -> bytes:
@@ -192,28 +243,41 @@ async def read_body(request: Request, limit: int, keep: bool) -> bytes:
     return bytes(data)
 
 
-def check_header(data: bytes, most: int) -> None:
-    """Refuse what is no picture, or has more pixels; nothing is decoded."""
+def check_header(data: bytes, most: int) -> tuple[int, int]:
+    """The size of a picture by its header; what is none, or has more pixels, is refused.
+
+    Nothing is decoded, and nothing turned as EXIF says.
+    """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            pixels = image.width * image.height
+            size = image.size
     except Image.DecompressionBombError:
-        pixels = most + 1
+        size = most, 2
     except Exception:  # whatever a library makes of bytes that are anything
         text = f"The file is no whole picture of a known format ({', '.join(FORMATS)})."
         raise HTTPException(415, text) from None
-    if pixels > most:
+    if size[0] * size[1] > most:
         raise HTTPException(413, f"The picture has more than {most:,} pixels.")
+    return size
 
 
-def result_of(served: Served, path: str, image: dict[str, Any]) -> dict[str, Any]:
-    """A detector's objects on a picture: as a COCO file, and the outlines of their masks."""
+def results_of(
+    served: Served, paths: Sequence[str], images: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A detector's objects on pictures of one size: as COCO files, and the masks' outlines."""
     start = time.perf_counter()
-    objects = served.predict(path)
+    found = served.find(paths) if paths else []
     seconds = time.perf_counter() - start
-    tolerance = max(image["width"], image["height"]) / FINE
-    found = [polygons(code, tolerance) if (code := o.get("segmentation")) else [] for o in objects]
-    outlines = [[np.round(p, 1).ravel().tolist() for p in parts] for parts in found]
     categories = [{"id": index, "name": name} for index, name in enumerate(served.classes, 1)]
-    coco = {"images": [image], "categories": categories, "annotations": objects}
-    return {"name": served.name, "seconds": seconds, "coco": coco, "outlines": outlines}
+    results = []
+    for image, objects in zip(images, found, strict=True):
+        tolerance = max(image["width"], image["height"]) / FINE
+        parts = [
+            polygons(code, tolerance) if (code := o.get("segmentation")) else [] for o in objects
+        ]
+        outlines = [[np.round(p, 1).ravel().tolist() for p in each] for each in parts]
+        coco = {"images": [image], "categories": categories, "annotations": objects}
+        results.append(
+            {"name": served.name, "seconds": seconds, "coco": coco, "outlines": outlines}
+        )
+    return results

@@ -21,7 +21,7 @@ app = pytest.importorskip("mmconvnext.serving.app", reason="pip install 'mmconvn
 
 
 def test_the_json_is_what_the_detector_finds(checkpoint, shapes):  # noqa: F811
-    args = argparse.Namespace(cfg_options=None, allow_imports=False)
+    args = argparse.Namespace(cfg_options=None, allow_imports=False, max_batch=1)
     served = load(args, CONFIG, str(checkpoint))
     detector = Detector(CONFIG, checkpoint)
     with serve(app.create_app([served])) as client:

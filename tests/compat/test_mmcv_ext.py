@@ -54,12 +54,13 @@ print(json.dumps([mmcv._ext.__file__, mmcv._ext.calls, ours, imported]))
 """
 
 WITHOUT_MMCV = """
-import importlib.util, sys
+from importlib.machinery import PathFinder
 
-find_spec = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name == "mmcv" else find_spec(name)
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *args: None if name == "mmcv" else find(name, *args)
+import mmconvnext
 try:
-    import mmconvnext
+    from mmconvnext import ConvNeXt
 except ImportError as error:
     print(type(error).__name__, error)
 """

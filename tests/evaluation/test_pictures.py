@@ -7,16 +7,15 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 
-from mmconvnext.evaluation.pictures import (
+from mmconvnext.evaluation.drawing import (
     DARK,
     FONT_SIZE,
     LIGHT,
     TITLE_HEIGHT,
-    ComparisonVisualizer,
     Objects,
-    contact_sheet,
     draw_objects,
 )
+from mmconvnext.evaluation.pictures import ComparisonVisualizer, contact_sheet
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 SIZE, FACTOR = 160, 4

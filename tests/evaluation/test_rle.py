@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from mmdet.structures.mask import encode_mask_results
 from pycocotools import mask as mask_utils
 
-from mmconvnext.data.masks import cropped
+from mmconvnext.crops import cropped
 from mmconvnext.evaluation.rle import encode_crop, encode_masks
 
 SHAPES = st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmconvnext.data.masks import cropped
+from mmconvnext.crops import cropped
 from mmconvnext.inference.prediction import Frame, Prediction
 
 SIZE = (500, 400)  # not enlarged

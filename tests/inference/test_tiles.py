@@ -10,7 +10,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from mmconvnext import Detector
-from mmconvnext.data.masks import Crop, cropped
+from mmconvnext.crops import Crop, cropped
 from mmconvnext.inference.prediction import Frame, Prediction
 from mmconvnext.inference.tiles import OVERLAP, Window, merge, windows_of
 from tests.inference.conftest import CONFIG
