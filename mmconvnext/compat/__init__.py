@@ -4,6 +4,8 @@ Each file has one kind of patch, says which versions need it, and does nothing w
 absent. :func:`install` has each made when what it patches is imported, not before.
 """
 
+import importlib.util
+
 from mmconvnext.compat.imports import MISSING, after_import
 from mmconvnext.errors import MissingMMCVError
 
@@ -21,6 +23,7 @@ PATCHES = (
 
 def install() -> None:
     """Patch whatever the installed libraries need, once; a second call changes nothing."""
-    MISSING["mmcv"] = MissingMMCVError  # only who imports it needs it: the runtime does not
+    if importlib.util.find_spec("mmengine"):  # the runtime does without both
+        MISSING["mmcv"] = MissingMMCVError
     for name, patch, function in PATCHES:
         after_import(name, f"{__name__}.{patch}", function)

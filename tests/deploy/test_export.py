@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmconvnext.analysis.parity import compare
 from mmconvnext.cli import main
@@ -17,6 +18,7 @@ from mmconvnext.deploy import export
 from mmconvnext.deploy.sessions import SUFFIXES, Session, is_exported
 from mmconvnext.errors import CheckpointError, UnsafeCheckpointError, UserError
 from mmconvnext.inference.detector import Detector
+from mmconvnext.runtime import Detector as Exported
 from tests.deploy.conftest import CLASSES, MASK, config
 
 NEEDED = {"torch-export": "torch", "onnx": "onnxscript", "openvino": "openvino"}
@@ -60,6 +62,23 @@ def test_it_finds_what_the_checkpoint_does(file, checkpoints, pictures):
     assert parity.equal, str(parity)
     assert parity.pictures == len(parity.sizes) == len(pictures)
     assert parity.objects > 50
+
+
+def test_the_runtime_finds_what_predict_does_with_it(file, pictures, tmp_path):
+    """Bit for bit; a picture that EXIF turns among them."""
+    turned = Image.open(pictures[0]).convert("RGB")
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    pictures = [*pictures, str(tmp_path / "turned.jpg"), pictures[0]]
+    theirs = Detector(config(MASK, allow_imports=True), str(file), batch=1)
+    for found, expected in zip(
+        Exported(file, trusted=True).predict(pictures), theirs.predict(pictures), strict=True
+    ):
+        assert found.coco() == expected.coco()
+        assert found.frame.name == expected.frame.name
+        assert (found.classes, found.palette) == (tuple(expected.classes), expected.palette)
+        np.testing.assert_array_equal(found.image, expected.image)
 
 
 def test_batches_of_one_to_eight(file, pictures):
