@@ -15,6 +15,7 @@ from mmconvnext.cli import main
 from mmconvnext.cli.serve import load
 from mmconvnext.inference.detector import Detector
 from tests.inference.conftest import CONFIG, checkpoint, shapes  # noqa: F401 (fixtures)
+from tests.runtime.conftest import write_onnx
 from tests.serving.conftest import Client, picture, serve
 
 app = pytest.importorskip("mmconvnext.serving.app", reason="pip install 'mmconvnext[serve]'")
@@ -34,6 +35,23 @@ def test_the_json_is_what_the_detector_finds(checkpoint, shapes):  # noqa: F811
             assert result["coco"]["annotations"] == found
             assert len(result["outlines"]) == len(found)
     assert served.name == "detector"
+
+
+def test_an_exported_file_is_served_without_torch(run_python, tmp_path):
+    code = """
+import argparse, json, sys
+from mmconvnext.cli.serve import load
+
+args = argparse.Namespace(cfg_options=None, allow_imports=False, max_batch=2)
+first, second = load(args, sys.argv[1], None), load(args, "any.py", sys.argv[1])
+assert first.name == second.name == "tiny"
+found = first.find([sys.argv[2]] * 3)
+print(json.dumps([len(found), found[0] == second.predict(sys.argv[2]), "torch" in sys.modules]))
+"""
+    pytest.importorskip("onnxruntime", reason="pip install 'mmconvnext[runtime]'")
+    (tmp_path / "a.png").write_bytes(picture())
+    printed = run_python(code, write_onnx(tmp_path / "tiny.onnx"), tmp_path / "a.png")
+    assert json.loads(printed) == [3, True, False]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +94,10 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 """
 
 
-def test_ctrl_c_stops_it_when_who_is_there_is_answered(tmp_path, repo):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_a_signal_stops_it_when_who_is_there_is_answered(tmp_path, repo, number, code):
     command = [sys.executable, "-c", SLOW, CONFIG, "a.pth", "--compare", tmp_path, "--port", "0"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": repo}
     with subprocess.Popen([*map(str, command)], **streams) as process:
@@ -88,9 +109,9 @@ def test_ctrl_c_stops_it_when_who_is_there_is_answered(tmp_path, repo):
             asked = threading.Thread(target=lambda: answers.append(client(data=picture())))
             asked.start()
             assert process.stdout.readline() == "begun\n"
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             asked.join()
-            assert process.wait(60) == 0
+            assert process.wait(60) == code
         finally:
             process.kill()
         assert process.stderr.read() == ""
