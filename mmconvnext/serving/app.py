@@ -135,7 +135,7 @@ class Service:
 
     async def predict(self, request: Request) -> Response:
         """Answer with the objects on a picture, or with why there are none."""
-        start, status = time.perf_counter(), 499
+        start, status = time.perf_counter(), 500
         busy = self.present >= self.limits.clients
         self.present += not busy
         try:
@@ -150,6 +150,7 @@ class Service:
             status = error.status_code
             raise
         except ClientDisconnect:
+            status = 499
             return Response(status_code=status)
         finally:
             self.present -= not busy
@@ -190,20 +191,26 @@ class Service:
     def _work(self, pictures: Sequence[Picture]) -> list[Any]:
         """The answer, or what is wrong, for each of some pictures of one size."""
         self.metrics.batch_pictures.observe(len(pictures))
-        with self.metrics.batch_seconds.time(), TemporaryDirectory() as folder:
-            answers, images = {}, {}
-            for number, (data, name) in enumerate(pictures):
-                path = Path(folder, str(number))
-                path.write_bytes(data)
-                picture = read_picture(path)
-                if picture.fault:
-                    fault = picture.fault.replace(str(path), name)
-                    answers[path] = HTTPException(422, f"The picture {fault}.")
-                    continue
-                size = dict(zip(("width", "height"), picture.loaded, strict=True))
-                images[path] = {"id": 1, "file_name": name, **size}
-            answers |= self._results(images)
-            return [answers[Path(folder, str(number))] for number in range(len(pictures))]
+        try:
+            with self.metrics.batch_seconds.time(), TemporaryDirectory() as folder:
+                return self._look(pictures, folder)
+        except Exception as error:  # a full disk
+            return [failure(error, "pictures")] * len(pictures)
+
+    def _look(self, pictures: Sequence[Picture], folder: str) -> list[Any]:
+        answers, images = {}, {}
+        for number, (data, name) in enumerate(pictures):
+            path = Path(folder, str(number))
+            path.write_bytes(data)
+            picture = read_picture(path)
+            if picture.fault:
+                fault = picture.fault.replace(str(path), name)
+                answers[path] = HTTPException(422, f"The picture {fault}.")
+                continue
+            size = dict(zip(("width", "height"), picture.loaded, strict=True))
+            images[path] = {"id": 1, "file_name": name, **size}
+        answers |= self._results(images)
+        return [answers[Path(folder, str(number))] for number in range(len(pictures))]
 
     def _results(self, images: Mapping[Path, dict[str, Any]]) -> dict[Path, Any]:
         paths = [str(path) for path in images]
@@ -216,10 +223,14 @@ class Service:
                 one_by_one = ({path: image} for path, image in images.items())
                 return dict(ChainMap(*map(self._results, one_by_one)))
             ((path, image),) = images.items()
-            logging.getLogger(__name__).exception("no prediction on %r", image["file_name"])
-            code = 422 if isinstance(error, UserError) else 500
-            text = "The detector failed on this picture; the log of the service says why."
-            return {path: HTTPException(code, text)}
+            return {path: failure(error, image["file_name"])}
+
+
+def failure(error: Exception, name: str) -> HTTPException:
+    """What a client is told of an error; the rest is for the log."""
+    logging.getLogger(__name__).error("no prediction on %r", name, exc_info=error)
+    text = "The detector failed on this picture; the log of the service says why."
+    return HTTPException(422 if isinstance(error, UserError) else 500, text)
 
 
 async def disconnection(request: Request) -> None:

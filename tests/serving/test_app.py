@@ -273,6 +273,7 @@ def test_who_has_gone_is_not_predicted_for():
         gate.open.set()
         first.join()
         assert client(data=PICTURE)[0] == 200
+        assert 'mmconvnext_requests_total{status="499"} 1.0' in client("/metrics")[1]
     assert gate.all == 2
 
 

@@ -118,6 +118,20 @@ def test_alone_a_good_picture_of_a_failed_batch_is_answered():
     assert [status for status, _ in answers] == [200] * 4
 
 
+def test_a_full_disk_is_an_answer(monkeypatch, caplog):
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    with serve(app.create_app([standing_in()])) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(app, "TemporaryDirectory", fail)
+            status, content = client(data=picture())
+        assert (status, [*content]) == (500, ["error"])
+        assert client(data=picture())[0] == 200
+        assert metrics(client)["mmconvnext_requests_total/500"] == 1
+    assert "No space left" in caplog.text
+
+
 def test_two_detectors_see_the_same_batch():
     batches, other = Batches(), standing_in(name="other")
     with serve(app.create_app([batches.served(), other], Limits(batch=2))) as client:
