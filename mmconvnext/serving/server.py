@@ -47,7 +47,10 @@ def run(args: argparse.Namespace, load: Callable[[], Sequence[Served]]) -> None:
         from mmconvnext.serving.app import create_app
         from mmconvnext.serving.http import PromptProtocol
     except ModuleNotFoundError as error:
-        raise UserError(f"{error}; to get it: pip install 'mmconvnext[serve]'") from error
+        raise UserError(
+            f"{error}; to get it: pip install 'mmconvnext[serve]', or "
+            "'mmconvnext-runtime[serve]' where that is installed"
+        ) from error
 
     limits = Limits(*(getattr(args, f"max_{name}") for name in Limits._fields))
     for name, value in limits._asdict().items():
