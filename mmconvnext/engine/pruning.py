@@ -57,7 +57,9 @@ def training_losses(cfg: Config, model: nn.Module, batches: int) -> Iterator[Ten
     cfg = deepcopy(cfg)
     drop_pretrained(cfg)
     cfg.resume, cfg.launcher, cfg.exact_resume = False, "none", True
-    cfg.log_level, cfg.visualizer = "WARNING", {**cfg.visualizer, "vis_backends": []}
+    # another name than a later runner's in this process: MMEngine keeps visualizers by name
+    cfg.visualizer = {**cfg.visualizer, "name": "pruning", "vis_backends": []}
+    cfg.log_level = "WARNING"
     cfg.randomness = {"seed": 0, **(cfg.get("randomness") or {})}
     with TemporaryDirectory() as folder:
         cfg.work_dir = folder
