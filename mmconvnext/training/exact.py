@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from mmconvnext.errors import ConfigError
@@ -155,6 +156,16 @@ class ExactResumeHook(Hook):
 
     def __init__(self, origin: Mapping[str, Any]) -> None:
         self.origin = dict(origin)
+
+    def before_train(self, runner: Runner) -> None:
+        """Keep the order in which DDP sums gradients on the CPU.
+
+        It would choose another one after its first step, so that of three processes and more the
+        sums of a step would depend on where the training started.
+        """
+        model = runner.model
+        if isinstance(model, DistributedDataParallel) and model.device_type == "cpu":
+            model.reducer._push_all_rebuilt_params()
 
     def after_val_epoch(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Note that the validation has ended, before a better checkpoint is saved."""

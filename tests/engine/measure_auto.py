@@ -63,13 +63,15 @@ def train(name: str, folder: Path) -> dict:
     """Train from scratch in a process of its own: GiB at its most, and the exit code."""
     steps = STEPS[name.endswith("_coco")]
     command = [sys.executable, __file__, "steps", str(folder / "chosen.py"), str(steps)]
+    if steps == STEPS[True]:  # a training ends where gradients are applied
+        command += ["--cfg-options", f"optim_wrapper.accumulative_counts={steps // 2}"]
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
         _, status, usage = os.wait4(process.pid, 0)
     return {"peak": usage.ru_maxrss * 1024 / GIB, "code": os.waitstatus_to_exitcode(status)}
 
 
-def train_steps(config: str, steps: str) -> None:
+def train_steps(config: str, steps: str, *options: str) -> None:
     """Train for a number of iterations, and save a checkpoint as --time does."""
     look = StopHook.after_train_iter
 
@@ -78,7 +80,7 @@ def train_steps(config: str, steps: str) -> None:
             look(hook, runner, *args, **kwargs)
 
     StopHook.after_train_iter = late
-    main(["train", config, "--from-scratch", "--restart", "--time", "1s"])
+    main(["train", config, "--from-scratch", "--restart", "--time", "1s", *options])
 
 
 def is_right(run: dict, gib: float) -> bool:

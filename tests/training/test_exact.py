@@ -150,7 +150,7 @@ CASES = {
         [6],
         {"in_validation": True},
     ),
-    "two processes": (without_validation(BY_ITERATION), [5], {"processes": 2}),
+    "three processes": (without_validation(BY_ITERATION), [5], {"processes": 3}),
 }
 
 
