@@ -37,8 +37,8 @@ LIMITS = {"boxes": BOX, "scores": SCORE, "masks": MASK}
 NOTES = (
     f"pictures of {SHAPE[0]} x {SHAPE[1]}, which are not resized; from pixels to pasted masks, one "
     "picture at a time; detectors have random weights, and the same ones in a table",
-    "start-up: imports, opening, and detecting on the first picture; resident: the most memory of "
-    "the whole process until then; both without the pasting of exported files' masks",
+    "start-up: imports, opening, and detecting on the first picture (exported files paste masks "
+    "when they are asked for); resident: the most memory of the whole process until then",
     "peak: above what the process has at rest",
 )
 

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +42,16 @@ class Form:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
         self.folder, self.files, self._facts = Path(folder), files, {}
 
-    def open(self) -> None:
-        """Open what detects."""
-        raise NotImplementedError
-
-    def detect(self, picture: np.ndarray) -> Any:
-        """Give boxes, scores, labels and probabilities of masks of a picture, BGR."""
-        raise NotImplementedError
-
-    def finish(self, found: Any) -> dict[str, np.ndarray]:
-        """Give arrays by their kind, with masks of the picture's size."""
+    def open(self) -> Callable[[np.ndarray], Any]:
+        """Give what makes a prediction of a picture, BGR."""
         raise NotImplementedError
 
     def check(self) -> dict[str, np.ndarray]:
         """Open it, timed with the first picture, and give what is found on all."""
         pictures = np.load(self.folder / PICTURES)
         start = time.perf_counter()
-        self.open()
-        first = self.detect(pictures[0])
+        self.detector = self.open()
+        self.detector(pictures[0])
         self._facts = {
             "images": len(pictures),
             "startup": time.perf_counter() - start,
@@ -68,9 +60,10 @@ class Form:
         }
         self._pictures, arrays = pictures, {}
         for index, picture in enumerate(pictures):
-            found = self.finish(self.detect(picture) if index else first)
-            found["masks"] = np.packbits(found["masks"], axis=-1)
-            arrays.update({f"{kind} {index}": array for kind, array in found.items()})
+            found = self.detector(picture)
+            for kind in ("boxes", "scores", "labels"):
+                arrays[f"{kind} {index}"] = getattr(found, kind)
+            arrays[f"masks {index}"] = np.packbits(found.masks, axis=-1)
         return arrays
 
     def facts(self) -> dict[str, float]:
@@ -78,9 +71,9 @@ class Form:
         return self._facts
 
     def run(self) -> None:
-        """Detect on all pictures, to masks of their size."""
+        """Predict on all pictures, to each object's part of a mask of the picture's size."""
         for picture in self._pictures:
-            self.finish(self.detect(picture))
+            [*self.detector(picture).crops]
 
 
 class Eager(Form):
@@ -98,20 +91,21 @@ class Eager(Form):
         super().__init__(needs="mmpretrain" if peer else "torch", **form)
         self.config, self.peer, self.compiled = config, peer, compiled
 
-    def open(self) -> None:
+    def open(self) -> Callable[[np.ndarray], Any]:
         """Build it and load its weights."""
         from mmconvnext.engine.config import load_config
         from mmconvnext.inference.detector import Detector
 
         cfg = load_config(self.config)
-        self.detector = Detector(cfg, self.folder / CHECKPOINT, device="cpu", batch=1)
+        detector = Detector(cfg, self.folder / CHECKPOINT, device="cpu", batch=1)
         if self.peer:
-            self._use_peer(cfg)
+            self._use_peer(cfg, detector)
         if self.compiled:
-            self.detector.model.backbone.compile()
-            self.detector.model.neck.compile()
+            detector.model.backbone.compile()
+            detector.model.neck.compile()
+        return detector
 
-    def _use_peer(self, cfg: Any) -> None:
+    def _use_peer(self, cfg: Any, detector: Any) -> None:
         from mmengine.registry import DefaultScope
 
         from benchmarks.detector import build, copy_weights
@@ -120,44 +114,19 @@ class Eager(Form):
 
         with DefaultScope.overwrite_default_scope("mmdet"):
             peer = build(load_config(self.peer), cfg.model.test_cfg).eval()
-        copy_weights(self.detector.model, peer)
-        self.detector.model = peer
+        copy_weights(detector.model, peer)
+        detector.model = peer
         roi_align_cpu.pooling_matrices = lambda *_: None
-
-    def detect(self, picture: np.ndarray) -> Any:
-        """Predict."""
-        return self.detector(picture)
-
-    def finish(self, found: Any) -> dict[str, np.ndarray]:
-        """Masks are those of the picture already."""
-        return {kind: getattr(found, kind) for kind in ("boxes", "scores", "labels", "masks")}
 
 
 class Exported(Form):
     """A file of ``mmconvnext export`` or ``quantize``."""
 
-    def open(self) -> None:
+    def open(self) -> Callable[[np.ndarray], Any]:
         """Open the file by its runtime."""
-        from mmconvnext.deploy.sessions import Session
+        from mmconvnext.runtime import Detector
 
-        self.session = Session(self.folder / self.files[0], trusted=True)
-
-    def detect(self, picture: np.ndarray) -> Any:
-        """Run the file."""
-        boxes, scores, labels, masks = (each[0] for each in self.session(picture[None, ..., ::-1]))
-        kept = scores >= 0
-        return boxes[kept], scores[kept], labels[kept], masks[kept]
-
-    def finish(self, found: Any) -> dict[str, np.ndarray]:
-        """Paste the masks."""
-        import torch
-
-        from mmconvnext.models.mask_head import paste_masks
-
-        boxes, scores, labels, masks = found
-        threshold = self.session.meta["mask_threshold"]
-        masks = paste_masks(torch.from_numpy(masks), torch.from_numpy(boxes), SHAPE, threshold)
-        return {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks.numpy()}
+        return Detector(self.folder / self.files[0], trusted=True)
 
 
 class Prepared:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from benchmarks import deploy, runtimes
+from benchmarks import deploy
 from benchmarks.__main__ import parse_args
 from benchmarks.comparison import Results, UnequalResultsError
 from benchmarks.runtimes import CHECKPOINT, PICTURES, Exported
 from benchmarks.worker import Timing
-from mmconvnext.deploy import sessions
+from mmconvnext.runtime import detector
 from tests.benchmarks.helpers import cells
 from tests.benchmarks.test_detector import detections
 
@@ -73,28 +73,29 @@ def test_a_form_without_its_package_is_left_out():
 def test_a_file_at_work(tmp_path, monkeypatch):
     boxes = np.float32([[[2, 2, 10, 12], [0, 0, 0, 0]]])
     found = [boxes, np.float32([[0.5, -1]]), np.array([[3, -1]]), np.ones((1, 2, 28, 28), "f4")]
-    session = SimpleNamespace(meta={"mask_threshold": 0.5}, pictures=[])
-    run = lambda pictures: session.pictures.append(pictures) or found  # noqa: E731
-    monkeypatch.setattr(sessions, "Session", lambda path, trusted: _Session(session.meta, run))
-    monkeypatch.setattr(runtimes, "SHAPE", (16, 20))
+    pictures = []
+
+    class Session:
+        meta: ClassVar = {"mask_threshold": 0.5, "classes": ["a"] * 4}
+
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, given):
+            pictures.append(given)
+            return found
+
+    monkeypatch.setattr(detector, "Session", Session)
     np.save(tmp_path / PICTURES, np.arange(2 * 16 * 20 * 3, dtype=np.uint8).reshape(2, 16, 20, 3))
     (tmp_path / CHECKPOINT).write_bytes(b"12345")
     form = Exported(folder=str(tmp_path), files=[CHECKPOINT], needs="numpy", threads=64)
     arrays = form.check()
     form.run()
-    assert len(session.pictures) == 4
-    assert session.pictures[0][0, 0, 0].tolist() == [2, 1, 0]  # RGB
+    assert len(pictures) == 5  # the first one twice in the check
+    assert pictures[0][0, 0, 0].tolist() == [2, 1, 0]  # RGB
     assert arrays["labels 1"].tolist() == [3]
     mask = np.unpackbits(arrays["masks 0"], axis=-1)[0, :, :20]
     assert mask.sum() == 8 * 10
     facts = form.facts()
     assert (facts["size"], facts["images"]) == (5, 2)
     assert facts["startup"] > 0
-
-
-class _Session:
-    def __init__(self, meta, run):
-        self.meta, self.run = meta, run
-
-    def __call__(self, pictures):
-        return self.run(pictures)
