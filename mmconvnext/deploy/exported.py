@@ -76,7 +76,9 @@ def use_exported(cfg: Config, file: str) -> Sequence[str]:
     trusted = cfg.get("allow_imports", False)
     cfg.model = {"type": "ExportedDetector", "file": str(file), "trusted": trusted}
     cfg.load_from = None
-    for transform in get_test_pipeline_cfg(cfg):  # the graph resizes
+    pipeline = get_test_pipeline_cfg(cfg)  # the graph resizes and pads
+    pipeline[:] = [each for each in pipeline if each["type"].rpartition(".")[2] != "Pad"]
+    for transform in pipeline:
         if transform["type"].rpartition(".")[2] == "Resize":
             kept = {"type": transform["type"], "scale_factor": 1.0}
             transform.clear()

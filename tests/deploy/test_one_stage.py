@@ -1,11 +1,16 @@
 """One-stage detectors as graphs, and as files, find what MMDetection does."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
+from mmengine.dataset import Compose
 
+from mmconvnext.deploy import exported
 from mmconvnext.deploy.settings import check_exportable, graph_of
 from mmconvnext.engine.config import load_config
 from mmconvnext.errors import ConfigError
@@ -102,3 +107,13 @@ def test_there_are_no_masks_to_be_pasted():
     cfg = config("fcos")
     with pytest.raises(ConfigError, match="--pasted: a FCOS has no masks"):
         graph_of(MODELS.build(cfg.model), cfg, pasted=True)
+
+
+def test_pictures_come_to_a_file_as_they_are(monkeypatch):
+    """What the graph does itself, resizing and padding, is no part of the pipeline any more."""
+    cfg = config("yolox")
+    session = SimpleNamespace(meta={"classes": CLASSES})
+    monkeypatch.setattr(exported, "open_session", lambda *_: session)
+    assert exported.use_exported(cfg, "detector.onnx") == CLASSES
+    pipeline = Compose(get_test_pipeline_cfg(cfg)[1:-2])
+    assert pipeline({"img": np.zeros((33, 200, 3), np.uint8)})["img"].shape == (33, 200, 3)
