@@ -242,7 +242,7 @@ def _reasons(own: ArchSpec, file: ArchSpec) -> list[str]:
     sizes = ("depths", "widths", "hidden")
     if file.depths and any(getattr(own, n) != getattr(file, n)[:stages] for n in sizes):
         fixes.append(f"arch={file.arch!r}")
-        if own.widths != file.widths[:stages]:
+        if (own.depths, own.widths) != (file.depths[:stages], file.widths[:stages]):
             fixes.append(f"the neck's in_channels={list(file.widths)}")
     if own.use_grn != file.use_grn:
         fixes.append(f"use_grn={file.use_grn}")
