@@ -125,7 +125,9 @@ def _check_pictures(student: nn.Module, teacher: nn.Module) -> None:
 def _pixels(model: nn.Module) -> tuple[Any, ...]:
     preprocessor = model.data_preprocessor
     numbers = (getattr(preprocessor, name, None) for name in ("mean", "std"))
-    lists = (None if each is None else each.flatten().tolist() for each in numbers)
+    lists = (
+        each if each is None else [round(v, 3) for v in each.flatten().tolist()] for each in numbers
+    )
     return (*lists, getattr(preprocessor, "_channel_conversion", None))
 
 
@@ -158,9 +160,9 @@ def _check_heads(own: list[nn.Module], other: list[nn.Module]) -> None:
     for head in (*own, *other):
         if not isinstance(head, ConvFCBBoxHead) or head.loss_cls.use_sigmoid:
             fault = f"{type(head).__name__} gives no logits for a softmax of all classes"
-    counts = [sorted({head.num_classes for head in heads}) for heads in (own, other)]
+    counts = [heads[0].num_classes for heads in (own, other)]
     if counts[0] != counts[1]:
-        fault = f"the student's heads have {counts[0]} classes, the teacher's {counts[1]}"
+        fault = f"the student's head has {counts[0]} classes, the teacher's {counts[1]}"
     if fault:
         raise ConfigError(
             f"teacher.logits: {fault}; learn from features alone: --cfg-options teacher.logits=None"

@@ -17,7 +17,7 @@ from mmconvnext.engine.config import load_config, set_data_root
 from mmconvnext.engine.runner import build_runner, resume_from
 
 SIZE, TRAIN, VAL = 64, 2000, 200  # pixels and pictures
-STEPS = {"teacher": 700, "student": 250}
+STEPS = {"teacher": 600, "student": 300}
 TEACHER, STUDENT = "mask_rcnn_convnext_shapes.py", "distill/mask_rcnn_convnext_from_demo_shapes.py"
 # What of the student's config is left out.
 KINDS = {

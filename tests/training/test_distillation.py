@@ -11,6 +11,7 @@ from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox2roi
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from mmconvnext.data import CLASSES
 from mmconvnext.engine.config import load_config
@@ -31,6 +32,7 @@ KINDS = ("mask_rcnn_convnext_shapes", "cascade_convnext_shapes")
 
 def write_teacher(folder: Path, kind: str = KINDS[0], **meta) -> dict:
     """A teacher's config and checkpoint, whose weights are random."""
+    init_default_scope("mmdet")  # fixtures of a module come before the one that sets it
     cfg = narrow_config(f"mmconvnext::{kind}.py")
     cfg.model.backbone.arch["depths"] = (1, 1, 2, 1)
     folder.mkdir(exist_ok=True)
@@ -81,11 +83,9 @@ def batch(model: torch.nn.Module) -> dict:
     return model.data_preprocessor(data, True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("of_teacher", KINDS)
+# Three stages learn from three, and one from the first of three, too.
+@pytest.mark.parametrize(("kind", "of_teacher"), [(KINDS[0],) * 2, (KINDS[1],) * 2, KINDS])
 def test_losses_are_those_computed_by_hand(kind, of_teacher, teachers, monkeypatch):
-    if kind != KINDS[0] and of_teacher == KINDS[0]:
-        pytest.skip("three stages cannot learn from one")
     model = taught(teachers[of_teacher], kind)
     teacher, heads, seen = model.teacher.model, model.roi_head.bbox_head, []
     single = kind == KINDS[0]
@@ -192,7 +192,7 @@ def test_the_checkpoint_is_tested_by_the_same_config_without_the_teacher(trained
     cfg.dump(folder / "student.py")
     checkpoint = Path(cfg.work_dir) / "iter_2.pth"
     said = main("test", folder / "student.py", checkpoint, "--work-dir", folder / "tested")
-    assert "bbox" in said
+    assert "AP50" in said
     assert (folder / "tested" / "result.json").is_file()
 
 
@@ -242,8 +242,11 @@ def test_no_settings_are_no_teacher_and_some_go_with_no_other(teachers):
 
 MISFITS = {
     "channels": ({"model.neck.out_channels": 16}, "the student's have 16 channels"),
-    "pixels": ({"model.data_preprocessor.mean": [0, 0, 0]}, "the student's ..0.0, 0.0, 0.0"),
-    "number of classes": ({"model.roi_head.bbox_head.num_classes": 5}, "have 5 classes"),
+    "pixels": ({"model.data_preprocessor.mean": [0, 0, 0]}, r"the student's \(\[0.0, 0.0, 0.0\]"),
+    "number of classes": (
+        {"model.roi_head.bbox_head.num_classes": 5},
+        "student's head has 5 classes",
+    ),
     "names of classes": (
         {"train_dataloader.dataset.metainfo.classes": ("disk", "cross", "star")},
         "does not know 'star'",
