@@ -95,7 +95,9 @@ def teach(model: nn.Module, cfg: Config, found: Found) -> str:
     # The student's random numbers are those that it would have alone.
     with torch.random.fork_rng():
         teacher = MODELS.build(found.cfg.model)
-        losses = [given.get(key) and MODELS.build(given[key]) for key in ("feature", "logits")]
+        losses = [
+            MODELS.build(given[key]) if given.get(key) else None for key in ("feature", "logits")
+        ]
     checkpoint = read_checkpoint(found.path, mmap=True)
     load_matched(teacher, *match_detector(teacher, checkpoint, found.source, must_fill=True))
     _check_pictures(student, teacher)
