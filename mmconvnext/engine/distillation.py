@@ -58,10 +58,12 @@ def find_teacher(cfg: Config) -> Found | None:
         )
     name, sources = given.get("config"), given.get("checkpoint")
     if not name or not (sources or Path(name).is_dir()):
+        what = (
+            f"checkpoint is missing, and {name} is no work folder" if name else "config is missing"
+        )
         raise ConfigError(
-            f"teacher.{'checkpoint' if name else 'config'} of {cfg.filename} is missing: name the "
-            "teacher's config and checkpoint, or its work folder alone, by --cfg-options "
-            "teacher.config=CONFIG teacher.checkpoint=FILE"
+            f"{cfg.filename}: teacher.{what}: name the teacher's config and checkpoint, or its "
+            "work folder alone: --cfg-options teacher.config=CONFIG teacher.checkpoint=FILE"
         )
     if cfg.get("global_losses"):
         raise ConfigError(
@@ -93,7 +95,7 @@ def teach(model: nn.Module, cfg: Config, found: Found) -> str:
     drop_pretrained(found.cfg)
     replace_types(found.cfg, ("SyncBN", "MMSyncBN"), "BN")  # the same in evaluation
     # The student's random numbers are those that it would have alone.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         teacher = MODELS.build(found.cfg.model)
         losses = [
             MODELS.build(given[key]) if given.get(key) else None for key in ("feature", "logits")
