@@ -52,6 +52,7 @@ __getattr__ = lazy_names(
 REGISTERED_WITH = {
     "mmdet.models": [
         *(f"models.{m}" for m in ("convnext", "mask_head", "roadmap", "swin", "tta")),
+        "models.distillation",
         "deploy.exported",
     ],
     "mmdet.datasets.transforms": ["data.transforms"],

@@ -30,7 +30,7 @@ FROM_CHECKPOINT = (
     "optim_wrapper.paramwise_cfg",
     "auto_scale_lr",
 )
-FROM_CONFIG = ("train_cfg", "train_dataloader", "optim_wrapper", "model")
+FROM_CONFIG = ("train_cfg", "train_dataloader", "optim_wrapper", "model", "teacher")
 # Says nothing of the training.
 IGNORED = ("num_workers", "persistent_workers", "pin_memory", "init_cfg", "palette", "_scope_")
 SHOWN = 6

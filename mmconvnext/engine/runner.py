@@ -37,6 +37,7 @@ from mmconvnext.engine.device import (
     init_distributed_on_cpu,
     lost_processes,
 )
+from mmconvnext.engine.distillation import find_teacher, teach
 from mmconvnext.engine.provenance import write_run_info
 from mmconvnext.engine.resume import FreshSchedule, log_differences, origin, schedule_of_config
 from mmconvnext.engine.screen import ScreenHook, filter_screen, quiet, summary
@@ -51,12 +52,7 @@ from mmconvnext.training.gradients import ExplodingGradientHook
 from mmconvnext.training.sharding import ShardingRunner, check_sharding
 from mmconvnext.training.signals import Stopped, shield_worker
 from mmconvnext.training.val_loss import ValidationLossHook
-from mmconvnext.weights.detector import (
-    classes_of,
-    load_matched,
-    match_detector,
-    unwrapped,
-)
+from mmconvnext.weights.detector import classes_of, load_matched, match_detector, unwrapped
 from mmconvnext.weights.sources import fetch_first
 
 
@@ -320,6 +316,7 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     for split in splits:
         if split != "val" and cfg.get(f"{split}_dataloader") is None:
             raise ConfigError(f"{cfg.filename} has no {split}_dataloader: nothing to {split} on")
+    teacher = find_teacher(cfg) if "train" in splits else None
     check_data_paths(cfg, tuple(splits))
     data = prepare_data(cfg, splits, tested_classes(cfg) if "test" in splits else None)
     data.raise_refusals()
@@ -336,6 +333,9 @@ def build_runner(cfg: Config, splits: Sequence[str], notes: Sequence[str] = ()) 
     with config_errors(cfg.filename):
         runner = RUNNERS.build(cfg)
     runner.register_hook(ScreenHook())
+    if teacher:
+        with config_errors(f"teacher of {cfg.filename}"):
+            notes.append(teach(runner.model, cfg, teacher))
     if "train" in splits:
         runner.register_hook(ExplodingGradientHook())
         if (most := cfg.get("max_skipped_steps", 10)) is not None:

@@ -29,7 +29,7 @@ from tests.configs.detector_steps import (
 from tests.processes import in_two_processes
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-OTHER_FOLDERS = ("_base_", "roadmap", "table3")
+OTHER_FOLDERS = ("_base_", "distill", "roadmap", "table3")
 DETECTORS = sorted(
     path.relative_to(CONFIGS).with_suffix("").as_posix()
     for path in CONFIGS.glob("*/*.py")

@@ -11,6 +11,7 @@ import pytest
 from tests.training.processes import in_processes
 
 MODULES = ("test_sharding", "test_global_losses", "test_unused_parameters", "test_lost_processes")
+MODULES += ("test_distillation",)
 
 
 def each(folder: Path) -> dict:
