@@ -49,6 +49,10 @@ class WeightsError(UserError, ValueError):
     """A checkpoint that does not fit the model."""
 
 
+class QuantizationError(UserError):
+    """A detector that loses more AP in lower precision than is allowed."""
+
+
 class MissingMMCVError(UserError, ImportError):
     """Neither mmcv nor mmcv-lite is installed."""
 

@@ -30,6 +30,7 @@ COMMANDS = (
     f"test {CONFIG} FILE --data-root DATA --work-dir WORK",
     f"predict {CONFIG} FILE DATA/val --out OUT",
     f"prune {CONFIG} FILE --data-root DATA --keep 0.7 --out OUT",
+    f"quantize {CONFIG} FILE --data-root DATA --to fp16 --out OUT.xml",
     f"prelabel {CONFIG} FILE DATA/val OUT --to coco",
     f"serve {CONFIG} FILE --port 0",
     "classify FILE --data DATA",

@@ -19,6 +19,7 @@ COMMANDS = (
     "replay",
     "predict",
     "export",
+    "quantize",
     "prune",
     "serve",
     "report",

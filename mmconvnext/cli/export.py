@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmconvnext.cli import common
 from mmconvnext.deploy.sessions import SUFFIXES
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import nn
+
+    from mmconvnext.inference.detector import Detector
 
 TENSORRT = "tensorrt"  # an ONNX file, and an engine of it where that can be built
 
@@ -30,34 +37,15 @@ def run(args: argparse.Namespace) -> int:
     """Export and compare; the exit code is 1 where the file differs from the checkpoint."""
     from mmconvnext.analysis.parity import compare
     from mmconvnext.deploy.export import export
-    from mmconvnext.deploy.settings import graph_of
     from mmconvnext.deploy.tensorrt import fix_size
-    from mmconvnext.engine.provenance import run_info
-    from mmconvnext.engine.run_dir import find_detector
-    from mmconvnext.errors import UserError
     from mmconvnext.inference.detector import Detector
     from mmconvnext.inference.inputs import find_inputs, frames
 
-    args.config, args.checkpoint = find_detector(args.config, args.checkpoint)
-    suffix = SUFFIXES.get(args.to, SUFFIXES["onnx"])
-    out = Path(args.out or Path(args.checkpoint).with_suffix(suffix))
-    if out.suffix != suffix:
-        raise UserError(f"--out {out}: --to {args.to} writes a file whose name ends in {suffix}")
+    out = find_output(args, f"--to {args.to}", SUFFIXES.get(args.to, SUFFIXES["onnx"]))
     _check_tensorrt(args)
-    cfg = common.read_config(args)
-    detector = Detector(cfg, args.checkpoint, batch=1)
-    graph = graph_of(detector.model, cfg, args.pasted)
+    detector, graph, meta = load_graph(args, common.read_config(args), args.pasted)
     if args.size:
         fix_size(graph, tuple(args.size))
-    info = run_info(cfg)
-    meta = {
-        "classes": [*detector.classes],
-        "mask_threshold": cfg.model.test_cfg.get("rcnn", {}).get("mask_thr_binary"),
-        "precision": "f32",
-        "checkpoint": Path(args.checkpoint).name,
-        "config": cfg.pretty_text,
-        **{key: info[key] for key in ("mmconvnext", "git_revision", "python", "packages")},
-    }
     export(graph, out, meta)
     # OpenVINO's weights are in a second file
     size = sum(path.stat().st_size for path in {out, out.with_suffix(".bin")} if path.is_file())
@@ -73,6 +61,48 @@ def run(args: argparse.Namespace) -> int:
     parity = compare(detector, exported, frames(find_inputs(args.check), faults))
     print("\n".join([*faults, str(parity)]))
     return 0 if parity.equal and not faults else 1
+
+
+def find_output(args: argparse.Namespace, option: str, suffix: str, mark: str = "") -> Path:
+    """Complete ``args`` with the config and checkpoint of a work folder; the file to write.
+
+    Args:
+        args: with ``config``, ``checkpoint`` and ``out``.
+        option: of the command line, that asks for ``suffix``.
+        suffix: that the file's name ends in.
+        mark: follows the checkpoint's name, where ``out`` names no file.
+    """
+    from mmconvnext.engine.run_dir import find_detector
+    from mmconvnext.errors import UserError
+
+    args.config, args.checkpoint = find_detector(args.config, args.checkpoint)
+    weights = Path(args.checkpoint)
+    out = Path(args.out or weights.with_name(f"{weights.stem}{mark}{suffix}"))
+    if out.suffix != suffix:
+        raise UserError(f"--out {out}: {option} writes a file whose name ends in {suffix}")
+    return out
+
+
+def load_graph(
+    args: argparse.Namespace, cfg: Config, pasted: bool = False
+) -> tuple[Detector, nn.Module, dict[str, Any]]:
+    """The detector of ``args.checkpoint``, its graph, and what is written into an exported file."""
+    from mmconvnext.deploy.settings import graph_of
+    from mmconvnext.engine.provenance import run_info
+    from mmconvnext.inference.detector import Detector
+
+    detector = Detector(cfg, args.checkpoint, batch=1)
+    graph = graph_of(detector.model, cfg, pasted)
+    info = run_info(cfg)
+    meta = {
+        "classes": [*detector.classes],
+        "mask_threshold": cfg.model.test_cfg.get("rcnn", {}).get("mask_thr_binary"),
+        "precision": "f32",
+        "checkpoint": Path(args.checkpoint).name,
+        "config": cfg.pretty_text,
+        **{key: info[key] for key in ("mmconvnext", "git_revision", "python", "packages")},
+    }
+    return detector, graph, meta
 
 
 def _check_tensorrt(args: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from ast import literal_eval
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,19 @@ def export(graph: nn.Module, path: Path, meta: Mapping[str, Any]) -> None:
         CheckpointError: a package is missing, or the file cannot be written.
     """
     text = json.dumps(meta)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole_files(path, lambda part: _WRITERS[path.suffix](graph, part, text))
+
+
+def write_whole_files(path: Path, write: Callable[[Path], None]) -> None:
+    """Let a function write a file, maybe with others beside it: all of them are there, or none.
+
+    Raises:
+        CheckpointError: a package is missing, or the file cannot be written.
+    """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            _WRITERS[path.suffix](graph, Path(folder, path.name), text)
+            write(Path(folder, path.name))
             # the one that is opened comes last
             for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name):
                 os.replace(part, path.with_name(part.name))
@@ -66,8 +76,19 @@ def _onnx(graph: nn.Module, path: Path, text: str) -> None:
         )
     for output, name in zip(program.model.graph.outputs, names, strict=False):
         output.name = name
+    for node in program.model.graph:  # what is quantised goes by the modules
+        if module := _module_of(node.metadata_props):
+            node.name = f"{module}/{node.name}"
     program.model.metadata_props[KEY] = text
     program.save(path)
+
+
+def _module_of(properties: Mapping[str, str]) -> str:
+    """The detector's module that an operation was traced in, or nothing."""
+    scopes = literal_eval(properties.get("pkg.torch.onnx.name_scopes", "[]"))[:-1]
+    # a head that the graph has in a list restarts the names below it
+    starts = [i for i, scope in enumerate(scopes) if scope.startswith("detector.")]
+    return ".".join(scopes[starts[-1] :]) if starts else ""
 
 
 def _openvino(graph: nn.Module, path: Path, text: str) -> None:

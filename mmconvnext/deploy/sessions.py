@@ -95,7 +95,8 @@ def _openvino(path: Path, cache: str | Path | None) -> tuple[str, Run]:
 
     model = openvino.Core().read_model(path)
     text = model.get_rt_info([KEY]).astype(str)
-    settings = {"INFERENCE_PRECISION_HINT": json.loads(text)["precision"]}
+    hint = json.loads(text)["precision"].replace("int8", "f32")  # of what is not quantised
+    settings = {"INFERENCE_PRECISION_HINT": hint}
     if cache is not None:
         settings["CACHE_DIR"] = str(cache)
     compiled = openvino.compile_model(model, "CPU", settings)
