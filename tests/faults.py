@@ -233,9 +233,9 @@ def damaged_files(training: Training) -> Iterator[Row]:
         data[len(data) // 2] ^= 4
         return data
 
-    cuts = {"cut": lambda data: data[: len(data) // 3], "empty": lambda data: b"", "flipped": flip}
-    for name, change in cuts.items():
-        yield repeated(f"the last checkpoint is {name}", training, 2, damage(change))
+    cuts = {"is cut": lambda data: data[: len(data) // 3], "is empty": lambda data: b""}
+    for name, change in {**cuts, "has a flipped bit": flip}.items():
+        yield repeated(f"the last checkpoint {name}", training, 2, damage(change))
 
 
 @contextmanager
@@ -304,8 +304,8 @@ def pictures(training: Training) -> Iterator[Row]:
 
 def ranks(training: Training, times: int) -> Iterator[Row]:
     """One of two processes is killed; torchrun starts both again."""
-    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-    launch += ("--max-restarts", "2", "--master-port", "0", "tools/train.py")
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    launch += ("--nproc-per-node", "2", "--max-restarts", "2", "tools/train.py")
     extra = ("--launcher", "pytorch", "--resume")
     reference = next(training.fresh)
     assert training.finish(reference, *extra, launch=launch) == 0, training.screen(reference)

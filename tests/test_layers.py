@@ -21,7 +21,7 @@ LAYERS = (
 )
 # Some 8,000 without own data, other detectors, prediction and report (.ci/count_lines.py). It may
 # not grow unnoticed.
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 22_440, 400, 60
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 22_600, 400, 60
 
 
 def module_of(path: Path) -> str:
