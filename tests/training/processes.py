@@ -45,6 +45,7 @@ def tiny(folder: Path, name: str, iterations: int = 3, **changes: Any) -> Config
     cfg.train_cfg.max_iters = iterations
     cfg.default_hooks.checkpoint = {"type": "CheckpointHook", "by_epoch": False, "interval": 1}
     cfg.update(work_dir=str(folder / name), experiment_name=f"{folder.name}_{name}")
+    cfg.visualizer.name = cfg.work_dir  # those of one name are one object, with one folder
     cfg.update(launcher="none", load_from=None, log_level="ERROR", randomness={"seed": 0})
     cfg.merge_from_dict(changes)
     return cfg
