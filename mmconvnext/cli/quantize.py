@@ -138,7 +138,7 @@ def table(before: Mapping[str, Any], after: Mapping[str, Any], to: str) -> str:
     rows = [["", *names, "MiB", "images/s", "least", "most"]]
     for name, row in (("float32", before), (to, after)):
         rates = row["images_per_second"]
-        aps = [f"{ap:.2f}" for ap in row["ap"].values()]
+        aps = [f"{ap:.1f}" for ap in row["ap"].values()]
         speed = [f"{rate:.2f}" for rate in (median(rates), min(rates), max(rates))]
         rows.append([name, *aps, f"{row['bytes'] / 2**20:.1f}", *speed])
     return format_table(rows)
