@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         print(line)
     print(f"written to {out}")
     report = {"file": out.name, **about, "hardware": hardware(), "command": sys.argv}
-    common.write_json(report, str(out.with_suffix(".json")))
+    common.write_json(report, f"{out}.json")
 
 
 def check(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Lower precision: of the detector's modules alone, as far as the AP allows, in files that open."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -202,7 +203,7 @@ def test_the_command(checkpoints, tmp_path, monkeypatch, main):
     assert "the training data has 3 pictures" in shown
     assert "box AP" in shown
     assert "mask AP" in shown
-    report = json.loads(out.with_suffix(".json").read_text())
+    report = json.loads(Path(f"{out}.json").read_text())
     meta = Session(out).meta
     assert meta["precision"] == "int8"
     assert meta["quantization"].items() <= report.items()
