@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mmconvnext.cli.common import main_guard, write_json
+from mmconvnext.cli.common import write_json
+from mmconvnext.guard import main_guard
 
 # For each command, its module in benchmarks, an old name, and what it is for. A module offers
 # add_arguments(parser) and compare(args), and is imported only when its command is chosen.

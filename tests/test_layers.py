@@ -15,6 +15,7 @@ REPO = Path(__file__).parents[1]
 # Each may import those before it; two in one entry do not import each other.
 LAYERS = (
     ("errors", "variants", "crops"),
+    ("guard",),
     *((name,) for name in ("compat", "weights", "models", "optim", "data", "evaluation")),
     *((name,) for name in ("training", "deploy", "engine", "inference", "analysis")),
     *((name,) for name in ("report", "serving", "runtime", "cli")),

@@ -84,7 +84,7 @@ def _compare(parity: Parity, mine: Prediction, theirs: Prediction) -> None:
         else:
             alone.append((mine, index))
     alone += [(theirs, index) for index in free]
-    # what stands next to the threshold, or to the last one that there was room for
+    # what stands next to the threshold, or is the last one of max_per_img
     limits = [min(p.scores, default=0.0) for p in (mine, theirs)]
     for found, index in alone:
         if found.scores[index] > max(limits) + SCORE:

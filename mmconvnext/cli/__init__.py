@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from mmconvnext import __version__
-from mmconvnext.cli.common import main_guard
+from mmconvnext.guard import main_guard
 
 COMMANDS = (
     "train",

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export and compare; the exit code is 1 where the file differs from the checkpoint."""
     from mmconvnext.analysis.parity import compare
-    from mmconvnext.deploy.export import export
+    from mmconvnext.deploy.export import export, size_of
     from mmconvnext.deploy.tensorrt import fix_size
     from mmconvnext.inference.detector import Detector
     from mmconvnext.inference.inputs import find_inputs, frames
@@ -47,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.size:
         fix_size(graph, tuple(args.size))
     export(graph, out, meta)
-    # OpenVINO's weights are in a second file
-    size = sum(path.stat().st_size for path in {out, out.with_suffix(".bin")} if path.is_file())
-    print(f"written to {out}: {size / 2**20:.0f} MiB")
+    print(f"written to {out}: {size_of(out) / 2**20:.0f} MiB")
     if args.to == TENSORRT:
         _build_engine(args, out)
     if not args.check:

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     """Quantise, compare and write the file and, beside it, the numbers as JSON."""
     from mmconvnext.data.paths import metrics_of
     from mmconvnext.deploy import quantize as deploy
-    from mmconvnext.deploy.export import export
+    from mmconvnext.deploy.export import export, size_of
     from mmconvnext.engine.provenance import hardware
     from mmconvnext.evaluation.coco_metric import is_coco_metric
     from mmconvnext.inference.samples import sample_pictures
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         files, aps = (source, found.path), (found.before, found.after)
         rates = deploy.speeds(files, timed)
         rows = [
-            {"ap": dict(ap), "bytes": deploy.size_of(file), "images_per_second": rate}
+            {"ap": dict(ap), "bytes": size_of(file), "images_per_second": rate}
             for file, ap, rate in zip(files, aps, rates, strict=True)
         ]
         about = {

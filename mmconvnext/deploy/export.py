@@ -53,6 +53,12 @@ def write_whole_files(path: Path, write: Callable[[Path], None]) -> None:
         raise CheckpointError(f"cannot write {path}: {error}") from error
 
 
+def size_of(path: Path) -> int:
+    """Bytes of an exported file, with OpenVINO's weights beside it."""
+    parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    return sum(part.stat().st_size for part in parts)
+
+
 def trace(graph: nn.Module) -> ExportedProgram:
     """A graph by ``torch.export``."""
     size = getattr(graph, "size", None)

@@ -220,7 +220,7 @@ def detections(
         scores: (B, n), less than 0 where there is no candidate.
         labels: (B, n).
         threshold: from which IoU on boxes are suppressed.
-        most: N; None for n.
+        most: N at the most; None for n.
     """
     # exporters reckon with lists of two and more
     boxes = pad(boxes, (0, 0, 0, FILLING))
@@ -233,7 +233,7 @@ def detections(
     if most is None:
         best, index = dense.sort(dim=1, descending=True)
     else:
-        best, index = dense.topk(most, dim=1)
+        best, index = dense.topk(min(most, dense.shape[1]), dim=1)
     return boxes.gather(1, index[..., None].expand(-1, -1, 4)), best, labels.gather(1, index)
 
 

@@ -94,16 +94,16 @@ def quantize(
     before = measure(source)
     found = Quantized(make(()), before, measure(make(())))
     order: list[tuple[str, float]] = []
+    modules = modules_of(source)
     while found.drop > max_drop:
         lost = f"{to} loses {found.drop:.2f} AP, more than --max-drop {max_drop:g}"
-        modules = modules_of(source)
         if to != "int8" or len(found.kept) + 1 >= len(modules):
             names = ", ".join(each["module"] for each in found.kept)
             also = f" even with {names} in float32, which leaves one module" * bool(names)
             raise QuantizationError(f"{lost}{also}; no file is written{_MORE}")
         if not order:
             say(f"{lost}: modules are put back to float32")
-            order = ranked(source, make, pictures, say)
+            order = ranked(source, modules, make, pictures, say)
         module, loss = order.pop(0)
         found.path = make((*(each["module"] for each in found.kept), module))
         found.after = measure(found.path)
@@ -114,13 +114,13 @@ def quantize(
 
 def ranked(
     source: Path,
+    modules: Sequence[str],
     make: Callable[[tuple[str, ...]], Path],
     pictures: Sequence[NDArray],
     say: Callable[[str], None],
 ) -> list[tuple[str, float]]:
     """Modules and what int8 in each of them alone loses of :func:`agreement`, the most first."""
-    expected, modules = [*_outputs(source, pictures)], modules_of(source)
-    losses, start = {}, monotonic()
+    expected, losses, start = [*_outputs(source, pictures)], {}, monotonic()
     for number, module in enumerate(modules, 1):
         path = make((*(other for other in modules if other != module),))
         pairs = zip(expected, _outputs(path, pictures), strict=True)
@@ -186,12 +186,6 @@ def speeds(
             if number:  # the first one warms up
                 numbers.append(len(pictures) / (monotonic() - start))
     return found
-
-
-def size_of(path: Path) -> int:
-    """Bytes of an exported file, with OpenVINO's weights beside it."""
-    parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    return sum(part.stat().st_size for part in parts)
 
 
 def modules_of(path: Path) -> list[str]:

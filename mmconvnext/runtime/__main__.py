@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmconvnext.cli.common import main_guard
+from mmconvnext.guard import main_guard
 from mmconvnext.inference.prediction import SHOWN, Prediction
 from mmconvnext.runtime import Detector
 from mmconvnext.serving import served_by, server

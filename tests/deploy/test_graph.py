@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
-from mmconvnext.deploy.graph import TwoStageGraph
+from mmconvnext.deploy.graph import FILLING, TwoStageGraph, detections
 from mmconvnext.deploy.settings import check_exportable
 from mmconvnext.errors import ConfigError
 from mmconvnext.inference.detector import Detector
@@ -27,6 +27,16 @@ def run(graph, *paths: str) -> list[np.ndarray]:
     pixels = np.stack([cv2.imread(path)[..., ::-1] for path in paths])
     with torch.no_grad():
         return [output.numpy() for output in graph(torch.from_numpy(pixels))]
+
+
+def test_fewer_candidates_than_detections_are_all_there():
+    """As in a detector with few proposals, one class and the default ``max_per_img``."""
+    boxes = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 30, 30]]])
+    scores, labels = torch.tensor([[0.5, 0.9, 0.3]]), torch.zeros(1, 3, dtype=torch.long)
+    found, best, _ = detections(boxes, scores, labels, threshold=0.5, most=100)
+    assert best.shape == (1, 3 + FILLING)
+    assert best[0].tolist() == pytest.approx([0.9, 0.3, -1, -1, -1])
+    assert found[0, :2].tolist() == boxes[0, 1:].tolist()
 
 
 @pytest.mark.parametrize("resized", [False, True], ids=["as it is", "resized"])

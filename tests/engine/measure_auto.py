@@ -1,6 +1,6 @@
 """Trainings as ``--auto`` chooses them: the memory that was predicted and that was measured.
 
-``python tests/engine/measure_auto.py choose COCO OUT``, on a machine that does nothing else, makes
+``python -m tests.engine.measure_auto choose COCO OUT``, on a machine that does nothing else, makes
 20 choices for a folder in COCO's layout; ``train COCO OUT`` trains what was chosen, with all
 pictures at the recipe's largest size, which a long training comes to by chance. Both go on where
 they ended. The exit code is 1 where a prediction is off by more than a tenth, a choice took more
@@ -20,6 +20,7 @@ from mmconvnext.engine import auto
 from mmconvnext.engine.config import load_config
 from mmconvnext.engine.own_data import use_dataset, write_config
 from mmconvnext.training.signals import StopHook
+from tests.training.processes import resize_all
 
 GIB = 2**30
 STEPS = {False: 100, True: 20}  # of a training, and of one of COCO's size
@@ -47,10 +48,7 @@ def choose(name: str, gib: float, coco: str, folder: Path) -> dict:
     except auto.UserError as error:
         return {"seconds": time.monotonic() - started, "refused": str(error)}
     seconds = time.monotonic() - started
-    pipeline = cfg.train_dataloader.dataset.pipeline
-    for index, transform in enumerate(pipeline):
-        if transform["type"] in ("RandomChoice", "RandomChoiceResize"):
-            pipeline[index] = {"type": "Resize", "scale": (1333, 800), "keep_ratio": False}
+    resize_all(cfg, (1333, 800))
     write_config(cfg, name, folder / "chosen.py")
     return {
         "seconds": seconds,
@@ -62,7 +60,7 @@ def choose(name: str, gib: float, coco: str, folder: Path) -> dict:
 def train(name: str, folder: Path) -> dict:
     """Train from scratch in a process of its own: GiB at its most, and the exit code."""
     steps = STEPS[name.endswith("_coco")]
-    command = [sys.executable, __file__, "steps", str(folder / "chosen.py"), str(steps)]
+    command = [sys.executable, "-m", __spec__.name, "steps", str(folder / "chosen.py"), str(steps)]
     if steps == STEPS[True]:  # a training ends where gradients are applied
         command += ["--cfg-options", f"optim_wrapper.accumulative_counts={steps // 2}"]
     with open(os.devnull, "w") as nowhere:

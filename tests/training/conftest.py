@@ -10,8 +10,13 @@ import pytest
 
 from tests.training.processes import in_processes
 
-MODULES = ("test_sharding", "test_global_losses", "test_unused_parameters", "test_distillation")
-MODULES += ("test_lost_processes",)  # at last: it sets a short time to wait for others
+MODULES = (
+    "test_sharding",
+    "test_global_losses",
+    "test_unused_parameters",
+    "test_distillation",
+    "test_lost_processes",  # at last: it sets a short time to wait for others
+)
 
 
 def each(folder: Path) -> dict:

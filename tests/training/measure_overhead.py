@@ -1,6 +1,6 @@
 """What exact resume, the check for finite numbers and whole checkpoints add to a training.
 
-``python tests/training/measure_overhead.py COCO [STEPS]``: two trainings, one with all of it, one
+``python -m tests.training.measure_overhead COCO [STEPS]``: two trainings, one with all of it, one
 without, take steps in turns, with the small model of *shapes* and with Mask R-CNN T; data is loaded
 in the process, and images are of one size, as the two see other augmentations. Then a checkpoint of
 T is written in turns as here and as by MMEngine. Medians, and quartiles of the ratios.
@@ -21,11 +21,12 @@ from mmconvnext.data import generate_shapes
 from mmconvnext.engine.config import drop_pretrained, load_config, set_data_root
 from mmconvnext.engine.runner import build_runner
 from mmconvnext.training.checkpoints import WholeFileBackend
+from tests.training.processes import resize_all
 
 OFF = {"exact_resume": False, "max_skipped_steps": None}
 WARM_UP = 3  # steps
 SAVED_EVERY_S = 1800
-SIZE = {"type": "Resize", "scale": (667, 400), "keep_ratio": False}  # half of COCO's
+SIZE = (667, 400)  # half of COCO's
 
 
 class Turns(Hook):
@@ -53,10 +54,7 @@ def train(name: str, data: str, changes: dict, turns: Turns) -> None:
     drop_pretrained(cfg)
     cfg.merge_from_dict({**changes, "val_loss": False, "train_dataloader.num_workers": 0})
     cfg.train_dataloader.persistent_workers = False
-    pipeline = cfg.train_dataloader.dataset.pipeline
-    for index, transform in enumerate(pipeline):
-        if transform["type"] in ("RandomChoice", "RandomChoiceResize"):
-            pipeline[index] = SIZE
+    resize_all(cfg, SIZE)
     cfg.default_hooks.checkpoint.interval = 10**9
     cfg.work_dir = tempfile.mkdtemp()
     runner = build_runner(cfg, ("train",))

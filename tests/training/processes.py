@@ -51,6 +51,14 @@ def tiny(folder: Path, name: str, iterations: int = 3, **changes: Any) -> Config
     return cfg
 
 
+def resize_all(cfg: Config, scale: tuple[int, int]) -> None:
+    """Give all training images one size (width, height), in place of random ones."""
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    for index, transform in enumerate(pipeline):
+        if transform["type"] in ("RandomChoice", "RandomChoiceResize"):
+            pipeline[index] = {"type": "Resize", "scale": scale, "keep_ratio": False}
+
+
 def train(cfg: Config) -> list[tuple[float, float]]:
     """The loss and the gradient's norm of each step."""
     cfg.launcher = "pytorch" if torch.distributed.is_initialized() else "none"
