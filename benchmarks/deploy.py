@@ -7,6 +7,7 @@ import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.comparison import (
     OURS,
@@ -15,6 +16,7 @@ from benchmarks.comparison import (
     Results,
     add_data_arguments,
     check_coco,
+    demand,
     run,
     say,
 )
@@ -23,14 +25,38 @@ from benchmarks.report import MIB, UNKNOWN, Column, Report, fact_column
 from benchmarks.runtimes import CHECKPOINT, SHAPE, Eager, Exported, Prepared, Profile
 from benchmarks.worker import Candidate, Process, python_path
 from mmconvnext.analysis.parity import BOX, MASK, SCORE
+from mmconvnext.deploy.quantize import remark
+from mmconvnext.deploy.sessions import SUFFIXES
 
 GROUPS = {"Mask T": "mask_rcnn", "Cascade T": "cascade"}
-# name -> file, `--to` of export, the package that runs it, the speed / ours that is aimed at
-EXPORTED: Mapping[str, tuple[str, str, str, float | None]] = {
-    "torch.export": ("detector.pt2", "torch-export", "torch", None),
-    "ONNX Runtime": ("detector.onnx", "onnx", "onnxruntime", None),
-    "OpenVINO fp32": ("detector.xml", "openvino", "openvino", 1.3),
+
+
+class File(NamedTuple):
+    """A file of a detector: the package that runs it, and the speed / ours that is aimed at.
+
+    With ``to`` it is made by ``mmconvnext quantize`` of the ``source`` of ``mmconvnext export``.
+    """
+
+    source: str
+    needs: str
+    goal: float | None = None
+    to: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return self.source if self.to is None else self.to + Path(self.source).suffix
+
+
+EXPORTED: Mapping[str, File] = {
+    "torch.export": File("detector.pt2", "torch"),
+    "ONNX Runtime": File("detector.onnx", "onnxruntime"),
+    "ONNX Runtime int8": File("detector.onnx", "onnxruntime", to="int8"),
+    "OpenVINO fp32": File("detector.xml", "openvino", goal=1.3),
+    "OpenVINO bf16": File("detector.xml", "openvino", goal=2.4, to="bf16"),
+    "OpenVINO int8": File("detector.xml", "openvino", goal=3.0, to="int8"),
 }
+KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()}
 COMPILED = "torch.compile"
 FORMS = (SAME, COMPILED, *EXPORTED)
 LIMITS = {"boxes": BOX, "scores": SCORE, "masks": MASK}
@@ -40,6 +66,7 @@ NOTES = (
     "start-up: imports, opening, and detecting on the first picture (exported files paste masks "
     "when they are asked for); resident: the most memory of the whole process until then",
     "peak: above what the process has at rest",
+    "int8 and bf16 find other things with random weights, so that nothing of them is compared here",
 )
 
 
@@ -80,17 +107,16 @@ def compare(args: argparse.Namespace) -> Report:
     for group in args.groups:
         kind = GROUPS[group]
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-            forms = [form for form in args.forms if form in EXPORTED]
-            targets = {EXPORTED[form][0]: EXPORTED[form][1] for form in forms}
-            _prepare(DETECTORS[kind][OURS][0], folder, targets, args)
+            files = {form: EXPORTED[form] for form in args.forms if form in EXPORTED}
+            _prepare(DETECTORS[kind][OURS][0], folder, [*files.values()], args)
+            if args.profile:
+                for form, file in files.items():
+                    if file.needs == "openvino":
+                        name = f"{group}, {form}, by kind of layer"
+                        profiles[name] = _profile(folder, file.name, args.threads)
             title = f"{group}, {args.images} pictures of {SHAPE[0]} x {SHAPE[1]}, cpu"
             tables.append(run(candidates(kind, folder, args), args, check, title))
-            if args.profile:
-                for form in forms:
-                    if EXPORTED[form][2] == "openvino":
-                        name = f"{group}, {form}, by kind of layer"
-                        profiles[name] = _profile(folder, EXPORTED[form][0], args.threads)
-    return Report(tables, COLUMNS, (*NOTES, *_capabilities()), summary=profiles)
+    return Report(tables, COLUMNS, (*NOTES, *_precisions(args.forms)), summary=profiles)
 
 
 def candidates(kind: str, folder: str, args: argparse.Namespace) -> list[Candidate]:
@@ -105,26 +131,34 @@ def candidates(kind: str, folder: str, args: argparse.Namespace) -> list[Candida
         elif form == COMPILED:
             chosen.append(Candidate(COMPILED, Eager, {**eager, "compiled": True}))
         else:
-            file, _, needs, goal = EXPORTED[form]
-            files = [file, str(Path(file).with_suffix(".bin"))] if needs == "openvino" else [file]
-            facts = {} if goal is None else {"goal": goal}
-            arguments = {"files": files, "needs": needs, **common}
+            file = EXPORTED[form]
+            weights = [str(Path(file.name).with_suffix(".bin"))] * (file.needs == "openvino")
+            facts = {} if file.goal is None else {"goal": file.goal}
+            arguments = {"files": [file.name, *weights], "needs": file.needs, **common}
             chosen.append(Candidate(form, Exported, arguments, facts=facts))
     return chosen
 
 
 def check(name: str, ours: Arrays, theirs: Arrays) -> dict[str, float]:
-    """Demand the same detections as ours, to the limits of ``mmconvnext export --check``."""
+    """Demand the same detections as ours, to the limits of ``mmconvnext export --check``.
+
+    Of lower precision, that something is detected.
+    """
+    if name in EXPORTED and EXPORTED[name].to:
+        images = [key for key in theirs if key.startswith("boxes ")]
+        demand(all(len(theirs[key]) for key in images), f"{name} detects nothing on an image")
+        return {}
     return check_same(name, ours, theirs, LIMITS)
 
 
-def _prepare(
-    config: str, folder: str, targets: Mapping[str, str], args: argparse.Namespace
-) -> None:
+def _prepare(config: str, folder: str, files: Sequence[File], args: argparse.Namespace) -> None:
     """Write the files in a process whose memory is given back."""
-    say(f"exporting {config}: {', '.join(targets) or 'nothing'}")
+    say(f"exporting {config}: {', '.join(file.name for file in files) or 'nothing'}")
+    exported = {file.source: KINDS[Path(file.source).suffix] for file in files}
+    quantized = [(file.source, file.to, file.name) for file in files if file.to]
     work = {"data_root": args.data_root, "images": args.images}
-    arguments = {"config": config, "folder": folder, "targets": dict(targets), **work}
+    arguments = {"config": config, "folder": folder, **work}
+    arguments |= {"exported": exported, "quantized": quantized}
     with Process(Candidate("exporting", Prepared, arguments), args.threads) as process:
         process.wait_until_built()
 
@@ -142,11 +176,18 @@ def _profile(folder: str, file: str, threads: int) -> Sequence[Sequence[str]]:
     return [*rows, ("all", f"{total:.1f}", "100.0%")]
 
 
-def _capabilities() -> Sequence[str]:
-    """What OpenVINO says of this CPU: without BF16 in it, bf16 is not computed as such."""
+def _precisions(forms: Sequence[str]) -> Sequence[str]:
+    """What OpenVINO says of this CPU, and of precisions that it has no instructions for."""
     if importlib.util.find_spec("openvino") is None:
         return []
     import openvino
 
     found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return [f"OpenVINO {openvino.__version__.partition('-')[0]} on this CPU: {', '.join(found)}"]
+    version = openvino.__version__.partition("-")[0]
+    lower = [
+        to
+        for form, (_, needs, _, to) in EXPORTED.items()
+        if to and form in forms and needs == "openvino"
+    ]
+    remarks = [remark(to, "openvino") for to in lower]
+    return [f"OpenVINO {version} on this CPU: {', '.join(found)}", *filter(None, remarks)]

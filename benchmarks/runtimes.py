@@ -9,11 +9,10 @@ import argparse
 import contextlib
 import importlib.util
 import io
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +134,21 @@ class Prepared:
     Args:
         config: name of ours.
         folder: to be written to.
-        targets: file names and ``--to`` of ``mmconvnext export``.
+        exported: file names, and ``--to`` of ``mmconvnext export``.
+        quantized: of these, each with ``--to`` of ``mmconvnext quantize`` and the name of its file.
+            Calibrated on the pictures.
         data_root: of COCO.
         images: of val2017, resized to :data:`SHAPE`.
     """
 
     def __init__(
-        self, config: str, folder: str, targets: dict[str, str], data_root: str, images: int
+        self,
+        config: str,
+        folder: str,
+        exported: Mapping[str, str],
+        quantized: Sequence[tuple[str, str, str]],
+        data_root: str,
+        images: int,
     ) -> None:
         import cv2
         import torch
@@ -150,6 +157,7 @@ class Prepared:
 
         from benchmarks.detector import SEED, build
         from mmconvnext.cli import export
+        from mmconvnext.deploy.quantize import quantize, reopened, save
         from mmconvnext.engine.config import load_config
 
         paths = sorted(Path(data_root, "val2017").glob("*.jpg"))[:images]
@@ -163,10 +171,14 @@ class Prepared:
         torch.save({"state_dict": model.state_dict(), "meta": meta}, checkpoint)
         parser = argparse.ArgumentParser()
         export.add_arguments(parser)
-        for name, kind in targets.items():
+        for name, kind in exported.items():
             arguments = [config, checkpoint, "--to", kind, "--out", Path(folder, name)]
             with contextlib.redirect_stdout(io.StringIO()):
                 export.run(parser.parse_args([*map(str, arguments)]))
+        for source, to, name in quantized:
+            rgb = [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
+            made = quantize(Path(folder, source), to, rgb, lambda _: {"AP": 0.0}, max_drop=0)
+            save(*reopened(made.path), Path(folder, name))
 
 
 class Profile:
@@ -175,9 +187,10 @@ class Profile:
     def __init__(self, folder: str, file: str, runs: int = 3) -> None:
         import openvino
 
+        from mmconvnext.deploy.sessions import KEY, precision_hint
+
         model = openvino.Core().read_model(Path(folder, file))
-        precision = json.loads(model.get_rt_info(["mmconvnext"]).astype(str))["precision"]
-        settings = {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": precision}
+        settings = {"PERF_COUNT": True, **precision_hint(model.get_rt_info([KEY]).astype(str))}
         self.request = openvino.compile_model(model, "CPU", settings).create_infer_request()
         self.picture, self.runs = np.load(Path(folder, PICTURES))[:1, ..., ::-1], runs
 

@@ -95,16 +95,22 @@ def _openvino(path: Path, cache: str | Path | None) -> tuple[str, Run]:
 
     model = openvino.Core().read_model(path)
     text = model.get_rt_info([KEY]).astype(str)
-    hint = json.loads(text)["precision"].replace("int8", "f32")  # of what is not quantised
-    settings = {"INFERENCE_PRECISION_HINT": hint}
+    settings = precision_hint(text)
     if cache is not None:
         settings["CACHE_DIR"] = str(cache)
     compiled = openvino.compile_model(model, "CPU", settings)
     return text, lambda pictures: [*compiled(pictures).values()]
 
 
+def precision_hint(text: str) -> dict[str, str]:
+    """What OpenVINO is asked to compute in, by a file's metadata."""
+    precision = json.loads(text)["precision"].replace("int8", "f32")  # of what is not quantised
+    return {"INFERENCE_PRECISION_HINT": precision}
+
+
 def _torch(path: Path, cache: Any) -> tuple[str, Run]:
     import torch
+    import torchvision  # noqa: F401 (its operators are in the file)
 
     files = {f"{KEY}.json": ""}
     module = torch.export.load(path, extra_files=files).module()

@@ -37,12 +37,12 @@ def test_the_command(monkeypatch, coco_tiny, seconds, goal):
         return Results(title, timings, facts={c.name: {**sizes, **c.facts} for c in candidates})
 
     monkeypatch.setattr(deploy, "run", run)
-    monkeypatch.setattr(deploy, "_prepare", lambda *a: prepared.update(config=a[0], targets=a[2]))
+    monkeypatch.setattr(deploy, "_prepare", lambda *a: prepared.update(files=a[2]))
     monkeypatch.setattr(deploy, "_profile", lambda *_: [("", "ms", "share"), ("Conv", "7", "70%")])
     options = ["--data-root", coco_tiny, "--groups", "Mask T", "--profile"]
     chosen = arguments(*options, "--forms", "ONNX Runtime", "OpenVINO fp32")
     text = deploy.compare(chosen).text()
-    assert prepared["targets"] == {"detector.onnx": "onnx", "detector.xml": "openvino"}
+    assert [file.name for file in prepared["files"]] == ["detector.onnx", "detector.xml"]
     assert "Mask T, 2 pictures of 800 x 1216, cpu" in text
     row = cells(text, "OpenVINO fp32")
     assert row[-5:] == [f"{2 / seconds:.2f}", goal, "3", "1.2", "1024"]
@@ -55,6 +55,8 @@ def test_all_forms_and_their_files():
     made = {each.name: each for each in deploy.candidates("cascade", "folder", chosen)}
     assert [*made] == ["ours", *deploy.FORMS]
     assert made["OpenVINO fp32"].arguments["files"] == ["detector.xml", "detector.bin"]
+    assert made["OpenVINO int8"].arguments["files"] == ["int8.xml", "int8.bin"]
+    assert made["ONNX Runtime int8"].arguments["files"] == ["int8.onnx"]
     assert made[deploy.SAME].arguments["peer"].startswith("mmdet::")
     assert made[deploy.COMPILED].arguments["compiled"]
 
@@ -63,6 +65,9 @@ def test_unequal_results_are_not_timed():
     assert deploy.check("a", detections(), detections(boxes=5e-3))["boxes"] > 0
     with pytest.raises(UnequalResultsError, match="ONNX Runtime and ours differ in the boxes"):
         deploy.check("ONNX Runtime", detections(), detections(boxes=2e-2))
+    assert deploy.check("OpenVINO int8", detections(), detections(boxes=2e-2)) == {}
+    with pytest.raises(UnequalResultsError, match="OpenVINO int8 detects nothing"):
+        deploy.check("OpenVINO int8", detections(), {"boxes 0": np.zeros((0, 4))})
 
 
 def test_a_form_without_its_package_is_left_out():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.ops import nms
 
 from mmconvnext.analysis.parity import compare
 from mmconvnext.cli import main
 from mmconvnext.data import generate_shapes
-from mmconvnext.deploy import export
-from mmconvnext.deploy.sessions import SUFFIXES, Session, is_exported
+from mmconvnext.deploy import export, sessions
+from mmconvnext.deploy.sessions import KEY, SUFFIXES, Session, is_exported
 from mmconvnext.errors import CheckpointError, UnsafeCheckpointError, UserError
 from mmconvnext.inference.detector import Detector
 from mmconvnext.runtime import Detector as Exported
@@ -23,6 +25,7 @@ from tests.deploy.conftest import CLASSES, MASK, config
 
 NEEDED = {"torch-export": "torch", "onnx": "onnxscript", "openvino": "openvino"}
 KINDS = [*SUFFIXES]
+OPEN = cache(sessions._OPEN[".pt2"])
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +37,32 @@ def config_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(checkpoints, config_file, tmp_path_factory) -> dict[str, Path]:
-    """A file of each kind that can be made here; OpenVINO's is made of the ONNX file."""
-    folder, paths = tmp_path_factory.mktemp("exported"), {}
+    """A file of each kind that can be made here, of one trace; OpenVINO's of the ONNX file."""
+    folder, paths, traced = tmp_path_factory.mktemp("exported"), {}, []
+    trace = export.trace
+
+    def once(graph):
+        traced[:] = traced or [trace(graph)]
+        return traced[0]
+
     for kind, suffix in SUFFIXES.items():
         if importlib.util.find_spec(NEEDED[kind]) is None:
             continue
         paths[kind] = folder / f"tiny{suffix}"
         arguments = ["export", config_file, checkpoints[MASK], "--to", kind, "--out", paths[kind]]
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "trace", once)
             if "onnx" in paths and kind == "openvino":
                 copy = lambda graph, path, text: shutil.copy(paths["onnx"], path)  # noqa: E731
                 patch.setattr(export, "_onnx", copy)
             assert main([*map(str, arguments)]) == 0
     return paths
+
+
+@pytest.fixture(autouse=True)
+def _opened_once(monkeypatch) -> None:
+    """torch takes seconds to open a file, but not one that it has open."""
+    monkeypatch.setitem(sessions._OPEN, ".pt2", OPEN)
 
 
 @pytest.fixture(params=KINDS)
@@ -79,6 +95,19 @@ def test_the_runtime_finds_what_predict_does_with_it(file, pictures, tmp_path):
         assert found.frame.name == expected.frame.name
         assert (found.classes, found.palette) == (tuple(expected.classes), expected.palette)
         np.testing.assert_array_equal(found.image, expected.image)
+
+
+def test_a_process_that_has_imported_nothing_else_opens_it(run_python, tmp_path):
+    """torchvision's operators are known there, too."""
+
+    class Suppress(torch.nn.Module):
+        def forward(self, boxes):
+            return nms(boxes, boxes[:, 0], 0.5)
+
+    program = torch.export.export(Suppress(), (torch.rand(3, 4),))
+    torch.export.save(program, tmp_path / "a.pt2", extra_files={f"{KEY}.json": "{}"})
+    code = "import sys; from mmconvnext.deploy.sessions import Session as S; S(sys.argv[1], True)"
+    run_python(code, tmp_path / "a.pt2")
 
 
 def test_batches_of_one_to_eight(file, pictures):
