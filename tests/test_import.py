@@ -22,7 +22,8 @@ PACKAGES = (
 FORKS = """
 import json, os, sys, traceback
 import cv2, matplotlib.pyplot, pycocotools.mask, rich.progress, scipy.stats, shapely.geometry
-import sympy, torch.distributed.optim, torch.fx.experimental.symbolic_shapes, yapf
+import sklearn.gaussian_process, sklearn.mixture
+import sympy, terminaltables, torch.distributed.optim, torch.fx.experimental.symbolic_shapes, yapf
 
 assert not {"mmengine", "mmcv", "mmdet"} & set(sys.modules)
 for code in json.load(sys.stdin):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import warnings
@@ -75,6 +76,8 @@ def _torch(graph: nn.Module, path: Path, text: str) -> None:
 
 def _onnx(graph: nn.Module, path: Path, text: str) -> None:
     names = ["boxes", "scores", "labels", "masks"]
+    # the converter's empty lists, of which it says that it takes them for lists of integers
+    logging.getLogger("onnx_ir._convenience").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

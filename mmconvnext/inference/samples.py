@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from contextlib import redirect_stdout
+from io import StringIO
 
 import numpy as np
 from mmdet.registry import DATASETS, TRANSFORMS
@@ -38,7 +40,8 @@ def sample_pictures(cfg: Config, split: str, count: int, seed: int = 0) -> list[
     init_default_scope(cfg.get("default_scope", "mmdet"))
     paths = []
     for leaf in leaf_datasets(cfg[f"{split}_dataloader"]["dataset"]):
-        dataset = DATASETS.build({**leaf, "pipeline": []})
+        with redirect_stdout(StringIO()):  # pycocotools says that it reads, but not which file
+            dataset = DATASETS.build({**leaf, "pipeline": []})
         check_dataset(dataset)
         paths += [dataset.get_data_info(index)["img_path"] for index in range(len(dataset))]
     load = TRANSFORMS.build(get_test_pipeline_cfg(cfg)[0])

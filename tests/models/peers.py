@@ -15,7 +15,8 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, param in model.named_parameters():
-            noise = torch.randn(param.shape, generator=generator)
+            # of variance 1; normal numbers would take longer
+            noise = 12**0.5 * (torch.rand(param.shape, generator=generator) - 0.5)
             if name.endswith("gamma"):
                 param.copy_(0.5 + 0.1 * noise)
             elif param.ndim > 1:
