@@ -184,10 +184,8 @@ def _precisions(forms: Sequence[str]) -> Sequence[str]:
 
     found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     version = openvino.__version__.partition("-")[0]
-    lower = [
-        to
-        for form, (_, needs, _, to) in EXPORTED.items()
-        if to and form in forms and needs == "openvino"
+    files = [EXPORTED[form] for form in forms if form in EXPORTED]
+    remarks = [
+        remark(each.to, "openvino") for each in files if each.to and each.needs == "openvino"
     ]
-    remarks = [remark(to, "openvino") for to in lower]
     return [f"OpenVINO {version} on this CPU: {', '.join(found)}", *filter(None, remarks)]

@@ -175,8 +175,8 @@ class Prepared:
             arguments = [config, checkpoint, "--to", kind, "--out", Path(folder, name)]
             with contextlib.redirect_stdout(io.StringIO()):
                 export.run(parser.parse_args([*map(str, arguments)]))
+        rgb = [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
         for source, to, name in quantized:
-            rgb = [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
             made = quantize(Path(folder, source), to, rgb, lambda _: {"AP": 0.0}, max_drop=0)
             save(*reopened(made.path), Path(folder, name))
 

@@ -105,9 +105,13 @@ def test_a_process_that_has_imported_nothing_else_opens_it(run_python, tmp_path)
             return nms(boxes, boxes[:, 0], 0.5)
 
     program = torch.export.export(Suppress(), (torch.rand(3, 4),))
-    torch.export.save(program, tmp_path / "a.pt2", extra_files={f"{KEY}.json": "{}"})
-    code = "import sys; from mmconvnext.deploy.sessions import Session as S; S(sys.argv[1], True)"
-    run_python(code, tmp_path / "a.pt2")
+    torch.export.save(program, tmp_path / "a.pt2", extra_files={f"{KEY}.json": '{"a": 1}'})
+    code = """
+import sys
+from mmconvnext.deploy.sessions import Session
+print(Session(sys.argv[1], trusted=True).meta)
+"""
+    assert run_python(code, tmp_path / "a.pt2").splitlines()[-1] == "{'a': 1}"
 
 
 def test_batches_of_one_to_eight(file, pictures):
