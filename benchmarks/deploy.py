@@ -25,8 +25,8 @@ from benchmarks.report import MIB, UNKNOWN, Column, Report, fact_column
 from benchmarks.runtimes import CHECKPOINT, SHAPE, Eager, Exported, Prepared, Profile
 from benchmarks.worker import Candidate, Process, python_path
 from mmconvnext.analysis.parity import BOX, MASK, SCORE
-from mmconvnext.deploy.quantize import remark
-from mmconvnext.deploy.sessions import SUFFIXES
+from mmconvnext.deploy.quantize import PRECISIONS
+from mmconvnext.deploy.sessions import SUFFIXES, unsupported
 
 GROUPS = {"Mask T": "mask_rcnn", "Cascade T": "cascade"}
 
@@ -185,7 +185,6 @@ def _precisions(forms: Sequence[str]) -> Sequence[str]:
     found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     version = openvino.__version__.partition("-")[0]
     files = [EXPORTED[form] for form in forms if form in EXPORTED]
-    remarks = [
-        remark(each.to, "openvino") for each in files if each.to and each.needs == "openvino"
-    ]
-    return [f"OpenVINO {version} on this CPU: {', '.join(found)}", *filter(None, remarks)]
+    chosen = [PRECISIONS[file.to] for file in files if file.to and file.needs == "openvino"]
+    remarks = filter(None, map(unsupported, chosen))
+    return [f"OpenVINO {version} on this CPU: {', '.join(found)}", *remarks]

@@ -230,27 +230,6 @@ def reopened(path: Path, **more: Any) -> tuple[Any, dict[str, Any]]:
     return _read(path), {**Session(path).meta, **more}
 
 
-def remark(to: str, runtime: str) -> str | None:
-    """What has to be said about the speed in a precision on this CPU."""
-    if runtime == "onnx":
-        gpu = "ONNX Runtime's CPU has hardly any fp16: the file is for GPUs, where it was not run"
-        return gpu if to == "fp16" else None
-    import openvino
-    from openvino import opset13
-
-    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if to.upper() in known:
-        return None
-    given = opset13.parameter([1])
-    model = openvino.Model([opset13.relu(given)], [given], "asked for its precision")
-    hint = {"INFERENCE_PRECISION_HINT": PRECISIONS[to].replace("int8", "f32")}
-    used = openvino.compile_model(model, "CPU", hint).get_property(*hint).get_type_name()
-    return (
-        f"this CPU has no instructions for {to} (OpenVINO: {', '.join(known)}) and computes in "
-        f"{used}{', emulated' * (used in PRECISIONS[to])}: the speed is none of CPUs that have them"
-    )
-
-
 def _read(path: Path) -> Any:
     if path.suffix == ".onnx":
         import onnx

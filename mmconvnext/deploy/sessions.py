@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from mmconvnext.errors import CheckpointError, MissingCheckpointError, UnsafeChe
 
 KEY = "mmconvnext"  # of the metadata in a file
 SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+CAPABILITIES = {"bf16": "BF16", "f16": "FP16", "int8": "INT8"}  # precisions, as OpenVINO's CPU says
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,9 +105,34 @@ def _openvino(path: Path, cache: str | Path | None) -> tuple[str, Run]:
 
 
 def precision_hint(text: str) -> dict[str, str]:
-    """What OpenVINO is asked to compute in, by a file's metadata."""
-    precision = json.loads(text)["precision"].replace("int8", "f32")  # of what is not quantised
-    return {"INFERENCE_PRECISION_HINT": precision}
+    """What OpenVINO is asked to compute in, by a file's metadata and by what the CPU can do.
+
+    Where the CPU has no instructions for bf16, OpenVINO 2026.4 would emulate it, many times slower
+    than float32, or crash on a picture of 800 x 1216.
+    """
+    precision = json.loads(text)["precision"]
+    if line := unsupported(precision):
+        _log_once(line)
+    in_float32 = line or precision == "int8"  # of int8, what is not quantised
+    return {"INFERENCE_PRECISION_HINT": "f32" if in_float32 else precision}
+
+
+def unsupported(precision: str) -> str | None:
+    """What has to be said of a file's precision where OpenVINO's CPU cannot compute in it."""
+    import openvino
+
+    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if CAPABILITIES.get(precision, known[0]) in known:
+        return None
+    return (
+        f"this CPU has no instructions for {precision} (OpenVINO: {', '.join(known)}): the file is "
+        "computed in float32; speed and AP are not those of CPUs that have them"
+    )
+
+
+@lru_cache
+def _log_once(line: str) -> None:
+    logging.getLogger(__name__).warning(line)
 
 
 def _torch(path: Path, cache: Any) -> tuple[str, Run]:

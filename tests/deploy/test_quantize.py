@@ -181,16 +181,6 @@ def test_speeds_are_of_rounds(sources, noise):
     assert min(first + second) > 0
 
 
-def test_a_precision_that_the_cpu_lacks_is_said(monkeypatch):
-    import openvino
-
-    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    for to in ("bf16", "fp16"):
-        assert bool(quantize.remark(to, "openvino")) == (to.upper() not in known)
-    assert "GPU" in quantize.remark("fp16", "onnx")
-    assert quantize.remark("int8", "onnx") is None
-
-
 def test_the_command(checkpoints, tmp_path, monkeypatch, main):
     pytest.importorskip("nncf", reason="pip install mmconvnext[quantize]")
     monkeypatch.setattr("mmconvnext.deploy.settings.TwoStageGraph", Toy)
