@@ -15,7 +15,7 @@ PEERS = $(addsuffix /.stamp,$(addprefix $(VENV)/peers/,transformers mmpretrain))
 help:
 	@echo "make setup   make the environment, 6 GB; the others do it by themselves"
 	@echo "make demo    train and evaluate a small detector on made-up images: a table of AP, pictures"
-	@echo "make test    run the test suite (ARGS='-k name' for a part of it)"
+	@echo "make test    run the test suite (ARGS='-m slow': the slow tests, which it leaves out; ARGS=FILE: a part)"
 	@echo "make lint    check the code's style"
 	@echo "VENV=$(VENV)  PYTHON=$(PYTHON)  where the environment is; what a new one is made of: 3.10 to 3.13"
 	@echo "TORCH_INDEX=URL  an index to take CPU-only wheels of torch and torchvision from"
@@ -24,7 +24,7 @@ setup: $(VENV)/.stamp $(PEERS)
 demo: $(VENV)/.stamp
 	$(VENV)/bin/python tools/demo.py $(ARGS)
 test: setup
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal $(or $(ARGS),-m "not slow")
 lint: $(VENV)/.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -18,6 +18,14 @@ import mmconvnext  # noqa: F401 (must come before the mmcv.ops and the mmdet tha
 from mmconvnext import cli
 
 REPO = Path(__file__).resolve().parent.parent
+SLOW = {"two_processes", "demo", "failures"}  # fixtures: one test takes as long as all that use it
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    for item in items:
+        if SLOW.intersection(item.fixturenames):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -189,6 +189,7 @@ assert len({group["lr"] for group in wrapper.param_groups}) == model.num_layers 
     assert not found & {*OPTIONAL, "mmpretrain"}
 
 
+@pytest.mark.slow
 def test_mmpretrains_backbone_of_the_same_name_is_another(run_python):
     if not (PEERS / "mmpretrain").is_dir():
         pytest.skip("mmpretrain is not installed beside the environment")

@@ -129,6 +129,7 @@ def installed(wheel, tmp_path_factory) -> Path:
     return folder / "bin"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", ["mmconvnext", "mmdet"])
 def test_a_config_of_a_user_inherits_trains_and_evaluates(installed, coco_tiny, tmp_path, train):
     config = OWN_CONFIG.format(base=BASES[train], root=coco_tiny)

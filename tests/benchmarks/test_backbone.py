@@ -31,6 +31,7 @@ def _whatever_the_size(monkeypatch):
     monkeypatch.setattr(fused_block, "TRAINED_FUSED_FROM_BYTES", 0)
 
 
+@pytest.mark.slow
 def test_libraries_with_a_folder_of_their_own_train_alike(monkeypatch):
     use_this_process(monkeypatch, lambda candidate: not candidate.compared)
     # The others are compared below, in this process, which is quicker.

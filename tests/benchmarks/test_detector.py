@@ -93,6 +93,7 @@ def test_the_command(monkeypatch, coco_tiny):
     assert cells(text, GEMM)[-2:] == ["50", "100%"]
 
 
+@pytest.mark.slow
 def test_a_detector_at_work(coco_tiny):
     config = "mask_rcnn_convnextv2_atto_coco.py"
     work = {"data_root": str(coco_tiny), "images": 1, "device": "cpu", "scale": (320, 192)}

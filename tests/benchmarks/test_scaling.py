@@ -111,6 +111,7 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_threads")
 def test_two_processes_compute_the_gradients_of_one(monkeypatch):
     use_this_process(monkeypatch, lambda candidate: candidate.arguments["processes"] == 1)

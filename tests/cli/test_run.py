@@ -37,6 +37,7 @@ def test_a_file(tmp_path, capsys):
     assert str(given) in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_mmdetections_scripts(checkpoint, shapes, tmp_path, capsys):  # noqa: F811
     config = tmp_path / "config.py"
     config.write_text(f'_base_ = "mmconvnext::{CONFIG}"\n')

@@ -141,6 +141,7 @@ def small_config(coco_tiny, tmp_path) -> Config:
     return cfg
 
 
+@pytest.mark.slow
 def test_trial_steps_choose_a_batch_that_fits(coco_tiny, tmp_path, monkeypatch, capsys):
     cfg = small_config(coco_tiny, tmp_path)
     monkeypatch.setattr(auto, "free_memory", lambda: 2 * GIB)

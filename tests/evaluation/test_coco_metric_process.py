@@ -79,6 +79,7 @@ def test_other_metrics_still_find_masks_in_the_sample():
     assert each.keys() == before.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [0], indirect=True)
 def test_two_processes_share_the_images(data, tmp_path):
     path, results = data

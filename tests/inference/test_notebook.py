@@ -9,6 +9,7 @@ from PIL import Image
 from mmconvnext.inference.prediction import Prediction
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(repo, tmp_path, monkeypatch, capsys):
     pytest.importorskip("supervision")
     text = (repo / "docs" / "detector.ipynb").read_text("utf-8")

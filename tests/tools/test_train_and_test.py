@@ -132,6 +132,7 @@ def test_a_report_of_the_training_has_the_numbers_of_the_test(main, coco_tiny, t
     assert "is not tested again" not in other
 
 
+@pytest.mark.slow
 def test_mirrored_images_are_tested_too(main, coco_tiny, trained, tmp_path):
     arguments = ["test", CONFIG, trained[0] / "iter_2.pth", "--data-root", coco_tiny, "--tta"]
     dump = ["--out", tmp_path / "predictions.pkl", "--work-dir", tmp_path]
@@ -142,6 +143,7 @@ def test_mirrored_images_are_tested_too(main, coco_tiny, trained, tmp_path):
         assert torch.all(found["scores"].diff() <= 0)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(run_tool, coco_tiny, tested, trained, tmp_path):
     common = ["--data-root", coco_tiny, "--launcher", "pytorch", "--work-dir"]
     train = ["train", CONFIG, *common, tmp_path / "train", *SHORT]

@@ -22,6 +22,7 @@ def weights() -> bytes:
     return save({k: torch.zeros(v.shape, dtype=torch.float16) for k, v in state.items()})
 
 
+@pytest.mark.slow
 def test_by_name_from_the_hub_and_then_offline(
     run_tool, run_python, tmp_path, weights, monkeypatch
 ):

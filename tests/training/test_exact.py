@@ -154,6 +154,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_training_ends_as_one_that_was_not(name, train, whole, tmp_path):
     options, kills, how = CASES[name]

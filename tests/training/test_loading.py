@@ -159,6 +159,7 @@ def test_data_sets_in_others_are_found(root):
     assert len({found[n * PICTURES + 5] for n in range(4)}) == 1
 
 
+@pytest.mark.slow
 def test_a_stalled_file_is_named_in_time(root):
     loader = load(root, workers=1, timeout=1)
     (root / "9.jpg").unlink()

@@ -204,6 +204,7 @@ def test_a_validation_ends_too_and_averaged_weights_are_put_aside(tmp_path):
     assert saved["state_dict"]["weight"].item() > 0.61  # the average
 
 
+@pytest.mark.slow
 def test_workers_outlive_a_signal_to_all_processes(tmp_path):
     output = output_of(start(tmp_path, "all"), STOPPED)
     assert "stopped by SIGTERM after 3 of 8000 iterations, in epoch 1 of 1000" in output
@@ -225,6 +226,7 @@ def test_the_second_signal_ends_it_at_once(tmp_path, monkeypatch):
     assert (tmp_path / "waited").exists()
 
 
+@pytest.mark.slow
 def test_all_processes_of_torchrun_stop_after_the_same_step(tmp_path):
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     process = start(tmp_path, "torchrun", *launch)

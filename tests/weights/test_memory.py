@@ -7,6 +7,7 @@ from tests.weights import measure_loading
 ARCH = "small"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_loading_needs_little_more_memory_than_the_file(tmp_path):
     """The time, which depends on what else runs: python tests/weights/measure_loading.py."""
