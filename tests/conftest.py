@@ -111,7 +111,7 @@ def notes(caplog) -> Iterator[Callable[[], list[str]]]:
     """The lines in MMEngine's log."""
     logger = MMLogger("test", logger_name="test")
     MMLogger._instance_dict["test"] = logger
-    MMLogger._instance_dict.move_to_end("test")  # the last one is asked; a test may have left its own
+    MMLogger._instance_dict.move_to_end("test")  # the last one is asked
     logger.addHandler(caplog.handler)
     yield lambda: [record.getMessage() for record in caplog.records]
     MMLogger._instance_dict.pop("test")
