@@ -90,6 +90,13 @@ def test_lists_that_are_refused(flat, name, text, says):
         labels(flat)
 
 
+def test_a_list_of_more_pictures_than_there_are_is_refused(flat):
+    names = [*(path.name for path in flat.rglob("*.JPEG")), "gone.JPEG"]
+    (flat / "val.txt").write_text("".join(f"{name} 1\n" for name in names))
+    with pytest.raises(DataError, match=r"val\.txt has 5 pictures, .* 4"):
+        labels(flat)
+
+
 def test_folders_that_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"absent is no folder; give one of the layout val/<wnid>"):
         labels(tmp_path / "absent")

@@ -224,6 +224,17 @@ def test_a_folder_without_annotations_says_what_was_looked_for(tmp_path):
         read_layout(tmp_path)
 
 
+def label_studio(kind="rectanglelabels", rotation=0):
+    value = {"x": 1, "y": 1, "width": 9, "height": 9, "rotation": rotation, kind: ["cat"]}
+    region = {"id": "r", "type": kind, "value": value}
+    return json.dumps([{"data": {"image": "a.png"}, "annotations": [{"result": [region]}]}])
+
+
+def labelme(kind):
+    shape = {"label": "cat", "shape_type": kind, "points": [[1, 1], [9, 9]]}
+    return json.dumps({"shapes": [shape], "imagePath": "a.png"})
+
+
 BOMB = '<!DOCTYPE a [<!ENTITY b "bb">]>' + voc()
 POINTS = "<annotations><image name='a' width='9' height='9'><points/></image></annotations>"
 
@@ -248,11 +259,15 @@ POINTS = "<annotations><image name='a' width='9' height='9'><points/></image></a
         ({"data.yaml": "names: [a]\n"}, r"annotations \(data.yaml\) name no pictures"),
         ({"a.json": '{"images": [{}], "annotations": [], "categories": []}'}, "has no 'id'"),
         ({"a.json": "[1, 2]", "b.json": '{"shapes": 3}'}, "b.json: its picture b is not below"),
+        ({"train/a.xml": voc(), "training/a.xml": voc()}, "are both train: remove one"),
+        ({"a.json": label_studio("brushlabels"), "a.png": None}, "type brushlabels is no polygon"),
+        ({"a.json": label_studio(rotation=9.5), "a.png": None}, "a turned box on a.png: make it a"),
+        ({"a.json": labelme("line"), "a.png": None}, "a shape of type 'line' has no area; use"),
     ],
 )
 def test_what_is_broken_ends_in_one_line(tmp_path, files, said):
     for name, content in files.items():
-        put(tmp_path / name, content)
+        picture(tmp_path / name) if content is None else put(tmp_path / name, content)
     with pytest.raises(DataError, match=said) as caught:
         read_layout(tmp_path)
     assert str(tmp_path) in str(caught.value)

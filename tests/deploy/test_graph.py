@@ -123,6 +123,18 @@ def test_boxes_that_are_not_clipped_and_other_pooling_are_refused(checkpoints):
     assert "roi_layer.pool_mode other than avg" in str(refused.value)
 
 
+def test_activations_of_their_own_and_shared_heads_are_refused(checkpoints):
+    detector = Detector(config(MASK), checkpoints[MASK]).model
+    detector.roi_head.bbox_head.loss_cls.custom_activation = True
+    detector.roi_head.shared_head = torch.nn.Identity()
+    detector.roi_head.share_roi_extractor = True
+    with pytest.raises(ConfigError) as refused:
+        check_exportable(detector, config(MASK))
+    assert "roi_head.bbox_head with an activation of its own; roi_head.shared_head" in str(
+        refused.value
+    )
+
+
 def test_other_detectors_are_refused_by_their_type():
     with pytest.raises(
         ConfigError, match="cannot export a Linear: only FasterRCNN, MaskRCNN, Casca"

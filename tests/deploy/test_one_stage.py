@@ -103,6 +103,17 @@ def test_settings_that_the_graph_lacks_are_refused_by_name(changes, message):
     assert message in str(refused.value)
 
 
+def test_parts_that_the_graph_lacks_are_refused_by_name():
+    cfg = config("retinanet")
+    detector = MODELS.build(cfg.model)
+    detector.bbox_head.loss_cls.custom_cls_channels = True
+    detector.bbox_head.prior_generator = SimpleNamespace()
+    with pytest.raises(ConfigError) as refused:
+        check_exportable(detector, cfg)
+    assert "bbox_head.loss_cls=FocalLoss" in str(refused.value)
+    assert "bbox_head.prior_generator=SimpleNamespace" in str(refused.value)
+
+
 def test_there_are_no_masks_to_be_pasted():
     cfg = config("fcos")
     with pytest.raises(ConfigError, match="--pasted: a FCOS has no masks"):

@@ -173,3 +173,74 @@ def test_the_length_is_that_of_all_processes(processes, epoch):
     trials = [trial(), trial()]
     lines = auto.explain(trials, trials[-1], 8 * GIB, {"train_cfg.max_epochs": 12}, processes)
     assert f"12 epochs of {epoch} iterations" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("finite", "wrapper", "amp", "options"),
+    [
+        ([True], "OptimWrapper", [True], "AmpOptimWrapper"),
+        ([False, True], "OptimWrapper", [True, False], None),  # again in float32
+        ([True], "AmpOptimWrapper", [True], None),  # which the config has
+    ],
+)
+def test_on_a_gpu_mixed_precision_is_tried_first(monkeypatch, finite, wrapper, amp, options):
+    limits, tried, left = [], [], iter(finite)
+    monkeypatch.setattr(auto, "has_accelerator", lambda: True)
+    monkeypatch.setattr(auto.torch.cuda, "mem_get_info", lambda: (10 * GIB, 20 * GIB))
+
+    def measure(cfg, limit, amp=False):
+        limits.append(limit)
+        tried.append(amp)
+        return [trial(finite=next(left))]
+
+    monkeypatch.setattr(auto, "measure", measure)
+    cfg = load_config(EPOCHS)
+    cfg.optim_wrapper.type = wrapper
+    notes = auto.choose(cfg)
+    assert tried == amp
+    assert {*limits} == {int(auto.MEMORY_SHARE * 10 * GIB)}
+    assert ("optim_wrapper.type=AmpOptimWrapper" in notes[-1]) == (options is not None)
+    assert cfg.optim_wrapper.type == (options or wrapper)
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_of_several_processes_the_first_one_chooses(monkeypatch, accelerator):
+    called = []
+    monkeypatch.setattr(auto, "has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(auto, "init_distributed_on_cpu", lambda *_: called.append("cpu"))
+    monkeypatch.setattr(auto, "init_dist", lambda launcher, **_: called.append(launcher))
+    monkeypatch.setattr(auto, "check_launcher", lambda launcher: called.append("checked"))
+    monkeypatch.setattr(auto, "get_dist_info", lambda: (1, 2))
+
+    def broadcast(objects):
+        assert objects == [None]
+        objects[0] = {"train_dataloader.batch_size": 7}, ["a line"]
+
+    monkeypatch.setattr(auto, "broadcast_object_list", broadcast)
+    cfg = load_config(EPOCHS)
+    cfg.launcher = "pytorch"
+    assert auto.choose(cfg) == ["a line"]
+    assert cfg.train_dataloader.batch_size == 7
+    assert called == ["checked", "cpu", "pytorch"][: 2 + accelerator]
+
+
+def test_a_trial_that_prints_no_step_is_refused_with_its_last_line(monkeypatch):
+    seen = []
+
+    def lines(arguments):
+        seen.append(Config.fromfile(arguments[0]))
+        return iter(["loading\n", "Killed\n", "\n"])
+
+    monkeypatch.setattr(auto, "_lines", lines)
+    with pytest.raises(UserError, match="a training step with one image failed: Killed"):
+        auto.measure(load_config(EPOCHS), GIB, amp=True)
+    assert seen[0].optim_wrapper.type == "AmpOptimWrapper"
+    assert seen[0].train_dataloader.batch_size == 16
+
+
+def test_without_checkpoints_their_interval_is_left_out():
+    cfg = load_config(EPOCHS)
+    del cfg.default_hooks["checkpoint"]
+    options = auto.choose_options(cfg, trial(16, images=80), 1)
+    assert "default_hooks.checkpoint.interval" not in options
+    assert options["train_cfg.val_interval"] == 10

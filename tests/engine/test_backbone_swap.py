@@ -3,6 +3,7 @@
 import pytest
 
 from mmconvnext.compat.config_names import config_dir
+from mmconvnext.engine import backbone_swap
 from mmconvnext.engine.backbone_swap import read_choice, swap_backbone, use_backbone
 from mmconvnext.engine.config import load_config
 from mmconvnext.errors import ConfigError
@@ -77,6 +78,48 @@ def test_bgr_becomes_rgb_and_bypass_duplicate_goes():
 def test_what_cannot_be_done_is_refused_with_the_reason(name, reason):
     with pytest.raises(ConfigError, match=reason):
         swap_backbone(load_config(f"mmdet::{name}.py"), "convnext-t")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model.backbone": None}, "RetinaNet has no model.backbone of its own"),
+        ({"model.neck.end_level": 2}, "the neck ends at level 2"),
+        ({"model.neck.in_channels": [8] * 5}, "the neck takes 5 levels, ConvNeXt has 4"),
+        ({"model.backbone.out_indices": (0, 1, 2)}, "levels are not the last"),
+        ({"model.backbone.dilations": (1, 1, 1, 2)}, "its backbone is dilated"),
+        ({"model.backbone.strides": (1, 2, 2, 1)}, "its backbone is dilated"),
+    ],
+)
+def test_other_levels_are_refused(changes, reason):
+    cfg = load_config(f"mmdet::{NAMES[0]}.py")
+    cfg.merge_from_dict(changes)
+    with pytest.raises(ConfigError, match=f"--backbone convnext-t cannot be put into .*{reason}"):
+        swap_backbone(cfg, "convnext-t")
+
+
+def test_v2_has_response_normalisation_and_a_single_level_one_width():
+    cfg = load_config("mmdet::yolof/yolof_r50-c5_8xb8-1x_coco.py")
+    delta = swap_backbone(cfg, "convnext-v2-t")["model"]
+    assert delta["backbone"]["use_grn"] is True
+    assert delta["backbone"]["layer_scale_init_value"] == 0
+    assert delta["backbone"]["out_indices"] == (3,)
+    assert delta["neck"] == {"in_channels": 768}
+
+
+def test_a_config_of_many_lines_is_refused(monkeypatch):
+    name = f"mmdet::{NAMES[0]}.py"
+    monkeypatch.setattr(backbone_swap, "MAX_LINES", 3)
+    with pytest.raises(ConfigError, match="takes a config of more than 3 lines:\n_base_"):
+        use_backbone(load_config(name), name, "convnext-t")
+
+
+def test_keys_that_are_no_names_are_written_in_quotes():
+    delta = {"model": {"a.b": [1, "x"], "c": {"d": None}}, "other": {"e": 2.5}}
+    text = backbone_swap.format_delta("base.py", delta)
+    found = {}
+    exec(text, {}, found)
+    assert found == {"_base_": "base.py", **delta}
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,6 @@
+import os
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -90,6 +93,28 @@ def test_launchers_of_clusters_start_the_group(launcher, monkeypatch, tmp_path):
         assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
     finally:
         dist.destroy_process_group()
+
+
+def test_slurm_says_which_machine_is_the_first(monkeypatch):
+    monkeypatch.setattr(device, "get_device", lambda: "cpu")
+    for name, value in zip(device.RANK_VARIABLES["slurm"], "012", strict=True):
+        monkeypatch.setenv(name, value)
+    for name in (*device.RANK_VARIABLES["pytorch"], "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.setenv("SLURM_NODELIST", "node[3-4]")
+    asked, started = [], []
+
+    def answer(command, text):
+        asked.append(command)
+        return "node3\nnode4\n"
+
+    monkeypatch.setattr(device.subprocess, "check_output", answer)
+    monkeypatch.setattr(device.dist, "init_process_group", lambda *a, **k: started.append((a, k)))
+    device.init_distributed_on_cpu("slurm", {"dist_cfg": {"timeout": 60}})
+    assert asked == [["scontrol", "show", "hostname", "node[3-4]"]]
+    assert os.environ["MASTER_ADDR"] == "node3"
+    assert started == [(("gloo",), {"timeout": timedelta(seconds=60)})]
 
 
 @pytest.mark.parametrize("kind", ["cpu", "mps", "cuda"])

@@ -6,10 +6,12 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmconvnext import Detector
 from mmconvnext.cli import main
+from mmconvnext.engine.config import load_config
 from mmconvnext.errors import ConfigError, DataError, UserError
 from mmconvnext.evaluation.rle import encode_masks
 from tests.inference.conftest import CLASSES, CONFIG
@@ -174,3 +176,28 @@ def test_what_is_refused(checkpoint, tmp_path):
         Detector(CONFIG, checkpoint, tile=0)
     with pytest.raises(UserError, match="there is no checkpoint"):
         Detector(CONFIG, "nowhere.pth")
+
+
+def without_classes(checkpoint, path):
+    state = torch.load(checkpoint)
+    torch.save({"state_dict": state["state_dict"]}, path)
+    return path
+
+
+def test_a_config_needs_a_checkpoint():
+    with pytest.raises(ConfigError, match="a config is given with a checkpoint"):
+        Detector(load_config(CONFIG))
+
+
+def test_without_classes_in_the_checkpoint_those_of_the_config_are_taken(checkpoint, tmp_path):
+    path = without_classes(checkpoint, tmp_path / "detector.pth")
+    assert Detector(CONFIG, path).classes == CLASSES
+    cfg = load_config(CONFIG)
+    cfg.test_dataloader.dataset.metainfo.classes = CLASSES[:2]
+    with pytest.raises(ConfigError, match="num_classes"):
+        Detector(cfg, path)
+    cfg = load_config(CONFIG)
+    cfg.test_dataloader.dataset.type = "BaseDetDataset"
+    cfg.test_dataloader.dataset.metainfo = None
+    with pytest.raises(ConfigError, match=r"neither the checkpoint nor .* names the classes"):
+        Detector(cfg, path)
