@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -33,6 +34,14 @@ def test_mistakes_of_users_are_one_message_and_exit_code_one(kind, capsys, monke
 def test_what_nobody_foresaw_keeps_its_traceback(kind):
     with pytest.raises(kind):
         failing(kind())()
+
+
+def test_a_full_disk_is_one_message_and_other_faults_of_files_are_not(capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "a.json")
+    assert failing(full)() == 1
+    assert capsys.readouterr().err == "error: cannot write a.json: No space left on device\n"
+    with pytest.raises(PermissionError):
+        failing(PermissionError(errno.EACCES, "Permission denied", "a.json"))()
 
 
 @pytest.mark.parametrize("command", ["print('a')", "print('a' * 100_000)", "cli.main(['--help'])"])

@@ -202,6 +202,9 @@ def test_tta_wraps_the_model_and_replaces_every_pipeline():
     one, two = cfg.test_dataloader.dataset.datasets
     assert one.pipeline == two.dataset.pipeline == cfg.tta_pipeline
     assert "pipeline" not in cfg.test_dataloader.dataset
+    written = Config(cfg.to_dict())
+    configs.use_tta(written)  # what such a test has left beside its log
+    assert written.to_dict() == cfg.to_dict()
 
 
 @pytest.mark.parametrize(

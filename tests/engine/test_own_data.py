@@ -15,7 +15,7 @@ from mmconvnext.cli import main
 from mmconvnext.compat.checkpoint_io import read_checkpoint
 from mmconvnext.data.formats.common import Labelled, Shape, make_splits
 from mmconvnext.data.prepare import prepare_data
-from mmconvnext.engine.classes import palette_of
+from mmconvnext.engine.classes import palette_of, set_ann_files
 from mmconvnext.engine.config import load_config, merge_options
 from mmconvnext.engine.own_data import difference, use_dataset, write_config
 from mmconvnext.errors import ConfigError, DataError
@@ -256,6 +256,19 @@ def test_classes_are_said_once_in_a_config(tmp_path):
             assert cfg[f"{split}_evaluator"].ann_file == f"/data/mine/{name}"
     merge_options(cfg, {"classes": ["cat", "dog", "cow"]})
     assert list(numbers_of(cfg.model).values()) == [3] * 4
+
+
+def test_files_of_splits_that_the_config_lacks_are_left_out():
+    cfg = load_config("mask_rcnn_convnext_shapes")
+    for key in ("val_dataloader", "val_evaluator", "val_cfg", "test_dataloader", "test_evaluator"):
+        cfg[key] = None
+    set_ann_files(cfg, {"train": "a.json", "val": "b.json"})
+    assert cfg.train_dataloader.dataset.ann_file == "a.json"
+    cfg = load_config("mask_rcnn_convnext_shapes")
+    del cfg.val_evaluator["ann_file"]
+    set_ann_files(cfg, {"val": "b.json"})
+    assert cfg.val_dataloader.dataset.ann_file == "b.json"
+    assert "ann_file" not in cfg.val_evaluator
 
 
 @pytest.mark.parametrize(
