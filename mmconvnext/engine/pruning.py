@@ -28,15 +28,16 @@ from mmconvnext.training.places import seed_all
 from mmconvnext.training.val_loss import training_copy
 from mmconvnext.weights.detector import match_detector
 
-# Of the recipe's schedule. Training on with the recipe's learning rates, not with the last and
-# smallest ones, is what "Comparing Rewinding and Fine-tuning in Neural Network Pruning" (Renda et
-# al., ICLR 2020, arXiv 2003.02389) found to give more accuracy in the same time.
-SHARE = 1 / 3
+# Of the recipe's schedule, and of its learning rate: with the whole rate, as "Comparing Rewinding
+# and Fine-tuning in Neural Network Pruning" (Renda et al., 2020) has it for longer trainings, a
+# third of the schedule lost AP (docs/compression.md).
+SHARE, LR_SHARE = 1 / 3, 0.1
 COMMENT = """\
 # {name}, pruned by `mmconvnext prune` to {share:.1%} of its backbone's multiply-adds.
 # It is a ConvNeXt like any other but for `hidden` of `arch`: for each stage, the channels between
 # the two linear layers of each block that is left; unpruned they are four times the stage's width.
-# It trains on from the pruned checkpoint, by the recipe's settings in a third of its schedule.
+# It trains on from the pruned checkpoint, by the recipe's settings in a third of its schedule, from
+# a tenth of its learning rate.
 """
 
 
@@ -90,6 +91,8 @@ def retraining_config(cfg: Config, arch: Mapping[str, Any], out: Path) -> Config
     if "num_layers" in paramwise:  # a number is that of the unpruned depth
         paramwise["num_layers"] = "auto"
     _shorten(cfg)
+    if "lr" in (optimizer := cfg.optim_wrapper.get("optimizer") or {}):
+        optimizer["lr"] = float(f"{LR_SHARE * optimizer['lr']:.4g}")
     return cfg
 
 

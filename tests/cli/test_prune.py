@@ -104,6 +104,7 @@ def test_the_schedule_is_a_third_of_the_recipe(tmp_path):
     assert (shorter.train_cfg.max_epochs, shorter.train_cfg.val_interval) == (12, 1)
     warmup, steps = shorter.param_scheduler
     assert (warmup.end, steps.end, steps.milestones) == (1000, 12, [9, 11])
+    assert shorter.optim_wrapper.optimizer.lr == 0.1 * cfg.optim_wrapper.optimizer.lr
     assert shorter.optim_wrapper.paramwise_cfg.num_layers == "auto"
     assert shorter.model.backbone.init_cfg is None
     assert shorter.load_from == str(tmp_path / "pruned.pth")
