@@ -86,8 +86,12 @@ def _weights(length: int, given: Tensor, size: Tensor, cut: bool) -> tuple[Tenso
 
     With ``cut`` those at the borders are made of one, as OpenCV has it along x.
     """
-    positions = (torch.arange(length, dtype=torch.float64) + 0.5) * (1 / (size / given)) - 0.5
-    positions = positions.float()
+    # (i + 0.5) given / size - 0.5 of whole numbers, as OpenVINO's CPU has no 64-bit floats
+    whole, parts = given.long(), 2 * size.long()
+    doubled = (2 * torch.arange(length) + 1) * whole - size.long()
+    before = torch.div(doubled, parts, rounding_mode="floor")
+    # in the precision that OpenCV has them in
+    positions = before.float() + (doubled - before * parts).float() / parts.float()
     low = positions.floor()
     share, last = positions - low, given.float() - 1
     if cut:
