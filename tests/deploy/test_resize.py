@@ -8,7 +8,7 @@ from mmdet.models import DetDataPreprocessor
 from mmdet.registry import TRANSFORMS
 from mmdet.structures import DetDataSample
 
-from mmconvnext.deploy.resize import Resized, normalised
+from mmconvnext.deploy.resize import Resized, _weights, normalised
 
 SIZES = [(64, 64), (480, 640), (427, 640), (333, 500), (200, 300), (100, 37), (160, 120), (1, 7)]
 SETTINGS = [
@@ -39,6 +39,17 @@ def test_bytes_and_factors_are_those_of_the_test_pipeline(size, settings):
     np.testing.assert_array_equal(mine, expected["img"])
     factors = np.float32([*expected["scale_factor"]] * 2)
     np.testing.assert_allclose(resized.factors.numpy(), factors, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("given", "size"), [(427, 800), (3000, 1333), (640, 1199), (97, 41)])
+@pytest.mark.parametrize("cut", [True, False])
+def test_weights_need_no_64_bits(given, size, cut):
+    """OpenVINO's CPU has 32 alone."""
+    sides = torch.tensor([given, size], dtype=torch.float64)
+    for one, other in zip(
+        _weights(size, *sides, cut), _weights(size, *sides.float(), cut), strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("bgr_to_rgb", [True, False])
