@@ -122,7 +122,7 @@ def unsupported(precision: str) -> str | None:
     import openvino
 
     known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if CAPABILITIES.get(precision, known[0]) in known:
+    if precision not in CAPABILITIES or CAPABILITIES[precision] in known:
         return None
     return (
         f"this CPU has no instructions for {precision} (OpenVINO: {', '.join(known)}): the file is "
